@@ -1,0 +1,62 @@
+package banger
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code classifies an error for programs. Codes are stable: they stand on the
+// wire and decide the CLI's exit status.
+type Code string
+
+// The only codes there are.
+const (
+	CodeInvalid     Code = "invalid"     // the request can never succeed as it is
+	CodeNotFound    Code = "not_found"   // no such VM, image, kernel
+	CodeConflict    Code = "conflict"    // name taken, ambiguous prefix, image in use
+	CodeNotRunning  Code = "not_running" // the VM must run for this
+	CodeUnavailable Code = "unavailable" // the host or a mirror lacks something; trying again may work
+	CodeTimeout     Code = "timeout"     // something didn't answer within its bound
+	CodeCanceled    Code = "canceled"    // the client went away or asked to stop
+	CodeInternal    Code = "internal"    // our own bug
+)
+
+// Error is an error a user may see: what was observed, and what to do about it.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`        // the observed fact, with the names involved
+	Hint    string `json:"hint,omitempty"` // what to do, when we know
+	Op      string `json:"op,omitempty"`   // operation id, filled in by the engine
+	cause   error
+}
+
+// Error returns the observed fact alone; the surface adds hint and operation.
+func (e *Error) Error() string { return e.Message }
+
+// Unwrap returns the cause, for callers that branch on a sentinel.
+func (e *Error) Unwrap() error { return e.cause }
+
+// Errorf makes an Error. A %w verb keeps the cause reachable.
+func Errorf(code Code, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Code: code, Message: err.Error(), cause: errors.Unwrap(err)}
+}
+
+// WithHint returns a copy that says what to do.
+func (e *Error) WithHint(format string, args ...any) *Error {
+	c := *e
+	c.Hint = fmt.Sprintf(format, args...)
+	return &c
+}
+
+// CodeOf returns the code of the first Error in err's chain, CodeInternal for
+// any other error and "" for nil.
+func CodeOf(err error) Code {
+	if err == nil {
+		return ""
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return CodeInternal
+}

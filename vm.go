@@ -1,0 +1,106 @@
+package banger
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+)
+
+// Limits of a Spec. The lower ones are what Debian's kernel and systemd need
+// to reach a login; the upper ones keep a mistyped number from reaching the host.
+const (
+	MinMemoryMiB = 128
+	MaxMemoryMiB = 1 << 20 // 1 TiB
+	MinDiskMiB   = 64
+	MaxDiskMiB   = 16 << 20 // 16 TiB, the largest ext4 we grow online
+	MaxVCPU      = 64
+)
+
+// NetMode says what a guest's network is connected to.
+type NetMode string
+
+// The network modes.
+const (
+	NetUser NetMode = "user" // a user-mode stack: outbound TCP, UDP, DNS; the host itself is closed
+	NetNone NetMode = "none" // no network device at all
+)
+
+// Spec is what a user asked for. Zero fields mean "the default" and are filled
+// in once, by the engine, before the VM is recorded.
+type Spec struct {
+	Name       string  `json:"name"`                 // DNS label, unique among live VMs
+	Image      string  `json:"image"`                // image name or id
+	Kernel     string  `json:"kernel,omitempty"`     // kernel name or id
+	VCPU       int     `json:"vcpu"`                 // virtual CPUs
+	MemoryMiB  int     `json:"memory_mib"`           // guest RAM
+	DiskMiB    int     `json:"disk_mib"`             // the VM's own writable disk
+	Net        NetMode `json:"net"`                  // network mode
+	Remove     bool    `json:"remove,omitempty"`     // --rm: the VM belongs to the client that made it
+	Hypervisor string  `json:"hypervisor,omitempty"` // driver name; empty: the host's default
+	Workspace  string  `json:"workspace,omitempty"`  // guest directory where commands run by default
+}
+
+// VM is one virtual machine as the daemon remembers it.
+type VM struct {
+	ID       string    `json:"id"` // 12 hex digits, never reused
+	Spec     Spec      `json:"spec"`
+	State    State     `json:"state"`
+	Reason   string    `json:"reason,omitempty"` // why it is in this state, for a person
+	ImageID  string    `json:"image_id"`         // resolved at creation, so that renaming an image changes nothing
+	KernelID string    `json:"kernel_id"`
+	Boots    int       `json:"boots"` // how often it was started
+	Created  time.Time `json:"created"`
+	Started  time.Time `json:"started,omitzero"`
+	Stopped  time.Time `json:"stopped,omitzero"`
+	Exit     *Exit     `json:"exit,omitempty"` // how the last run ended
+	Held     Handles   `json:"held,omitzero"`  // teardown identity, mirrored here (see Handles)
+}
+
+// Event is one line of progress of an operation.
+type Event struct {
+	Op      string    `json:"op"`           // operation id, also in errors and the log
+	VM      string    `json:"vm,omitempty"` // VM id, when there is one
+	Stage   string    `json:"stage"`        // short noun: "disk", "boot", "workspace"
+	Message string    `json:"message,omitempty"`
+	Done    int64     `json:"done,omitempty"`  // progress in Unit, when Total is known
+	Total   int64     `json:"total,omitempty"` // 0: unknown
+	Time    time.Time `json:"time"`
+}
+
+// Progress receives events while an operation runs. It may be nil and must not block.
+type Progress func(Event)
+
+// StopOptions bound a graceful stop.
+type StopOptions struct {
+	Timeout time.Duration `json:"timeout"` // how long the guest's own shutdown may take; 0: the default (30 s)
+	Force   bool          `json:"force"`   // don't ask the guest: kill at once
+}
+
+// VMService is what the daemon offers for VMs. The engine implements it, and
+// so does the API client; the CLI can't tell them apart. A ref is a VM's id,
+// a unique prefix of one (4 digits at least), or its name. Errors are *Error.
+type VMService interface {
+	// CreateVM makes a VM and, unless start is false, starts it and returns when
+	// its agent answers. If ctx ends first, nothing of the VM remains.
+	CreateVM(ctx context.Context, spec Spec, start bool, p Progress) (VM, error)
+	// StartVM starts a stopped VM and returns when its agent answers. Starting a
+	// running VM succeeds and changes nothing.
+	StartVM(ctx context.Context, ref string, p Progress) (VM, error)
+	// StopVM shuts the guest down through its init, then kills what remains after
+	// the timeout. Stopping a stopped VM succeeds and changes nothing.
+	StopVM(ctx context.Context, ref string, opt StopOptions) (VM, error)
+	// DeleteVM ends a VM in any state and removes all it held, its disk too.
+	DeleteVM(ctx context.Context, ref string) error
+	// VM returns one VM. CodeNotFound when there is none, CodeConflict when a
+	// prefix names several.
+	VM(ctx context.Context, ref string) (VM, error)
+	// VMs returns all VMs, oldest first.
+	VMs(ctx context.Context) ([]VM, error)
+	// Dial opens one stream to the guest's agent; package guest says what is
+	// spoken on it. It never waits for a VM to start: CodeNotRunning instead.
+	Dial(ctx context.Context, ref string) (net.Conn, error)
+	// Logs copies the console log, oldest kept byte first. With follow it goes on
+	// until the VM ends or ctx does.
+	Logs(ctx context.Context, ref string, follow bool) (io.ReadCloser, error)
+}
