@@ -1,0 +1,229 @@
+// Package usernet is the user-mode network of one guest: a TCP/IP stack in
+// this process at the other end of the guest's Ethernet cable. What the guest
+// sends out is carried on by ordinary sockets of this process, so it needs no
+// privilege and leaves nothing behind on the host.
+//
+// The guest may reach what lies beyond the host, never the host itself: its
+// addresses, its loopback and link-local services are closed. It refuses to
+// know what a VM is, who runs it, and how its frames reach it beyond a pair of
+// Unix datagram sockets.
+package usernet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/link/ethernet"
+	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+const (
+	nic      = tcpip.NICID(1)
+	mtu      = 1500                       // of the guest's IP packets, bytes
+	queueLen = 512                        // frames waiting for the guest
+	routerHW = "\x02\x62\x6e\x67\x00\x02" // locally administered (IEEE 802 §8.4), any value but the guest's
+)
+
+// Config says where the cable is and which addresses lie on it.
+type Config struct {
+	Local   string       // Unix datagram socket the VMM has bound
+	Remote  string       // ours; an old one of that name is replaced
+	Subnet  netip.Prefix // the guest's network, "10.0.2.0/24"
+	Gateway netip.Addr   // our address on it
+	DNS     netip.Addr   // where we answer DNS, on port 53
+	// Resolvers returns the host's name servers as host:port; nil reads /etc/resolv.conf.
+	Resolvers func() []string
+}
+
+// Network is a running stack. Frames are dropped, never queued without bound,
+// when the guest doesn't take them.
+type Network struct {
+	cfg   Config
+	dir   *os.File // holds the sockets' directory, see short
+	conn  *net.UnixConn
+	peer  *net.UnixAddr
+	link  *channel.Endpoint
+	stack *stack.Stack
+	flows chan struct{} // one token per open flow
+	wg    sync.WaitGroup
+	ctx   context.Context // ends with Close; every flow hangs on it
+	stop  context.CancelFunc
+	once  sync.Once
+}
+
+// Start binds our end of the cable and serves it until Close.
+func Start(cfg Config) (*Network, error) {
+	if cfg.Resolvers == nil {
+		cfg.Resolvers = hostResolvers
+	}
+	n := &Network{cfg: cfg, flows: make(chan struct{}, maxFlows)}
+	n.ctx, n.stop = context.WithCancel(context.Background())
+	if err := n.bind(); err != nil {
+		return nil, fmt.Errorf("user network: %w", err)
+	}
+	if err := n.newStack(); err != nil {
+		return nil, errors.Join(fmt.Errorf("user network: %w", err), n.conn.Close(), n.dir.Close())
+	}
+	n.wg.Add(2)
+	go n.fromGuest()
+	go n.toGuest()
+	return n, nil
+}
+
+// Close ends every connection of the guest and takes our socket away.
+func (n *Network) Close() error {
+	var err error
+	n.once.Do(func() {
+		n.stop()
+		err = errors.Join(os.Remove(n.cfg.Remote), n.conn.Close())
+		n.link.Close()
+		n.wg.Wait()
+		n.stack.Destroy()
+		err = errors.Join(err, n.dir.Close())
+	})
+	return err
+}
+
+// short returns a name of a socket in the held directory that fits the 107
+// bytes of sockaddr_un (unix(7)) however deep the directory lies.
+func (n *Network) short(path string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", n.dir.Fd(), filepath.Base(path))
+}
+
+func (n *Network) bind() error {
+	if filepath.Dir(n.cfg.Local) != filepath.Dir(n.cfg.Remote) {
+		return fmt.Errorf("%s and %s must lie in one directory", n.cfg.Local, n.cfg.Remote)
+	}
+	dir, err := os.OpenFile(filepath.Dir(n.cfg.Remote), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	n.dir = dir
+	if err := os.Remove(n.cfg.Remote); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return errors.Join(err, dir.Close())
+	}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: n.short(n.cfg.Remote), Net: "unixgram"})
+	if err != nil {
+		return errors.Join(err, dir.Close())
+	}
+	n.conn, n.peer = conn, &net.UnixAddr{Name: n.short(n.cfg.Local), Net: "unixgram"}
+	return os.Chmod(n.cfg.Remote, 0o600)
+}
+
+func (n *Network) newStack() error {
+	n.link = channel.New(queueLen, mtu+header.EthernetMinimumSize, tcpip.LinkAddress(routerHW))
+	n.stack = stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
+	})
+	if err := n.stack.CreateNIC(nic, ethernet.New(n.link)); err != nil {
+		return fmt.Errorf("create interface: %s", err)
+	}
+	for _, addr := range []netip.Addr{n.cfg.Gateway, n.cfg.DNS} {
+		pa := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{
+			Address: tcpip.AddrFrom4(addr.As4()), PrefixLen: n.cfg.Subnet.Bits()}}
+		if err := n.stack.AddProtocolAddress(nic, pa, stack.AddressProperties{}); err != nil {
+			return fmt.Errorf("address %s: %s", addr, err)
+		}
+	}
+	// Any destination is ours to carry on, so the interface takes packets for
+	// all addresses and answers from them.
+	if err := n.stack.SetPromiscuousMode(nic, true); err != nil {
+		return fmt.Errorf("promiscuous mode: %s", err)
+	}
+	if err := n.stack.SetSpoofing(nic, true); err != nil {
+		return fmt.Errorf("spoofing: %s", err)
+	}
+	n.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
+	sack := tcpip.TCPSACKEnabled(true)
+	if err := n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack); err != nil {
+		return fmt.Errorf("selective acknowledgement: %s", err)
+	}
+	fwd := tcp.NewForwarder(n.stack, 0, maxDialing, n.carryTCP)
+	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
+	n.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(n.stack, n.carryUDP).HandlePacket)
+	return nil
+}
+
+// fromGuest takes frames off the cable. A frame is one datagram; the guest can
+// send anything, and the stack checks what it parses.
+func (n *Network) fromGuest() {
+	defer n.wg.Done()
+	frame := make([]byte, 65536)
+	for {
+		size, err := n.conn.Read(frame)
+		if err != nil {
+			return // closed: nothing else ends a bound datagram socket
+		}
+		if size < header.EthernetMinimumSize || n.strayPing(frame[header.EthernetMinimumSize:size]) {
+			continue
+		}
+		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame[:size])})
+		n.link.InjectInbound(0, pkt) // the Ethernet layer reads the protocol itself
+		pkt.DecRef()
+	}
+}
+
+// strayPing reports an ICMP packet that isn't for the gateway. The stack holds
+// every address to be its own and would answer for hosts that don't exist.
+func (n *Network) strayPing(packet []byte) bool {
+	ip := header.IPv4(packet)
+	if len(packet) < header.IPv4MinimumSize || ip.TransportProtocol() != header.ICMPv4ProtocolNumber {
+		return false
+	}
+	dst := netip.AddrFrom4(ip.DestinationAddress().As4())
+	return dst != n.cfg.Gateway && dst != n.cfg.DNS
+}
+
+// toGuest puts the stack's frames on the cable. A VMM that is away or doesn't
+// read loses frames, as on any cable; TCP above sends them again.
+func (n *Network) toGuest() {
+	defer n.wg.Done()
+	wake := make(chan struct{}, 1)
+	h := n.link.AddNotify(notifier(wake))
+	defer n.link.RemoveNotify(h)
+	for {
+		pkt := n.link.Read()
+		if pkt == nil {
+			select {
+			case <-wake:
+				continue
+			case <-n.ctx.Done():
+				return
+			}
+		}
+		view := pkt.ToView()
+		pkt.DecRef()
+		if err := n.conn.SetWriteDeadline(time.Now().Add(sendPatience)); err == nil {
+			_, _ = n.conn.WriteToUnix(view.AsSlice(), n.peer) // lost frames are lost, see above
+		}
+		view.Release()
+	}
+}
+
+type notifier chan struct{}
+
+// WriteNotify wakes the writer; one pending wake-up is enough for any number of frames.
+func (w notifier) WriteNotify() {
+	select {
+	case w <- struct{}{}:
+	default:
+	}
+}
