@@ -84,7 +84,7 @@ type Health struct {
 // ExecSpec is a command to run in the guest.
 type ExecSpec struct {
 	ID       string   `json:"id"`                  // chosen by the client, 32 hex digits; starting an id twice attaches to the first
-	Argv     []string `json:"argv"`                // argv[0] is looked up in the guest's PATH
+	Argv     []string `json:"argv"`                // argv[0] is looked up in the guest's PATH; empty: the user's login shell
 	Tool     string   `json:"tool,omitempty"`      // instead of a program of the image: "tar", "untar", "true" of the agent itself; Argv[0] is then its name for messages
 	Env      []string `json:"env,omitempty"`       // KEY=value, added to the guest's login environment
 	Dir      string   `json:"dir,omitempty"`       // empty: the user's home
@@ -139,9 +139,4 @@ type IO struct {
 type Notice struct {
 	Kind string `json:"kind"` // "poweroff", "reboot", "halt", "kexec": the guest's init has finished, the machine is about to end
 	Text string `json:"text,omitempty"`
-}
-
-// Client asks the agent for things. All methods may be called side by side.
-type Client struct {
-	Dial Dialer
 }
