@@ -43,7 +43,8 @@ var mayImport = map[string][]string{
 	"erofs":     {},
 	"rootfs":    {"banger", "erofs"},
 	"initramfs": {},
-	"debian":    {"banger"},
+	"kmod":      {},
+	"debian":    {"banger", "kmod"},
 	"sqlite":    {"banger"},
 	"workspace": {"banger"},
 
