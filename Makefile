@@ -1,0 +1,42 @@
+# The two commands a new user needs are `make quickstart` and `make test`.
+
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X banger/version.Version=$(VERSION)
+export CGO_ENABLED = 0
+
+# What banger needs on a Debian host, and what its tests need beside it.
+RUN_PACKAGES  = qemu-system-x86 e2fsprogs git mmdebstrap uidmap
+TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin tmux xz-utils
+
+.PHONY: build quickstart test check bench clean packages test-packages
+
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+quickstart: packages build
+	scripts/quickstart
+
+packages:
+	scripts/packages $(RUN_PACKAGES)
+
+test-packages:
+	scripts/packages $(TEST_PACKAGES)
+
+# Everything, real VMs included. One package at a time, as two cores are the
+# usual and guests need both.
+test: test-packages build
+	$(GO) test -p 1 -timeout 35m ./...
+
+# gofmt, vet, staticcheck, errcheck; versions pinned here alone.
+check:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	$(GO) run github.com/kisielk/errcheck@v1.30.0 -exclude scripts/errcheck.txt ./...
+
+bench: build
+	scripts/bench
+
+clean:
+	rm -rf bin
