@@ -20,6 +20,7 @@ import (
 var mayImport = map[string][]string{
 	"banger":  {},
 	"version": {},
+	"xdg":     {},
 
 	// What host and guest share.
 	"link":  {},
@@ -54,8 +55,8 @@ var mayImport = map[string][]string{
 	"cli":    {"banger", "guest", "version", "workspace"},
 
 	// Wiring.
-	"cmd/banger":       {"banger", "api", "cli", "version"},
-	"cmd/bangerd":      {"banger", "api", "debian", "diskfile", "engine", "initramfs", "kvm", "qemu", "rootfs", "sqlite", "version"},
+	"cmd/banger":       {"banger", "api", "cli", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "debian", "diskfile", "engine", "initramfs", "kvm", "qemu", "rootfs", "sqlite", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/session", "agent/tool", "guest", "link", "version"},
 

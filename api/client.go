@@ -1,0 +1,381 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"banger"
+	"banger/version"
+)
+
+// Client is a daemon's VMService and Catalog as seen through its socket. A
+// call that may be repeated is repeated once, on a new connection, when the
+// daemon goes away under it.
+type Client struct {
+	http *http.Client
+}
+
+// NewClient returns a client whose every connection is made by dial, which may
+// start the daemon for it. Each connection begins with a comparison of the API
+// versions.
+func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
+	return &Client{http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if err := agree(ctx, conn); err != nil {
+				_ = conn.Close()
+				return nil, err
+			}
+			return conn, nil
+		},
+		DisableCompression: true,
+		IdleConnTimeout:    time.Minute,
+	}}}
+}
+
+// errLost marks that the daemon went away in the middle of a call.
+var errLost = errors.New("the daemon went away")
+
+// agree asks a fresh connection's daemon for its version.
+func agree(ctx context.Context, conn net.Conn) error {
+	d, err := Hello(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if d.API != version.API {
+		return banger.Errorf(banger.CodeUnavailable, "the running daemon (bangerd %s) speaks API version %d, this banger (%s) version %d", d.Build, d.API, version.String(), version.API).
+			WithHint("end it with `banger daemon stop`; running VMs run on, and the next command starts the daemon that belongs to it")
+	}
+	return nil
+}
+
+// Hello asks the daemon at the other end of conn what it is. It works with a
+// daemon of any API version.
+func Hello(ctx context.Context, conn net.Conn) (version.Daemon, error) {
+	var d version.Daemon
+	err := plain(ctx, conn, "GET", "/v1/version", &d)
+	return d, err
+}
+
+// Stop asks the daemon at the other end of conn to end; its VMs run on. It
+// works with a daemon of any API version.
+func Stop(ctx context.Context, conn net.Conn) error {
+	return plain(ctx, conn, "POST", "/v1/stop", &struct{}{})
+}
+
+// plain makes one request on conn and leaves the connection open.
+func plain(ctx context.Context, conn net.Conn, method, path string, result any) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	req, err := http.NewRequestWithContext(ctx, method, "http://banger"+path, nil)
+	if err != nil {
+		return err
+	}
+	if err := req.Write(conn); err != nil {
+		return transportError(ctx, err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return transportError(ctx, err)
+	}
+	return finish(ctx, resp, result, nil)
+}
+
+// call makes a request and decodes its answer, whatever form it has. With
+// again, one that the daemon's end cut off is made once more.
+func (c *Client) call(ctx context.Context, method, path string, again bool, in, out any, p banger.Progress) error {
+	data, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	for {
+		var body io.Reader
+		if in != nil {
+			body = bytes.NewReader(data)
+		}
+		resp, err := c.send(ctx, method, path, body)
+		if err == nil {
+			err = finish(ctx, resp, out, p)
+		}
+		if err == nil || !again || !errors.Is(err, errLost) {
+			return err
+		}
+		again = false
+	}
+}
+
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://banger"+path, body)
+	if err != nil {
+		return nil, banger.Errorf(banger.CodeInvalid, "%w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, transportError(ctx, err)
+	}
+	return resp, nil
+}
+
+// finish reads an answer to its end: an error, a stream of progress, or a value.
+func finish(ctx context.Context, resp *http.Response, out any, p banger.Progress) error {
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode >= 400 {
+		return answeredError(resp)
+	}
+	var err error
+	if resp.Header.Get("Content-Type") == ndjson {
+		err = readStream(resp.Body, out, p)
+	} else {
+		err = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out)
+	}
+	if err == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4096)) // so that the connection is used again
+	}
+	return transportError(ctx, err)
+}
+
+// answeredError reads the error a daemon answered with.
+func answeredError(resp *http.Response) error {
+	var l line
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if err == nil && json.Unmarshal(data, &l) == nil && l.Error != nil {
+		return l.Error
+	}
+	return banger.Errorf(banger.CodeInternal, "the daemon answered %s without saying why", resp.Status)
+}
+
+// transportError gives an error of the connection its meaning; one that a
+// daemon or a dialer phrased stays as it is.
+func transportError(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*banger.Error](err); ok {
+		return e
+	}
+	switch ctx.Err() {
+	case context.Canceled:
+		return banger.Errorf(banger.CodeCanceled, "interrupted: %w", context.Canceled)
+	case context.DeadlineExceeded:
+		return banger.Errorf(banger.CodeTimeout, "the daemon didn't answer in time: %w", context.DeadlineExceeded)
+	}
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
+	return banger.Errorf(banger.CodeUnavailable, "%w", fmt.Errorf("%w (%w)", errLost, err)).
+		WithHint("try again: the next command starts it")
+}
+
+func vmPath(ref string, rest ...string) string {
+	p := "/v1/vms/" + url.PathEscape(ref)
+	for _, r := range rest {
+		p += "/" + r
+	}
+	return p
+}
+
+// CreateVM implements banger.VMService.
+func (c *Client) CreateVM(ctx context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
+	var vm banger.VM
+	err := c.call(ctx, "POST", "/v1/vms", false, createRequest{spec, start}, &vm, p)
+	if e, ok := errors.AsType[*banger.Error](err); ok && errors.Is(err, errLost) {
+		err = e.WithHint("what it was making is undone when it starts again, or is complete: `banger ps` tells")
+	}
+	return vm, err
+}
+
+// StartVM implements banger.VMService.
+func (c *Client) StartVM(ctx context.Context, ref string, p banger.Progress) (banger.VM, error) {
+	var vm banger.VM
+	err := c.call(ctx, "POST", vmPath(ref, "start"), true, nil, &vm, p)
+	return vm, err
+}
+
+// StopVM implements banger.VMService.
+func (c *Client) StopVM(ctx context.Context, ref string, opt banger.StopOptions) (banger.VM, error) {
+	var vm banger.VM
+	err := c.call(ctx, "POST", vmPath(ref, "stop"), true, opt, &vm, nil)
+	return vm, err
+}
+
+// DeleteVM implements banger.VMService.
+func (c *Client) DeleteVM(ctx context.Context, ref string) error {
+	err := c.call(ctx, "DELETE", vmPath(ref), false, nil, &struct{}{}, nil)
+	if !errors.Is(err, errLost) {
+		return err
+	}
+	// The deletion was recorded, and then its recovery finished it, or it wasn't.
+	err = c.call(ctx, "DELETE", vmPath(ref), false, nil, &struct{}{}, nil)
+	if banger.CodeOf(err) == banger.CodeNotFound {
+		return nil
+	}
+	return err
+}
+
+// VM implements banger.VMService.
+func (c *Client) VM(ctx context.Context, ref string) (banger.VM, error) {
+	var vm banger.VM
+	err := c.call(ctx, "GET", vmPath(ref), true, nil, &vm, nil)
+	return vm, err
+}
+
+// VMs implements banger.VMService.
+func (c *Client) VMs(ctx context.Context) ([]banger.VM, error) {
+	var vms []banger.VM
+	err := c.call(ctx, "GET", "/v1/vms", true, nil, &vms, nil)
+	return vms, err
+}
+
+// Dial implements banger.VMService.
+func (c *Client) Dial(ctx context.Context, ref string) (net.Conn, error) {
+	ws, resp, err := websocket.Dial(ctx, "http://banger"+vmPath(ref, "channel"), &websocket.DialOptions{
+		HTTPClient:      c.http,
+		CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		if resp != nil && resp.StatusCode >= 400 {
+			return nil, answeredError(resp)
+		}
+		return nil, transportError(ctx, err)
+	}
+	return channel{websocket.NetConn(context.WithoutCancel(ctx), ws, websocket.MessageBinary), ws}, nil
+}
+
+// channel closes without WebSocket's closing handshake, which would wait for a
+// peer that has nothing left to say: what was written is in the socket.
+type channel struct {
+	net.Conn
+	ws *websocket.Conn
+}
+
+func (c channel) Close() error { return c.ws.CloseNow() }
+
+// Logs implements banger.VMService.
+func (c *Client) Logs(ctx context.Context, ref string, follow bool) (io.ReadCloser, error) {
+	path := vmPath(ref, "logs")
+	if follow {
+		path += "?follow=true"
+	}
+	resp, err := c.send(ctx, "GET", path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= 400 {
+		defer func() { _ = resp.Body.Close() }()
+		return nil, answeredError(resp)
+	}
+	return resp.Body, nil
+}
+
+// HoldVM keeps a VM made with Spec.Remove from being deleted for want of an
+// owner. It returns when ctx or the VM ends, not when a daemon does: the next
+// one is asked again.
+func (c *Client) HoldVM(ctx context.Context, ref string) error {
+	for {
+		err := c.call(ctx, "GET", vmPath(ref, "hold"), false, nil, &struct{}{}, nil)
+		if err == nil || !errors.Is(err, errLost) || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond): // the lease allows for this many times over
+		}
+	}
+}
+
+// ImportImage implements banger.Catalog.
+func (c *Client) ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
+	q := url.Values{"name": {name}, "source": {source}}
+	if replace {
+		q.Set("replace", "true")
+	}
+	var img banger.Image
+	in := &gate{r: tar}
+	defer in.shut()
+	resp, err := c.send(ctx, "POST", "/v1/images?"+q.Encode(), in)
+	if err == nil {
+		err = finish(ctx, resp, &img, p)
+	}
+	if failed := in.failed(); err != nil && failed != nil {
+		return img, banger.Errorf(banger.CodeInvalid, "reading the tar: %w", failed)
+	}
+	return img, err
+}
+
+// gate lets reads through until it is shut: net/http may go on reading a
+// request's body after its answer has come.
+type gate struct {
+	mu   sync.Mutex // guards done and err, never held while r is read
+	r    io.Reader
+	done bool
+	err  error // what r failed with
+}
+
+func (g *gate) Read(p []byte) (int, error) {
+	g.mu.Lock()
+	done := g.done
+	g.mu.Unlock()
+	if done {
+		return 0, io.ErrClosedPipe
+	}
+	n, err := g.r.Read(p)
+	if err != nil && err != io.EOF {
+		g.mu.Lock()
+		g.err = err
+		g.mu.Unlock()
+	}
+	return n, err
+}
+
+func (g *gate) failed() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	g.done = true
+	g.mu.Unlock()
+}
+
+// Images implements banger.Catalog.
+func (c *Client) Images(ctx context.Context) ([]banger.Image, error) {
+	var images []banger.Image
+	err := c.call(ctx, "GET", "/v1/images", true, nil, &images, nil)
+	return images, err
+}
+
+// DeleteImage implements banger.Catalog.
+func (c *Client) DeleteImage(ctx context.Context, ref string) error {
+	return c.call(ctx, "DELETE", "/v1/images/"+url.PathEscape(ref), false, nil, &struct{}{}, nil)
+}
+
+// PullKernel implements banger.Catalog.
+func (c *Client) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
+	var k banger.Kernel
+	err := c.call(ctx, "POST", "/v1/kernels", true, pullRequest{name}, &k, p)
+	return k, err
+}
+
+// Kernels implements banger.Catalog.
+func (c *Client) Kernels(ctx context.Context) ([]banger.Kernel, error) {
+	var kernels []banger.Kernel
+	err := c.call(ctx, "GET", "/v1/kernels", true, nil, &kernels, nil)
+	return kernels, err
+}
