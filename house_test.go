@@ -45,6 +45,8 @@ var mayImport = map[string][]string{
 	"rootfs":    {"banger", "erofs"},
 	"initramfs": {},
 	"kmod":      {},
+	"xdg":       {},
+	"kmod":      {},
 	"debian":    {"banger", "kmod"},
 	"sqlite":    {"banger"},
 	"workspace": {"banger"},
@@ -72,7 +74,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"agent", "agent/boot", "agent/session", "cli", "cmd/banger", "diskfile", "qemu", "shim", "workspace"},
 	"net/http":              {"api", "cmd/banger", "cmd/bangerd", "debian"},
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"agent", "agent/boot", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "workspace"},
+	"golang.org/x/sys/unix": {"agent", "agent/boot", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.
