@@ -45,8 +45,6 @@ var mayImport = map[string][]string{
 	"rootfs":    {"banger", "erofs"},
 	"initramfs": {},
 	"kmod":      {},
-	"xdg":       {},
-	"kmod":      {},
 	"debian":    {"banger", "kmod"},
 	"sqlite":    {"banger"},
 	"workspace": {"banger"},
