@@ -1,0 +1,112 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+
+	"banger"
+)
+
+// Images returns all image names, by name.
+func (s *Store) Images(ctx context.Context) ([]banger.Image, error) {
+	return documents[banger.Image](ctx, s.db, "SELECT doc FROM images ORDER BY name")
+}
+
+// PutImage gives an image a name; see banger.Store.
+func (s *Store) PutImage(ctx context.Context, img banger.Image, replace bool) error {
+	return s.tx(ctx, true, func(ctx context.Context, tx *sql.Tx) error {
+		old, err := imageNamed(ctx, tx, img.Name)
+		if err != nil && err != sql.ErrNoRows {
+			return err
+		}
+		if err == nil && old.ID != img.ID {
+			if !replace {
+				return banger.Errorf(banger.CodeConflict, "an image named %q exists", img.Name).
+					WithHint("choose another name, or replace it with --replace; VMs made from the old one keep it")
+			}
+			if err := unname(ctx, tx, old); err != nil {
+				return err
+			}
+		}
+		return putImage(ctx, tx, img)
+	})
+}
+
+// DeleteImage removes a name; see banger.Store.
+func (s *Store) DeleteImage(ctx context.Context, name string) error {
+	return s.tx(ctx, true, func(ctx context.Context, tx *sql.Tx) error {
+		img, err := imageNamed(ctx, tx, name)
+		if err == sql.ErrNoRows {
+			return banger.Errorf(banger.CodeNotFound, "no image %q", name)
+		}
+		if err != nil {
+			return err
+		}
+		last, used, err := standing(ctx, tx, img)
+		if err != nil {
+			return err
+		}
+		if last && used {
+			return banger.Errorf(banger.CodeConflict, "image %q is in use", name).
+				WithHint("banger vm list shows the VMs; delete those made from it first")
+		}
+		return run(ctx, tx, "DELETE FROM images WHERE name = ?", name)
+	})
+}
+
+// unname takes a name from an image, which falls back to its id as a name when
+// a VM still needs it.
+func unname(ctx context.Context, tx *sql.Tx, img banger.Image) error {
+	last, used, err := standing(ctx, tx, img)
+	if err != nil {
+		return err
+	}
+	if err := run(ctx, tx, "DELETE FROM images WHERE name = ?", img.Name); err != nil || !last || !used {
+		return err
+	}
+	img.Name = img.ID
+	return putImage(ctx, tx, img)
+}
+
+// standing says whether this is the image's last name and whether a VM uses it.
+func standing(ctx context.Context, tx *sql.Tx, img banger.Image) (last, used bool, err error) {
+	other, err := exists(ctx, tx, "SELECT 1 FROM images WHERE id = ? AND name <> ?", img.ID, img.Name)
+	if err != nil {
+		return false, false, err
+	}
+	used, err = exists(ctx, tx, "SELECT 1 FROM vms WHERE image = ?", img.ID)
+	return !other, used, err
+}
+
+func imageNamed(ctx context.Context, tx *sql.Tx, name string) (img banger.Image, err error) {
+	var doc []byte
+	if err := tx.QueryRowContext(ctx, "SELECT doc FROM images WHERE name = ?", name).Scan(&doc); err != nil {
+		return img, err
+	}
+	return img, json.Unmarshal(doc, &img)
+}
+
+func putImage(ctx context.Context, tx *sql.Tx, img banger.Image) error {
+	doc, err := json.Marshal(img)
+	if err != nil {
+		return err
+	}
+	return run(ctx, tx, "INSERT OR REPLACE INTO images (name, id, doc) VALUES (?, ?, ?)", img.Name, img.ID, string(doc))
+}
+
+// Kernels returns all kernels, oldest first.
+func (s *Store) Kernels(ctx context.Context) ([]banger.Kernel, error) {
+	return documents[banger.Kernel](ctx, s.db, "SELECT doc FROM kernels ORDER BY created, id")
+}
+
+// PutKernel records a kernel; see banger.Store.
+func (s *Store) PutKernel(ctx context.Context, k banger.Kernel) error {
+	doc, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	return s.tx(ctx, true, func(ctx context.Context, tx *sql.Tx) error {
+		return run(ctx, tx, "INSERT OR REPLACE INTO kernels (id, created, doc) VALUES (?, ?, ?)", k.ID, stamp(k.Created), string(doc))
+	})
+}

@@ -1,0 +1,157 @@
+// Package sqlite keeps banger's records in one SQLite file: it owns the schema,
+// its migrations, the transactions and the lock that keeps a second daemon out.
+//
+// It refuses to know what the records mean: it constrains names and references
+// and copies the rest as documents.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	_ "modernc.org/sqlite" // registers the driver
+
+	"banger"
+)
+
+// Store is a banger.Store in one file. It uses a single connection: writes must
+// follow one another anyway, and the daemon answers reads from memory.
+type Store struct {
+	db   *sql.DB
+	lock *os.File
+	sync string // PRAGMA synchronous for ordinary commits
+	full string // and for durable ones
+}
+
+// Option changes how Open opens.
+type Option func(*Store)
+
+// Unsafe leaves all syncing to the kernel: records survive the process but not
+// the machine. For tests.
+func Unsafe(s *Store) { s.sync, s.full = "OFF", "OFF" }
+
+// Open opens the database at path, made when it is missing (0600), locks it for
+// this process (flock on path+".lock") and brings its schema up to date.
+//
+// CodeConflict: another process has it open. CodeInvalid: it is newer than this
+// program, or damaged; nothing was changed and the hint says what to do.
+func Open(ctx context.Context, path string, options ...Option) (*Store, error) {
+	s := &Store{sync: "NORMAL", full: "FULL"}
+	for _, o := range options {
+		o(s)
+	}
+	var err error
+	if s.lock, err = lock(path + ".lock"); err != nil {
+		return nil, err
+	}
+	if err := s.open(ctx, path); err != nil {
+		s.Close()
+		return nil, explain(path, err)
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context, path string) error {
+	// SQLite would make the file by the umask; it holds names and paths of a user.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if s.db, err = sql.Open("sqlite", dsn(path, s.sync)); err != nil {
+		return err
+	}
+	s.db.SetMaxOpenConns(1)
+	return migrate(ctx, s.db)
+}
+
+// dsn carries the pragmas, so that every connection has them, a reopened one
+// too. Temporary b-trees stay in memory: a full disk must not fail a read.
+func dsn(path, sync string) string {
+	q := url.Values{"_pragma": {
+		"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(" + sync + ")",
+		"foreign_keys(ON)", "temp_store(MEMORY)", "trusted_schema(OFF)",
+	}, "_txlock": {"immediate"}}
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
+}
+
+func lock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, banger.Errorf(banger.CodeConflict, "another bangerd has %s locked", path).
+				WithHint("use the running daemon, or stop it first: banger daemon stop")
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// explain turns SQLite's words for a damaged file into something to act on.
+func explain(path string, err error) error {
+	msg := err.Error()
+	if strings.Contains(msg, "SQLITE_NOTADB") || strings.Contains(msg, "SQLITE_CORRUPT") ||
+		strings.Contains(msg, "not a database") || strings.Contains(msg, "malformed") {
+		return banger.Errorf(banger.CodeInvalid, "%s is damaged: %w", path, err).
+			WithHint("nothing was changed; restore it from a copy, or move it away to begin anew (the disks in vms/ stay)")
+	}
+	return fmt.Errorf("open %s: %w", path, err)
+}
+
+// Close ends the connection and lets another daemon in.
+func (s *Store) Close() error {
+	var err error
+	if s.db != nil {
+		err = s.db.Close()
+	}
+	return errors.Join(err, s.lock.Close())
+}
+
+// tx runs fn in one transaction. The client's leaving must not make a commit's
+// outcome unknown, so from here on ctx doesn't count.
+func (s *Store) tx(ctx context.Context, durable bool, fn func(context.Context, *sql.Tx) error) (err error) {
+	ctx = context.WithoutCancel(ctx)
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	defer conn.Close()
+	if durable && s.full != s.sync {
+		// Only outside a transaction; with WAL the commit then syncs the log, and
+		// with it every earlier commit.
+		if _, err := conn.ExecContext(ctx, "PRAGMA synchronous="+s.full); err != nil {
+			return fmt.Errorf("database: %w", err)
+		}
+		defer func() {
+			_, e := conn.ExecContext(ctx, "PRAGMA synchronous="+s.sync)
+			err = errors.Join(err, e)
+		}()
+	}
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	defer tx.Rollback() // after a commit this does nothing
+	if err := fn(ctx, tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("database: commit: %w", err)
+	}
+	return nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000000Z") }
