@@ -1,0 +1,125 @@
+package diskfile
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+// templateName carries a version: change it with anything below it, so that an
+// older daemon's template is never taken for this one.
+const (
+	templateName = "ext4-1.img"
+	templateMiB  = banger.MinDiskMiB
+)
+
+// mkfsArgs makes a filesystem that is small as a file and quick to grow. Every
+// feature is named ("none" clears mke2fs.conf's own), so that disks are alike
+// on every host and any kernel since 4.x mounts them.
+//
+//   - meta_bg without resize_inode: descriptors of added groups are stored in
+//     those groups, with no reserve to outgrow; 64bit for beyond 16 TiB sums.
+//   - metadata_csum allows groups whose bitmaps and inode tables were never
+//     written: growing writes descriptors only. Measured in an emulated guest:
+//     0.08 s to 16 GiB, 0.3 s to 64 GiB, 4 s to 1 TiB, e2fsck clean.
+//   - flex groups of 64 take a third off the growth to 1 TiB against 16.
+//   - a journal of 16 MiB, since it can't grow later: a filesystem this small
+//     would get 4 MiB and stall on its commits when it has become large. It is
+//     sparse until used.
+//   - one inode per 16 KiB, ext4's usual: source trees are small files.
+//   - root owned by root, whoever runs mke2fs; nothing reserved for root,
+//     since everything in the guest may be.
+var mkfsArgs = []string{
+	"-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-G", "64", "-m", "0", "-J", "size=16", "-L", "banger",
+	"-O", "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,meta_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
+	"-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0",
+}
+
+// template opens the template, making it first where there is none.
+func (d Disks) template(ctx context.Context) (*os.File, error) {
+	path := filepath.Join(d.Dir, templateName)
+	if f, err := os.Open(path); err == nil {
+		return f, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("disk template: %w", err)
+	}
+	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("disk templates: %w", err)
+	}
+	// The lock guards the one temporary name, which is thus never left twice.
+	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock disk template: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("lock disk template: %w", err)
+	}
+	if _, err := os.Stat(path); err != nil { // else another made it while we waited
+		if err := d.makeTemplate(ctx, path); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("disk template: %w", err)
+	}
+	return f, nil
+}
+
+// makeTemplate runs mke2fs on a sparse file and gives the result its name.
+func (d Disks) makeTemplate(ctx context.Context, path string) error {
+	mke2fs, err := d.mke2fs()
+	if err != nil {
+		return err
+	}
+	temp := path + ".new"
+	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("disk template: %w", err)
+	}
+	defer f.Close()
+	if err := f.Truncate(templateMiB * mib); err != nil {
+		return fmt.Errorf("disk template: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, mke2fs, append(slices.Clone(mkfsArgs), "--", temp)...)
+	cmd.Env = []string{"LC_ALL=C", "MKE2FS_CONFIG=/dev/null", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		_ = os.Remove(temp)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("make disk template with %s: %w: %s", mke2fs, err, bytes.TrimSpace(out[:min(len(out), 4096)]))
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync disk template: %w", err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return fmt.Errorf("name disk template: %w", err)
+	}
+	return syncDir(d.Dir)
+}
+
+// mke2fs returns the program's path. Distributions keep it where an ordinary
+// user's PATH doesn't look.
+func (d Disks) mke2fs() (string, error) {
+	if d.Mke2fs != "" {
+		return d.Mke2fs, nil
+	}
+	for _, p := range []string{"mke2fs", "/usr/sbin/mke2fs", "/sbin/mke2fs"} {
+		if found, err := exec.LookPath(p); err == nil {
+			return found, nil
+		}
+	}
+	return "", banger.Errorf(banger.CodeUnavailable, "no mke2fs on this host: VM disks can't be made").WithHint("install e2fsprogs")
+}
