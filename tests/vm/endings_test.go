@@ -1,0 +1,107 @@
+package vm_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"banger"
+)
+
+// How a guest may end, and what the user then finds.
+func TestEndings(t *testing.T) {
+	for _, c := range []struct {
+		name, script string
+		state        banger.State
+		kind         banger.ExitKind
+		boots        int
+	}{
+		{"poweroff", "systemctl poweroff", banger.Stopped, banger.ExitPoweroff, 1},
+		{"poweroff -f", "poweroff -f", banger.Stopped, banger.ExitPoweroff, 1},
+		{"reboot", "systemctl reboot", banger.Running, banger.ExitReboot, 2},
+		{"reboot -f", "reboot -f", banger.Running, banger.ExitReboot, 2},
+		{"halt -f", "halt -f", banger.Stopped, banger.ExitHalt, 1},
+		{"panic", "echo c > /proc/sysrq-trigger", banger.Stopped, banger.ExitPanic, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			name := shared.newVM(t)
+			before := shared.show(t, name)
+			shared.ok(t, "vm", "exec", name, "--", "sh", "-c", "echo kept > /root/kept; sync")
+			// The command's own fate is open: the machine ends under it.
+			shared.run(nil, "vm", "exec", name, "--", "sh", "-c", "("+c.script+") >/dev/null 2>&1 & sleep 1")
+			var vm banger.VM
+			until(t, "the end", 90*time.Second, func() bool {
+				vm = shared.show(t, name)
+				return vm.State == c.state && vm.Boots == c.boots && vm.Exit != nil
+			})
+			if vm.Exit.Kind != c.kind {
+				t.Errorf("ended as %q (%s), want %q", vm.Exit.Kind, vm.Exit.Detail, c.kind)
+			}
+			if c.state == banger.Stopped && vm.Reason == "" {
+				t.Error("vm show gives no reason")
+			}
+			until(t, "the VMM's end", 10*time.Second, func() bool { return !alive(before.Held.VMM.PID) })
+			if _, err := os.Stat(before.Held.RAMFile); err == nil && c.state == banger.Stopped {
+				t.Errorf("%s is still there", before.Held.RAMFile)
+			}
+			shared.ok(t, "vm", "start", name)
+			if got := shared.ok(t, "vm", "exec", name, "--", "cat", "/root/kept"); got != "kept\n" {
+				t.Errorf("the synced file holds %q", got)
+			}
+		})
+	}
+}
+
+// What dies inside a guest without ending it.
+func TestGuestSurvives(t *testing.T) {
+	name := shared.newVM(t)
+	vmm := shared.show(t, name).Held.VMM
+	for _, c := range []struct {
+		name, script string
+		status       int // 0: the command's own end is open
+	}{
+		{"out of memory", "tail /dev/zero", 137},
+		{"agent killed", "pkill -9 -f '^@banger-agent'", 0},
+		{"guardian killed", "pkill -9 -f '^@banger-guardian'", 0},
+		{"kill -9 -1", "kill -9 -1", 0},
+	} {
+		r := shared.run(nil, "vm", "exec", name, "--", "sh", "-c", c.script)
+		if c.status != 0 && r.status != c.status {
+			t.Errorf("%s: status %d, want %d: %s", c.name, r.status, c.status, r.stderr)
+		}
+		until(t, "an answer after "+c.name, 60*time.Second, func() bool {
+			return shared.run(nil, "vm", "exec", name, "--", "true").status == 0
+		})
+	}
+	if now := shared.show(t, name); now.Held.VMM != vmm || now.Boots != 1 {
+		t.Errorf("the machine was started anew: %+v", now)
+	}
+}
+
+// The daemon is killed while a command prints: the VM runs on, the output is whole.
+func TestDaemonKilledMidCommand(t *testing.T) {
+	name := shared.newVM(t)
+	boot := shared.ok(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id")
+	c := shared.command(t.Context(), "vm", "exec", name, "--", "sh", "-c", "for i in $(seq 1 2000); do echo line $i; done; sleep 2; for i in $(seq 2001 4000); do echo line $i; done; cat /proc/sys/kernel/random/boot_id")
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 1)
+	if _, err := out.Read(buf); err != nil {
+		t.Fatal(err)
+	}
+	kill(t, shared.daemon(t))
+	rest := readAll(t, out)
+	if err := c.Wait(); err != nil {
+		t.Errorf("the command: %v", err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(buf)+rest), "\n")
+	if len(lines) != 4001 || lines[0] != "line 1" || lines[3999] != "line 4000" || lines[4000]+"\n" != boot {
+		t.Errorf("%d lines, the last %q", len(lines), lines[len(lines)-1])
+	}
+}

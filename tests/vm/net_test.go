@@ -1,0 +1,104 @@
+package vm_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A whole installation in a network namespace, with a server beyond it: the
+// guest reaches the server and its name, and nothing of the host.
+func TestUserNetwork(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes network namespaces")
+	}
+	near, far := fmt.Sprintf("bvm-n%d", os.Getpid()), fmt.Sprintf("bvm-f%d", os.Getpid())
+	for _, ns := range []string{near, far} {
+		ip(t, "netns", "add", ns)
+		t.Cleanup(func() { ip(t, "netns", "del", ns) })
+		ip(t, "-n", ns, "link", "set", "lo", "up")
+	}
+	ip(t, "-n", near, "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", far)
+	ip(t, "-n", near, "addr", "add", "192.0.2.1/24", "dev", "v0")
+	ip(t, "-n", far, "addr", "add", "192.0.2.2/24", "dev", "v1")
+	ip(t, "-n", near, "link", "set", "v0", "up")
+	ip(t, "-n", far, "link", "set", "v1", "up")
+	// ip-netns(8) puts this file in the place of /etc/resolv.conf.
+	conf := filepath.Join("/etc/netns", near)
+	if err := os.MkdirAll(conf, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(conf); _ = os.Remove("/etc/netns") })
+	write(t, filepath.Join(conf, "resolv.conf"), "nameserver 192.0.2.2\n")
+
+	www := t.TempDir()
+	write(t, filepath.Join(www, "index.html"), "served\n")
+	for _, s := range []struct{ ns, script string }{
+		{far, webServer("192.0.2.2", www)}, {near, webServer("0.0.0.0", www)}, {far, nameServer},
+	} {
+		server := exec.Command("ip", "netns", "exec", s.ns, "python3", "-c", s.script)
+		out, err := server.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
+		if _, err := out.Read(make([]byte, 16)); err != nil { // "ready"
+			t.Fatal(err)
+		}
+	}
+	h, err := install(t.TempDir(), near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.close)
+	name := h.newVM(t)
+	curl := func(url string) string {
+		r := h.run(nil, "vm", "exec", name, "--", "curl", "-s", "-m", "5", url)
+		return fmt.Sprintf("%d %s", r.status, r.stdout)
+	}
+	for _, url := range []string{"http://192.0.2.2:8000/", "http://far.example:8000/"} {
+		if got := curl(url); got != "0 served\n" {
+			t.Errorf("curl %s: %q", url, got)
+		}
+	}
+	for _, url := range []string{"http://192.0.2.1:8000/", "http://10.0.2.2:8000/", "http://10.0.2.3:8000/"} {
+		if got := curl(url); strings.HasPrefix(got, "0 ") {
+			t.Errorf("curl %s reached the host: %q", url, got)
+		}
+	}
+	off := h.newVM(t, "--net", "none")
+	if got := h.ok(t, "vm", "exec", off, "--", "ls", "/sys/class/net"); got != "lo\n" {
+		t.Errorf("--net none leaves the devices %q", got)
+	}
+}
+
+func webServer(addr, dir string) string {
+	return fmt.Sprintf("import http.server, functools\ns = http.server.ThreadingHTTPServer((%q, 8000), functools.partial(http.server.SimpleHTTPRequestHandler, directory=%q))\nprint('ready', flush=True)\ns.serve_forever()", addr, dir)
+}
+
+// nameServer answers every A question with 192.0.2.2 and every other one with nothing.
+const nameServer = `
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("192.0.2.2", 53))
+print("ready", flush=True)
+while True:
+    q, who = s.recvfrom(2048)
+    end = q.index(b"\0", 12) + 5
+    a = q[end-4:end-2] == b"\0\1"
+    s.sendto(q[:2] + b"\x81\x80\0\1" + (b"\0\1" if a else b"\0\0") + b"\0\0\0\0" + q[12:end] +
+             (b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton("192.0.2.2") if a else b""), who)
+`
+
+func ip(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Errorf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}

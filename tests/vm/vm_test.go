@@ -1,0 +1,220 @@
+// Package vm_test runs the real CLI, daemon, shim and agent on real microVMs.
+package vm_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger"
+)
+
+// Storms are short in an ordinary run; the flags make them as long as one likes.
+var (
+	daemonKills = flag.Int("daemon-kills", 60, "how often the channel storm kills the daemon")
+	shimKills   = flag.Int("shim-kills", 8, "how often the channel storm kills the shim")
+	busyBoots   = flag.Int("busy-boots", 4, "how many boots are tried on a busy host")
+	busyClock   = flag.Duration("busy-clock", 20*time.Second, "how long the guest's clock runs on a busy host before it is compared")
+)
+
+const image = "debian-12"
+
+// host is one private installation: its own directories, its own daemon.
+type host struct {
+	bin, state string
+	env        []string
+	netns      string // run everything in this network namespace
+}
+
+var shared *host
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(func() int {
+		if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+			fmt.Println("SKIP: no qemu-system-x86_64 here, so no VM can be run")
+			return 0
+		}
+		dir, err := os.MkdirTemp("", "banger-vm-test")
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		if shared, err = install(dir, ""); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		defer shared.close()
+		return m.Run()
+	}())
+}
+
+// install builds the programs and gives them a kernel and the default image.
+// Downloads and the root tar are kept between runs.
+func install(dir, netns string) (*host, error) {
+	home, err := os.UserCacheDir()
+	if err != nil {
+		return nil, err
+	}
+	cache := filepath.Join(home, "banger-test")
+	h := &host{bin: filepath.Join(dir, "bin"), state: filepath.Join(dir, "state"), netns: netns}
+	h.env = append(os.Environ(), "CGO_ENABLED=0", "XDG_STATE_HOME="+h.state, "XDG_RUNTIME_DIR="+filepath.Join(dir, "run"),
+		"XDG_DATA_HOME="+filepath.Join(dir, "data"), "XDG_CACHE_HOME="+cache, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"))
+	for _, d := range []string{cache, filepath.Join(dir, "run")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", h.bin+"/", "banger/cmd/...")
+	build.Env = h.env
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build: %w: %s", err, out)
+	}
+	tar := filepath.Join(cache, image+".tar")
+	if err := rootTar(tar); err != nil {
+		return nil, err
+	}
+	for _, args := range [][]string{{"kernel", "pull"}, {"image", "import", "--name", image, tar}} {
+		if r := h.run(nil, args...); r.status != 0 {
+			return nil, fmt.Errorf("banger %s: status %d: %s%s", strings.Join(args, " "), r.status, r.stdout, r.stderr)
+		}
+	}
+	return h, nil
+}
+
+// rootTar makes the default image's tar, unless it is there and no older than
+// the list it is made from.
+func rootTar(tar string) error {
+	list := "../../images/" + image + ".list"
+	have, err := os.Stat(tar)
+	want, werr := os.Stat(list)
+	if werr != nil {
+		return werr
+	}
+	if err == nil && have.Size() > 0 && have.ModTime().After(want.ModTime()) {
+		return nil
+	}
+	out, err := os.Create(tar + ".new")
+	if err != nil {
+		return err
+	}
+	make := exec.Command("../../scripts/image", list, "bookworm")
+	make.Stdout, make.Stderr = out, os.Stderr
+	if err := make.Run(); err != nil {
+		return fmt.Errorf("make the image: %w", err)
+	}
+	return errors.Join(out.Close(), os.Rename(tar+".new", tar))
+}
+
+func (h *host) close() {
+	h.run(nil, "daemon", "stop")
+}
+
+type result struct {
+	stdout, stderr []byte
+	status         int
+}
+
+func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
+	argv := append([]string{filepath.Join(h.bin, "banger")}, args...)
+	if h.netns != "" {
+		argv = append([]string{"ip", "netns", "exec", h.netns}, argv...)
+	}
+	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	c.Env = h.env
+	return c
+}
+
+// run runs one banger command to its end, four minutes at most.
+func (h *host) run(stdin []byte, args ...string) result {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	c := h.command(ctx, args...)
+	var out, errs bytes.Buffer
+	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(stdin), &out, &errs
+	err := c.Run()
+	r := result{out.Bytes(), errs.Bytes(), 0}
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		r.status = exit.ExitCode()
+	} else if err != nil {
+		r.status, r.stderr = -1, []byte(err.Error())
+	}
+	return r
+}
+
+// ok runs a command that must succeed and returns what it printed.
+func (h *host) ok(t *testing.T, args ...string) string {
+	t.Helper()
+	r := h.run(nil, args...)
+	if r.status != 0 {
+		t.Fatalf("banger %s: status %d\n%s%s", strings.Join(args, " "), r.status, r.stdout, r.stderr)
+	}
+	return string(r.stdout)
+}
+
+var serial atomic.Int32
+
+// newVM creates a running VM that is gone when the test ends.
+func (h *host) newVM(t *testing.T, args ...string) string {
+	t.Helper()
+	name := fmt.Sprintf("t%d", serial.Add(1))
+	h.ok(t, append([]string{"vm", "create", "--name", name}, args...)...)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s", h.run(nil, "vm", "show", name).stdout)
+			logs := h.run(nil, "vm", "logs", name).stdout
+			t.Logf("console: %s", logs[max(0, len(logs)-2000):])
+		}
+		if r := h.run(nil, "vm", "delete", name); r.status != 0 {
+			t.Errorf("delete %s: %s", name, r.stderr)
+		}
+	})
+	return name
+}
+
+// show returns what the daemon says of a VM.
+func (h *host) show(t *testing.T, name string) banger.VM {
+	t.Helper()
+	var vm banger.VM
+	if err := json.Unmarshal([]byte(h.ok(t, "vm", "show", "--json", name)), &vm); err != nil {
+		t.Fatal(err)
+	}
+	return vm
+}
+
+// daemon returns the daemon's pid, asked of the kernel: the peer of its socket.
+func (h *host) daemon(t *testing.T) int {
+	t.Helper()
+	var status struct {
+		PID int `json:"pid"`
+	}
+	if err := json.Unmarshal([]byte(h.ok(t, "daemon", "status", "--json")), &status); err != nil || status.PID == 0 {
+		t.Fatalf("daemon status: %v", err)
+	}
+	return status.PID
+}
+
+// until waits for a condition, looking again every 100 ms.
+func until(t *testing.T, what string, bound time.Duration, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(bound); !cond(); {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %v", what, bound)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
