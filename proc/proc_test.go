@@ -1,0 +1,82 @@
+package proc_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/proc"
+)
+
+func sleeper(t *testing.T) (*exec.Cmd, banger.Process) {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	p, err := proc.Read(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd, p
+}
+
+func TestKillAndWait(t *testing.T) {
+	t.Parallel()
+	_, p := sleeper(t)
+	if !proc.Alive(p) {
+		t.Fatal("a living process isn't alive")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := proc.Wait(ctx, p); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("wait for a living process: %v", err)
+	}
+	if err := proc.Kill(p, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.Wait(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	// Nobody has waited for it: a zombie is not alive either.
+	if proc.Alive(p) {
+		t.Error("a zombie is alive")
+	}
+	if _, err := proc.Read(p.PID); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("read of a zombie: %v", err)
+	}
+	if err := proc.Kill(p, unix.SIGKILL); err != nil {
+		t.Errorf("kill of an ended process: %v", err)
+	}
+}
+
+// A process that isn't the one recorded is never touched.
+func TestAnotherProcessOfThatPID(t *testing.T) {
+	t.Parallel()
+	_, p := sleeper(t)
+	for _, q := range []banger.Process{
+		{PID: p.PID, StartTime: p.StartTime + 1, BootID: p.BootID},
+		{PID: p.PID, StartTime: p.StartTime, BootID: "another boot"},
+		{PID: p.PID}, {},
+	} {
+		if proc.Alive(q) {
+			t.Errorf("%+v is alive", q)
+		}
+		if err := proc.Kill(q, unix.SIGKILL); err != nil {
+			t.Errorf("kill %+v: %v", q, err)
+		}
+		if err := proc.Wait(t.Context(), q); err != nil {
+			t.Errorf("wait for %+v: %v", q, err)
+		}
+	}
+	if !proc.Alive(p) {
+		t.Error("it was killed")
+	}
+}
