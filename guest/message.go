@@ -52,8 +52,11 @@ type ExecRequest struct {
 
 // Attached is the answer to an ExecRequest: where each stream goes on.
 type Attached struct {
-	PID       int         `json:"pid"`
-	TTY       bool        `json:"tty,omitempty"`
+	PID int  `json:"pid"`
+	TTY bool `json:"tty,omitempty"`
+	// TakesStdin says that the command reads what the client sends.
+	TakesStdin bool `json:"takes_stdin,omitempty"`
+
 	Stdin     int64       `json:"stdin"`      // bytes the session has taken
 	Signals   int64       `json:"signals"`    // signal frames it has taken
 	Stdout    int64       `json:"stdout"`     // offset of the next byte sent

@@ -1,0 +1,407 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/agent/tool"
+	"banger/guest"
+)
+
+// process is a command's first process and our ends of its streams. The
+// process leads a session and a process group of its own number.
+type process struct {
+	pid   int
+	pidfd *os.File // nil on a kernel without
+	stdin *os.File // nil: /dev/null
+	out   [2]*os.File
+	tty   bool // stdin and out[stdout] are one terminal master
+	group *cgroup
+	begun time.Time
+}
+
+// program is what to execute, resolved.
+type program struct {
+	path string
+	argv []string
+	attr syscall.ProcAttr
+	who  account
+}
+
+// exitError is why a command never ran, with the status a shell would give it.
+type exitError struct {
+	code int
+	msg  string
+}
+
+func (e *exitError) Error() string { return e.msg }
+
+func cannot(code int, format string, args ...any) error {
+	return &exitError{code, fmt.Sprintf(format, args...)}
+}
+
+// resolve turns a spec into what execve wants. Its errors are exitErrors.
+func resolve(spec *guest.ExecSpec) (*program, error) {
+	who, err := lookup("", spec.User)
+	if err != nil {
+		return nil, cannot(126, "%v", err)
+	}
+	p := &program{who: who, argv: spec.Argv}
+	term := ""
+	if spec.TTY != nil {
+		if term = spec.Term; term == "" {
+			term = "xterm"
+		}
+	}
+	p.attr.Env = who.environ(term, spec.Env)
+	if p.attr.Dir, err = who.directory(spec.Dir); err != nil {
+		return nil, err
+	}
+	p.attr.Sys = &syscall.SysProcAttr{Setsid: true}
+	if os.Geteuid() == 0 {
+		p.attr.Sys.Credential = &syscall.Credential{Uid: who.uid, Gid: who.gid, Groups: who.groups}
+	} else if int(who.uid) != os.Geteuid() {
+		return nil, cannot(126, "can't run as %s: the agent isn't root", who.name)
+	}
+	switch {
+	case spec.Tool != "":
+		p.path = "/proc/self/exe"
+		p.argv = []string{tool.Name, spec.Tool}
+		if len(spec.Argv) > 1 {
+			p.argv = append(p.argv, spec.Argv[1:]...)
+		}
+	case len(spec.Argv) == 0:
+		p.path = who.shell
+		p.argv = []string{"-" + filepath.Base(who.shell)} // the leading dash makes it a login shell
+	default:
+		p.path, err = p.find(spec.Argv[0])
+	}
+	return p, err
+}
+
+// directory is where a command starts: dir, relative to the home, which need not exist.
+func (a account) directory(dir string) (string, error) {
+	if dir == "" {
+		if st, err := os.Stat(a.home); err != nil || !st.IsDir() {
+			return "/", nil
+		}
+		return a.home, nil
+	}
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(a.home, dir)
+	}
+	if st, err := os.Stat(dir); err != nil {
+		return "", cannot(126, "working directory: %v", err)
+	} else if !st.IsDir() {
+		return "", cannot(126, "working directory %s is not a directory", dir)
+	}
+	return dir, nil
+}
+
+// find looks a command up as execvp(3) does, with the command's own PATH and
+// the eyes of the user it will run as.
+func (p *program) find(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil // relative to the working directory: execve comes after chdir
+	}
+	path := ""
+	for _, kv := range p.attr.Env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = v
+		}
+	}
+	denied := false
+	for _, dir := range filepath.SplitList(path) {
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(p.attr.Dir, dir)
+		}
+		file := filepath.Join(dir, name)
+		st, err := os.Stat(file)
+		if err != nil || st.IsDir() {
+			denied = denied || errors.Is(err, fs.ErrPermission)
+			continue
+		}
+		if p.who.mayExecute(st) {
+			return file, nil
+		}
+		denied = true
+	}
+	if denied {
+		return "", cannot(126, "%s: permission denied", name)
+	}
+	return "", cannot(127, "%s: command not found", name)
+}
+
+func (a account) mayExecute(st fs.FileInfo) bool {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	mode := st.Mode().Perm()
+	switch {
+	case !ok || a.uid == 0:
+		return mode&0o111 != 0
+	case sys.Uid == a.uid:
+		return mode&0o100 != 0
+	case sys.Gid == a.gid || slices.Contains(a.groups, sys.Gid):
+		return mode&0o010 != 0
+	}
+	return mode&0o001 != 0
+}
+
+// start runs the program. Its errors are exitErrors.
+func (t *Table) start(p *program, spec *guest.ExecSpec) (*process, error) {
+	proc := &process{tty: spec.TTY != nil}
+	child, err := proc.open(p, spec)
+	defer func() {
+		for _, fd := range child {
+			unix.Close(fd)
+		}
+	}()
+	if err != nil {
+		proc.close()
+		return nil, cannot(126, "open its streams: %v", err)
+	}
+	p.attr.Files = []uintptr{uintptr(child[0]), uintptr(child[1]), uintptr(child[2])}
+	pidfd := -1
+	p.attr.Sys.PidFD = &pidfd
+	if proc.group = t.groups.take(t.Cgroup); proc.group != nil {
+		p.attr.Sys.UseCgroupFD, p.attr.Sys.CgroupFD = true, int(proc.group.dir.Fd())
+	}
+	proc.begun = time.Now()
+	err = t.fork(p, proc)
+	if proc.group != nil && cgroupRefused(err) {
+		t.groups.give(proc.group)
+		proc.group, p.attr.Sys.UseCgroupFD = nil, false
+		err = t.fork(p, proc)
+	}
+	if err != nil {
+		t.groups.give(proc.group)
+		proc.close()
+		return nil, startError(p.argv[0], err)
+	}
+	if pidfd >= 0 && unix.SetNonblock(pidfd, true) == nil {
+		proc.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+	}
+	return proc, nil
+}
+
+// fork starts the program with the OOM score every process is born with: the
+// agent's own, which its children would inherit, tells the kernel to spare it.
+// Changing ours for a moment, rather than the child's after the fork, leaves no
+// instant in which the child could pass a wrong score on.
+func (t *Table) fork(p *program, proc *process) (err error) {
+	t.forkMu.Lock()
+	defer t.forkMu.Unlock()
+	const score = "/proc/self/oom_score_adj"
+	if own, err := os.ReadFile(score); err == nil && strings.TrimSpace(string(own)) != "0" {
+		if os.WriteFile(score, []byte("0"), 0) == nil {
+			defer func() { _ = os.WriteFile(score, own, 0) }()
+		}
+	}
+	proc.pid, _, err = syscall.StartProcess(p.path, p.argv, &p.attr)
+	if err == syscall.ENOEXEC {
+		// As execvp(3): a script without #! is the shell's.
+		script := append([]string{"/bin/sh", p.path}, p.argv[min(1, len(p.argv)):]...)
+		proc.pid, _, err = syscall.StartProcess("/bin/sh", script, &p.attr)
+	}
+	return err
+}
+
+// cgroupRefused reports whether err can only mean that the kernel didn't let
+// the child be born in the group (clone(2), CLONE_INTO_CGROUP).
+func cgroupRefused(err error) bool {
+	return errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EOPNOTSUPP) ||
+		errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EINVAL)
+}
+
+func startError(name string, err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
+		return cannot(127, "%s: %v", name, err)
+	default:
+		return cannot(126, "%s: %v", name, err)
+	}
+}
+
+// open makes the streams and returns the child's three descriptors.
+func (proc *process) open(p *program, spec *guest.ExecSpec) (child []int, err error) {
+	if spec.TTY != nil {
+		return proc.openTTY(p, *spec.TTY)
+	}
+	if spec.Stdin {
+		r, w, err := pipe(1, p.who)
+		if err != nil {
+			return nil, err
+		}
+		child, proc.stdin = append(child, r), w
+	} else {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		child = append(child, fd)
+	}
+	for i := range proc.out {
+		w, r, err := pipe(0, p.who)
+		if err != nil {
+			return child, err
+		}
+		child, proc.out[i] = append(child, w), r
+	}
+	return child, nil
+}
+
+// pipe returns the child's end of a pipe and our end, ours being the index-th
+// (1 writes). The child's belongs to its user, who may open /dev/stdout anew.
+func pipe(ours int, who account) (child int, own *os.File, err error) {
+	var fd [2]int
+	if err := unix.Pipe2(fd[:], unix.O_CLOEXEC); err != nil {
+		return -1, nil, err
+	}
+	child = fd[1-ours]
+	if int(who.uid) != os.Geteuid() {
+		_ = unix.Fchown(child, int(who.uid), int(who.gid))
+	}
+	if err := unix.SetNonblock(fd[ours], true); err != nil {
+		unix.Close(fd[0])
+		unix.Close(fd[1])
+		return -1, nil, err
+	}
+	return child, os.NewFile(uintptr(fd[ours]), "pipe"), nil
+}
+
+// openTTY makes a pseudoterminal (pty(7)); the child takes it as its
+// controlling terminal. TIOCGPTPEER opens the slave without a path, which an
+// image could have put something else at.
+func (proc *process) openTTY(p *program, size guest.WinSize) ([]int, error) {
+	master, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("/dev/ptmx: %w", err)
+	}
+	file := os.NewFile(uintptr(master), "ptmx")
+	proc.stdin, proc.out[stdout] = file, file
+	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
+		return nil, fmt.Errorf("unlock the terminal: %w", err)
+	}
+	slave, err := unix.IoctlRetInt(master, unix.TIOCGPTPEER)
+	if err != nil {
+		return nil, fmt.Errorf("open the terminal: %w", err)
+	}
+	setSize(master, size)
+	if os.Geteuid() == 0 {
+		const ttyGroup = 5 // as devpts' gid=5 everywhere
+		_ = unix.Fchown(slave, int(p.who.uid), ttyGroup)
+		_ = unix.Fchmod(slave, 0o620)
+	}
+	p.attr.Sys.Setctty, p.attr.Sys.Ctty = true, 0
+	child := []int{slave}
+	for range 2 {
+		fd, err := unix.FcntlInt(uintptr(slave), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return child, err
+		}
+		child = append(child, fd)
+	}
+	return child, nil
+}
+
+func setSize(master int, size guest.WinSize) {
+	_ = unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
+}
+
+// control runs f with the file's descriptor; a closed file is left alone.
+func control(file *os.File, f func(fd int)) {
+	if raw, err := file.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { f(int(fd)) })
+	}
+}
+
+func (proc *process) close() {
+	for _, f := range []*os.File{proc.stdin, proc.out[0], proc.out[1], proc.pidfd} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// await returns when the process has ended, without reaping it: until reap its
+// number belongs to it, so that a signal can't meet a stranger.
+func (proc *process) await() {
+	idType, id := unix.P_PID, proc.pid
+	if proc.pidfd != nil {
+		raw, err := proc.pidfd.SyscallConn()
+		if err == nil && raw.Read(func(fd uintptr) bool { return proc.ended(unix.P_PIDFD, int(fd), unix.WNOHANG) }) == nil {
+			return
+		}
+	}
+	for !proc.ended(idType, id, 0) {
+	}
+}
+
+func (proc *process) ended(idType, id, flags int) bool {
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(idType, id, &info, unix.WEXITED|unix.WNOWAIT|flags, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		return err == nil && info.Signo != 0 || err == unix.ECHILD
+	}
+}
+
+// reap collects the ended process and says how it ended.
+func (proc *process) reap() guest.ExitStatus {
+	var ws unix.WaitStatus
+	_, err := unix.Wait4(proc.pid, &ws, 0, nil)
+	for err == unix.EINTR {
+		_, err = unix.Wait4(proc.pid, &ws, 0, nil)
+	}
+	st := guest.ExitStatus{Code: ws.ExitStatus(), TookUS: time.Since(proc.begun).Microseconds()}
+	if err != nil {
+		st.Code, st.Error = 255, "its exit status was lost: "+err.Error()
+	}
+	if ws.Signaled() {
+		st.Code = 128 + int(ws.Signal())
+		st.Signal = strings.TrimPrefix(unix.SignalName(ws.Signal()), "SIG")
+		st.OOM = ws.Signal() == unix.SIGKILL && proc.group.oomKilled()
+	}
+	if proc.pidfd != nil {
+		proc.pidfd.Close()
+	}
+	return st
+}
+
+// signal sends to the process group, or to the foreground group of a terminal.
+func (proc *process) signal(sig syscall.Signal) {
+	group := proc.pid
+	if proc.tty {
+		control(proc.out[stdout], func(fd int) {
+			if fg, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == nil && fg > 0 {
+				group = fg
+			}
+		})
+	}
+	_ = unix.Kill(-group, sig)
+}
+
+// unread returns how many bytes wait in the command's output streams.
+func (proc *process) unread() int {
+	total := 0
+	for _, f := range proc.out {
+		if f != nil {
+			control(f, func(fd int) {
+				if n, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
+					total += n
+				}
+			})
+		}
+	}
+	return total
+}

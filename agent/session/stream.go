@@ -1,0 +1,272 @@
+package session
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+
+	"banger/guest"
+)
+
+// stdinAckEvery is how much stdin is taken before the client is told, unless
+// all of it is.
+const stdinAckEvery = 64 << 10
+
+// follower is one client's stream of a session. The session's lock guards it.
+type follower struct {
+	at       cursor
+	stdinAck int64
+	err      error // what the client is told before the stream ends early
+	gone     bool  // the client's side broke or said goodbye
+}
+
+// Exec answers an ExecRequest on conn, of which r is the reading side, and
+// carries the session's frames when the client follows it. It returns when the
+// stream has done its work; closing it is the caller's.
+func (t *Table) Exec(conn net.Conn, r *bufio.Reader, version int, req guest.ExecRequest) error {
+	var s *session
+	var err error
+	if req.Attach {
+		s, err = t.find(req.Spec.ID)
+	} else {
+		s, err = t.open(req.Spec)
+	}
+	var f *follower
+	var at guest.Attached
+	if err == nil {
+		f, at, err = s.attach(req)
+	}
+	hello, err := guest.AppendResponse(nil, version, at, err)
+	if err != nil {
+		return err
+	}
+	if f == nil {
+		_, err = conn.Write(hello)
+		return err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.leave(f, s.receive(f, r))
+	}()
+	if err := s.transmit(f, conn, hello); err != nil {
+		s.leave(f, err)
+		conn.Close()
+	}
+	<-done // the client says goodbye, or an error frame tells it to go
+	return nil
+}
+
+// attach makes a client the follower, in place of the one before.
+func (s *session) attach(req guest.ExecRequest) (*follower, guest.Attached, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, gap, ok := s.out.seek([2]int64{req.Stdout, req.Stderr})
+	if !ok {
+		return nil, guest.Attached{}, guest.Errorf(guest.CodeInvalid, "the client has more output than there was")
+	}
+	d := guest.Attached{TTY: s.spec.TTY != nil, TakesStdin: s.spec.Stdin, Stdin: s.in.received, Signals: s.signals,
+		Stdout: at.sent[stdout], Stderr: at.sent[stderr], StdoutGap: gap[stdout], StderrGap: gap[stderr]}
+	if s.proc != nil {
+		d.PID = s.proc.pid
+	}
+	if s.over {
+		d.Exit = s.exit
+	}
+	if !req.Follow {
+		return nil, d, nil
+	}
+	if old := s.follower; old != nil {
+		old.err = guest.Errorf(guest.CodeSuperseded, "another client follows session %s now", s.spec.ID)
+	}
+	if s.grace != nil {
+		s.grace.Stop()
+	}
+	s.lossy = false
+	s.follower = &follower{at: at, stdinAck: s.in.taken}
+	s.out.ack(at.sent)
+	s.wake.Broadcast()
+	return s.follower, d, nil
+}
+
+// leave ends a follower; a session without one waits for the next.
+func (s *session) leave(f *follower, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, told := errors.AsType[*guest.Error](err); !told {
+		f.gone = true
+	} else if f.err == nil {
+		f.err = err
+	}
+	if s.follower == f {
+		s.follower = nil
+		s.abandoned()
+	}
+	s.wake.Broadcast()
+	if s.over {
+		go s.t.prune()
+	}
+}
+
+// transmit sends hello and then what the session has, until it has ended, the
+// client has gone, or the stream breaks; that last one is returned.
+func (s *session) transmit(f *follower, conn net.Conn, hello []byte) error {
+	buf := hello
+	for last := false; ; {
+		if len(buf) > 0 {
+			if _, err := conn.Write(buf); err != nil || last {
+				return err
+			}
+		}
+		buf, last = s.gather(f, buf[:0])
+		if buf == nil {
+			return nil
+		}
+	}
+}
+
+// gather waits for frames to send and appends them to buf. Nil: the client has
+// gone; last: nothing comes after these.
+func (s *session) gather(f *follower, buf []byte) (_ []byte, last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if f.gone {
+			return nil, true
+		}
+		if f.err != nil {
+			return guest.AppendFrame(buf, errorFrame(f.err)), true
+		}
+		if in := &s.in; in.taken > f.stdinAck && (len(in.buf) == 0 || in.taken-f.stdinAck >= stdinAckEvery) {
+			f.stdinAck = in.taken
+			buf = guest.AppendFrame(buf, guest.Frame{Type: guest.FrameStdinAck, Offset: in.taken})
+		}
+		for len(buf) < guest.MaxData {
+			stream, off, data := s.out.take(&f.at)
+			if data == nil {
+				break
+			}
+			typ := guest.FrameStdout + guest.FrameType(stream)
+			buf = guest.AppendFrame(buf, guest.Frame{Type: typ, Offset: off, Data: data})
+		}
+		if s.over && !s.out.pending(f.at) {
+			return guest.AppendFrame(buf, s.exitFrame()), true
+		}
+		if len(buf) > 0 {
+			return buf, false
+		}
+		s.wake.Wait()
+	}
+}
+
+func (s *session) exitFrame() guest.Frame {
+	raw, _ := json.Marshal(guest.Final{Exit: *s.exit, Stdout: s.out.end[stdout], Stderr: s.out.end[stderr]})
+	return guest.Frame{Type: guest.FrameExit, Data: raw}
+}
+
+func errorFrame(err error) guest.Frame {
+	raw, _ := json.Marshal(guest.Error{Code: guest.CodeOf(err), Message: err.Error()})
+	return guest.Frame{Type: guest.FrameError, Data: raw}
+}
+
+// receive takes the client's frames until its side ends. It never waits for the
+// command.
+func (s *session) receive(f *follower, r io.Reader) error {
+	frames := guest.NewFrameReader(r)
+	for {
+		fr, err := frames.Next()
+		if err != nil {
+			return err
+		}
+		if err := s.take(f, fr); err != nil {
+			return err
+		}
+		if fr.Type == guest.FrameForget {
+			return io.EOF
+		}
+	}
+}
+
+// take does what one frame of the client says.
+func (s *session) take(f *follower, fr guest.Frame) error {
+	if !s.follows(f) {
+		return guest.Errorf(guest.CodeSuperseded, "another client follows session %s now", s.spec.ID)
+	}
+	short := guest.Errorf(guest.CodeProtocol, "a frame of type %d with %d bytes", fr.Type, len(fr.Data))
+	switch fr.Type {
+	case guest.FrameStdin:
+		return s.send(fr.Offset, fr.Data)
+	case guest.FrameStdinEOF:
+		return s.sendEOF(fr.Offset)
+	case guest.FrameAck:
+		if len(fr.Data) != 8 {
+			return short
+		}
+		return s.confirm(f, [2]int64{fr.Offset, int64(binary.BigEndian.Uint64(fr.Data))})
+	case guest.FrameResize:
+		if len(fr.Data) != 4 {
+			return short
+		}
+		s.resize(guest.WinSize{Rows: binary.BigEndian.Uint16(fr.Data), Cols: binary.BigEndian.Uint16(fr.Data[2:])})
+	case guest.FrameSignal:
+		return s.signalFrame(fr.Offset, string(fr.Data))
+	case guest.FrameClose:
+		if fr.Offset != 1 && fr.Offset != 2 {
+			return short
+		}
+		s.closeOutput(int(fr.Offset) - 1)
+	case guest.FrameForget:
+		s.t.mu.Lock()
+		defer s.t.mu.Unlock()
+		if s.state().Exit != nil {
+			s.t.remove(s)
+		}
+	default:
+		return guest.Errorf(guest.CodeProtocol, "a frame of unknown type %d", fr.Type)
+	}
+	return nil
+}
+
+func (s *session) follows(f *follower) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.follower == f
+}
+
+// confirm notes what a client has, which can't be more than it was sent.
+func (s *session) confirm(f *follower, have [2]int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if have[stdout] > f.at.sent[stdout] || have[stderr] > f.at.sent[stderr] {
+		return guest.Errorf(guest.CodeProtocol, "the client confirms output it was never sent")
+	}
+	if s.follower == f {
+		s.out.ack(have)
+		s.wake.Broadcast()
+	}
+	return nil
+}
+
+// signalFrame delivers the index-th signal of a client, once.
+func (s *session) signalFrame(index int64, name string) error {
+	sig, err := signalNumber(name)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	count := s.signals
+	if index == count {
+		s.signals++
+	}
+	s.mu.Unlock()
+	switch {
+	case index > count:
+		return guest.Errorf(guest.CodeProtocol, "signal %d before signal %d", index, count)
+	case index == count:
+		_ = s.signal(sig) // too late is no error
+	}
+	return nil
+}
