@@ -9,8 +9,8 @@ import "runtime/debug"
 // when one side would misunderstand the other, not when something is added.
 const API = 1
 
-// Build is set by the linker (-X banger/version.Build=…) in releases.
-var Build string
+// Version is set by the linker (-X banger/version.Version=…) in releases.
+var Version string
 
 // Daemon is what a daemon says of itself; the answer to GET /v1/version, whose
 // form is the same in every API version.
@@ -23,8 +23,8 @@ type Daemon struct {
 // String names this build: the release, else the commit it was built from,
 // else "dev".
 func String() string {
-	if Build != "" {
-		return Build
+	if Version != "" {
+		return Version
 	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"banger/version"
+)
+
+func (a *App) daemonCommand() *cobra.Command {
+	cmd := group("daemon", "See and end the daemon")
+	cmd.Long = "The daemon starts by itself when a command needs it. VMs don't need it to run."
+	cmd.AddCommand(a.daemonStatusCommand(), a.daemonStopCommand())
+	return cmd
+}
+
+func (a *App) daemonStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Say whether a daemon runs, and where its files are", Args: nargs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			st, err := a.Daemon.Status(ctx)
+			if err != nil {
+				return err
+			}
+			return a.print(st, func(w io.Writer) {
+				rows := [][]string{{"running", "no"}}
+				if d := st.Daemon; st.Running {
+					rows = [][]string{{"running", "yes"}, {"pid", strconv.Itoa(d.PID)}, {"build", d.Build}, {"api", strconv.Itoa(d.API)}}
+				}
+				table(w, append(rows, []string{"socket", st.Socket}, []string{"log", st.Log}))
+			})
+		},
+	}
+}
+
+func (a *App) daemonStopCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "stop", Short: "End the daemon; running VMs run on", Args: nargs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			return a.Daemon.Stop(ctx)
+		},
+	}
+}
+
+// versions is what `banger version --json` prints.
+type versions struct {
+	Build  string          `json:"build"`
+	API    int             `json:"api"`
+	Daemon *version.Daemon `json:"daemon,omitempty"`
+}
+
+func (a *App) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the versions of banger and of the running daemon", Args: nargs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := versions{Build: version.String(), API: version.API}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			if st, err := a.Daemon.Status(ctx); err == nil {
+				v.Daemon = st.Daemon
+			}
+			return a.print(v, func(w io.Writer) {
+				_, _ = fmt.Fprintf(w, "banger %s, API %d\n", v.Build, v.API)
+				if d := v.Daemon; d != nil {
+					_, _ = fmt.Fprintf(w, "bangerd %s, API %d\n", d.Build, d.API)
+				}
+			})
+		},
+	}
+}

@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+func (a *App) showCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show VM",
+		Short: "Show one VM: what it is, how it is, why",
+		Example: `  banger vm show web
+  banger vm show web --json`,
+		Args:              nargs(1, 1),
+		ValidArgsFunction: a.completeVMs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			vm, err := a.VMs.VM(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.print(vm, func(w io.Writer) { table(w, details(vm)) })
+		},
+	}
+}
+
+func details(vm banger.VM) [][]string {
+	s := vm.Spec
+	rows := [][]string{
+		{"name", s.Name},
+		{"id", vm.ID},
+		{"state", string(vm.State)},
+	}
+	add := func(key, value string) {
+		if value != "" {
+			rows = append(rows, []string{key, printable(value, 400)})
+		}
+	}
+	stamp := func(key string, t time.Time) {
+		if !t.IsZero() {
+			add(key, t.Local().Format(time.RFC3339))
+		}
+	}
+	add("reason", vm.Reason)
+	add("image", s.Image+" ("+vm.ImageID+")")
+	add("kernel", s.Kernel+" ("+vm.KernelID+")")
+	add("vcpu", strconv.Itoa(s.VCPU))
+	add("memory", formatMiB(s.MemoryMiB))
+	add("disk", formatMiB(s.DiskMiB))
+	add("network", string(s.Net))
+	add("hypervisor", s.Hypervisor)
+	add("workspace", s.Workspace)
+	if s.Remove {
+		add("lives", "as long as the command that made it (--rm)")
+	}
+	add("boots", strconv.Itoa(vm.Boots))
+	stamp("created", vm.Created)
+	stamp("started", vm.Started)
+	stamp("stopped", vm.Stopped)
+	if e := vm.Exit; e != nil {
+		text := string(e.Kind)
+		if e.Detail != "" {
+			text += ": " + e.Detail
+		}
+		add("last end", text)
+	}
+	if p := vm.Held.VMM; p.PID != 0 {
+		add("vmm pid", strconv.Itoa(p.PID))
+	}
+	return rows
+}

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+// specFlags are the flags that describe a new VM. What isn't given is left to
+// the daemon's defaults.
+type specFlags struct {
+	name, image, kernel, net string
+	vcpu                     int
+	memory, disk             size
+}
+
+func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
+	f.memory, f.disk = size{unit: 1}, size{unit: 1024}
+	fs := cmd.Flags()
+	fs.StringVar(&f.name, "name", "", "the VM's name (default: two words)")
+	fs.StringVar(&f.image, "image", "", "the image it is made of")
+	fs.StringVar(&f.kernel, "kernel", "", "the kernel it boots")
+	fs.IntVar(&f.vcpu, "vcpu", 0, "virtual CPUs")
+	fs.Var(&f.memory, "memory", "memory: 512M, 2G; a bare number is MiB")
+	fs.Var(&f.disk, "disk-size", "its own disk: 10G, 512M; a bare number is GiB")
+	fs.StringVar(&f.net, "net", "", `network: "user" or "none"`)
+	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
+	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (f *specFlags) spec() (banger.Spec, error) {
+	s := banger.Spec{
+		Name: f.name, Image: f.image, Kernel: f.kernel,
+		VCPU: f.vcpu, MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net),
+	}
+	if f.vcpu < 0 {
+		return s, banger.Errorf(banger.CodeInvalid, "--vcpu %d: at least 1 is needed", f.vcpu)
+	}
+	if s.Net != "" && s.Net != banger.NetUser && s.Net != banger.NetNone {
+		return s, banger.Errorf(banger.CodeInvalid, "--net %s: there are user and none", f.net)
+	}
+	return s, nil
+}
+
+// size is a flag's amount of memory or disk, in MiB.
+type size struct {
+	mib  int
+	unit int // MiB that a bare number counts
+}
+
+// Set parses 512M, 2G, 1T, or a bare number of the flag's unit.
+func (s *size) Set(text string) error {
+	digits := strings.ToUpper(strings.TrimSpace(text))
+	digits = strings.TrimSuffix(strings.TrimSuffix(digits, "B"), "I") // 512MB, 512MiB
+	unit := s.unit
+	if n := len(digits) - 1; n >= 0 {
+		if u, ok := map[byte]int{'M': 1, 'G': 1 << 10, 'T': 1 << 20}[digits[n]]; ok {
+			unit, digits = u, digits[:n]
+		}
+	}
+	n, err := strconv.ParseFloat(digits, 64)
+	mib := n * float64(unit)
+	if err != nil || !(mib >= 1 && mib < 1<<40) || mib != float64(int(mib)) {
+		return fmt.Errorf("%q is no size of whole MiB: 512M, 2G", text)
+	}
+	s.mib = int(mib)
+	return nil
+}
+
+// String implements pflag.Value.
+func (s *size) String() string {
+	if s.mib == 0 {
+		return ""
+	}
+	return formatMiB(s.mib)
+}
+
+// Type implements pflag.Value.
+func (s *size) Type() string { return "size" }
+
+func formatMiB(mib int) string {
+	if mib >= 1024 && mib%1024 == 0 {
+		return strconv.Itoa(mib/1024) + "G"
+	}
+	return strconv.Itoa(mib) + "M"
+}

@@ -1,0 +1,261 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/api"
+	"banger/cli"
+	"banger/version"
+	"banger/xdg"
+)
+
+// startBound is how long a daemon may take from its start to its socket.
+const startBound = 15 * time.Second
+
+// daemon is the user's bangerd as the command line sees it.
+type daemon struct {
+	dirs xdg.Dirs
+}
+
+func (d *daemon) log() string { return filepath.Join(d.dirs.State, "daemon.log") }
+
+// find connects to a daemon that runs.
+func (d *daemon) find(ctx context.Context) (net.Conn, error) {
+	return api.Connect(ctx, d.dirs.Socket)
+}
+
+// connect connects to the daemon, and starts it when there is none.
+func (d *daemon) connect(ctx context.Context) (net.Conn, error) {
+	conn, err := d.find(ctx)
+	if err == nil || !absent(err) {
+		return conn, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startBound, errors.New("the daemon was started but didn't answer"))
+	defer cancel()
+	return d.start(ctx)
+}
+
+// absent reports whether an error means that nobody listens.
+func absent(err error) bool {
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// start starts a daemon and connects to it. One command at a time starts: the
+// others find what the first one started.
+func (d *daemon) start(ctx context.Context) (net.Conn, error) {
+	if err := os.MkdirAll(d.dirs.State, 0o700); err != nil {
+		return nil, err
+	}
+	unlock, err := lock(ctx, filepath.Join(d.dirs.State, "start.lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if conn, err := d.find(ctx); err == nil || !absent(err) {
+		return conn, err
+	}
+	ready, err := d.spawn()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = ready.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if line, _ := bufio.NewReader(ready).ReadString('\n'); line != "ready\n" {
+		return nil, d.notStarted(ctx)
+	}
+	return d.find(ctx)
+}
+
+// notStarted says why there is no daemon, in its own last words.
+func (d *daemon) notStarted(ctx context.Context) error {
+	why := "it ended"
+	if ctx.Err() != nil {
+		why = context.Cause(ctx).Error()
+	}
+	return banger.Errorf(banger.CodeUnavailable, "the daemon didn't start: %s", why).
+		WithHint("%s ends with:\n%s", d.log(), lastLines(d.log(), 8))
+}
+
+// spawn starts bangerd as nobody's child: its own session, no terminal, none of
+// our files but the log and a pipe on which it says that it listens.
+func (d *daemon) spawn() (ready *os.File, err error) {
+	exe, err := bangerd()
+	if err != nil {
+		return nil, err
+	}
+	log, err := openLog(d.log())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = w.Close() }()
+	cmd := exec.Command(exe, "--ready-fd=3")
+	cmd.Dir = "/"
+	cmd.Env = environment(os.Environ())
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		_ = r.Close()
+		return nil, banger.Errorf(banger.CodeUnavailable, "start the daemon: %w", err)
+	}
+	go func() { _ = cmd.Wait() }() // no zombie while a long command runs
+	return r, nil
+}
+
+// bangerd finds the daemon beside this program, where builds and packages put
+// it, else in PATH.
+func bangerd() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		if self, err = filepath.EvalSymlinks(self); err == nil {
+			if exe := filepath.Join(filepath.Dir(self), "bangerd"); unix.Access(exe, unix.X_OK) == nil {
+				return exe, nil
+			}
+		}
+	}
+	exe, err := exec.LookPath("bangerd")
+	if err != nil {
+		return "", banger.Errorf(banger.CodeUnavailable, "bangerd is neither beside banger nor in PATH: %w", err)
+	}
+	return filepath.Abs(exe)
+}
+
+// environment is what the daemon gets of the first caller's: where files and
+// programs are and how to reach the network, and no secret that lives there.
+func environment(env []string) []string {
+	keep := []string{"HOME", "USER", "LOGNAME", "PATH", "LANG", "TMPDIR", "TZ",
+		"XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR",
+		"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
+		key, _, _ := strings.Cut(kv, "=")
+		return !slices.Contains(keep, key)
+	})
+}
+
+// maxLog is the size from which a start puts the log aside, so that two files
+// of about this size are the most there is.
+const maxLog = 4 << 20
+
+func openLog(path string) (*os.File, error) {
+	if fi, err := os.Stat(path); err == nil && fi.Size() > maxLog {
+		if err := os.Rename(path, path+".1"); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+}
+
+// lastLines returns the end of a file for a person to read.
+func lastLines(path string, n int) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return "  " + err.Error()
+	}
+	defer func() { _ = f.Close() }()
+	if fi, err := f.Stat(); err == nil && fi.Size() > 8<<10 {
+		_, _ = f.Seek(-8<<10, io.SeekEnd)
+	}
+	data, _ := io.ReadAll(f)
+	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	return "  " + strings.Join(lines[max(0, len(lines)-n):], "\n  ")
+}
+
+// lock takes a file lock, waiting until ctx ends. The lock ends with its holder.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+			_ = f.Close()
+			return nil, &os.PathError{Op: "lock", Path: path, Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, fmt.Errorf("wait for another command that starts the daemon: %w", context.Cause(ctx))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Status implements cli.Daemon.
+func (d *daemon) Status(ctx context.Context) (cli.DaemonStatus, error) {
+	st := cli.DaemonStatus{Socket: d.dirs.Socket, Log: d.log()}
+	conn, err := d.find(ctx)
+	if err != nil {
+		if absent(err) {
+			err = nil
+		}
+		return st, err
+	}
+	defer func() { _ = conn.Close() }()
+	v, err := api.Hello(ctx, conn)
+	if err != nil {
+		return st, err
+	}
+	st.Running, st.Daemon = true, &v
+	return st, nil
+}
+
+// Stop implements cli.Daemon.
+func (d *daemon) Stop(ctx context.Context) error {
+	conn, err := d.find(ctx)
+	if err != nil {
+		if absent(err) {
+			return nil
+		}
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	var v version.Daemon
+	if v, err = api.Hello(ctx, conn); err != nil {
+		return err
+	}
+	pidfd, err := unix.PidfdOpen(v.PID, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if err := api.Stop(ctx, conn); err != nil {
+		return err
+	}
+	_ = conn.Close()
+	return ended(ctx, pidfd)
+}
+
+// ended waits until a process is gone.
+func ended(ctx context.Context, pidfd int) error {
+	for ctx.Err() == nil {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 100)
+		if n > 0 || err != nil && err != unix.EINTR {
+			return err
+		}
+	}
+	return banger.Errorf(banger.CodeCanceled, "interrupted; the daemon is ending")
+}

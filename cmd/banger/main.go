@@ -1,0 +1,37 @@
+// Command banger is the command line. This package is wiring: it reads the
+// environment, finds the user's daemon or starts it, and hands both to package
+// cli. It refuses to know what any command does.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"banger/api"
+	"banger/cli"
+	"banger/xdg"
+)
+
+func main() {
+	os.Exit(run())
+}
+
+func run() int {
+	dirs, err := xdg.Of(os.Getenv)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "banger:", err)
+		return cli.ExitInvalid
+	}
+	d := &daemon{dirs: dirs}
+	connect := d.connect
+	// A shell asking for completions must not start anything.
+	if len(os.Args) > 1 && (os.Args[1] == "__complete" || os.Args[1] == "__completeNoDesc") {
+		connect = d.find
+	}
+	client := api.NewClient(connect)
+	return cli.Run(context.Background(), cli.App{
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Term: os.Getenv("TERM"),
+		VMs: client, Catalog: client, Leases: client, Daemon: d,
+	}, os.Args[1:])
+}
