@@ -1,0 +1,275 @@
+package boot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/guest"
+)
+
+// Bounds of the machine's end: a guest that can't finish must not linger.
+const (
+	termWait   = 5 * time.Second // between TERM and KILL, without an init
+	killWait   = time.Second     // for the killed to go
+	noticeWait = time.Second     // for the host to be told
+)
+
+// signals of the inits we know, and of our own: systemd's SIGRTMIN+n, see
+// systemd(1), and busybox's. The verbs are reboot(8)'s.
+var signals = map[syscall.Signal]string{
+	34 + 3: "halt", 34 + 4: "poweroff", 34 + 5: "reboot",
+	syscall.SIGUSR1: "halt", syscall.SIGUSR2: "poweroff", syscall.SIGTERM: "reboot", syscall.SIGINT: "reboot",
+}
+
+func verbSignals() iter.Seq[os.Signal] {
+	return func(yield func(os.Signal) bool) {
+		for s := range maps.Keys(signals) {
+			if !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+func verbOfSignal(s os.Signal) string { return signals[s.(syscall.Signal)] }
+
+// askInit asks PID 1 to end the machine, in PID 1's own way.
+func askInit(ctx context.Context, verb string) error {
+	rt := map[string]syscall.Signal{"poweroff": 34 + 4, "reboot": 34 + 5}[verb]
+	if rt == 0 {
+		return fmt.Errorf("unknown verb %q", verb)
+	}
+	exe, _ := os.Readlink("/proc/1/exe")
+	switch name := filepath.Base(exe); {
+	case name == "systemd" || exe == agentPath || strings.HasPrefix(name, "init (deleted)"):
+		return unix.Kill(1, rt)
+	case name == "busybox":
+		return unix.Kill(1, map[string]syscall.Signal{"poweroff": syscall.SIGUSR2, "reboot": syscall.SIGTERM}[verb])
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, verb).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %.200q", verb, err, out)
+	}
+	return nil
+}
+
+// reaperEnd ends a machine without an init: it stops everything, leaves the
+// root as systemd would, and goes on as /shutdown. It doesn't return.
+func reaperEnd(verb string) {
+	if err := unix.Kill(-1, unix.SIGTERM); err == nil {
+		waitGone(termWait)
+	}
+	if err := leaveRoot(); err != nil {
+		logf("leave the root: %v", err) // its file systems stay mounted, but synced
+		End([]string{verb})
+	}
+	err := unix.Exec("/shutdown", []string{"/shutdown", verb}, []string{defaultPath})
+	logf("/shutdown: %v", err)
+	End([]string{verb})
+}
+
+// leaveRoot makes endDir the root of all who have ours, so that ours can be unmounted.
+func leaveRoot() error {
+	if err := unix.Mount(endDir, endDir, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	for _, dir := range []string{"oldroot", "dev", "proc", "sys", "run"} {
+		if err := os.MkdirAll(filepath.Join(endDir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Chdir(endDir); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "oldroot"); err != nil {
+		return fmt.Errorf("pivot root: %w", err)
+	}
+	for _, dir := range []string{"/dev", "/proc", "/sys", "/run"} {
+		if err := unix.Mount("/oldroot"+dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", dir, err)
+		}
+	}
+	return os.Chdir("/")
+}
+
+// End is PID 1 at the very end, args[0] being "poweroff", "reboot", "halt" or
+// "kexec": it ends what still runs, unmounts what is mounted, has the agent
+// tell the host, and resets the machine. It doesn't return.
+func End(args []string) {
+	verb := "poweroff"
+	if len(args) > 0 {
+		verb = args[0]
+	}
+	for _, pid := range strangers() {
+		_ = unix.Kill(pid, unix.SIGKILL) // it may be gone already
+	}
+	waitGone(killWait)
+	unmountAll()
+	unix.Sync()
+	tellAgent(verb)
+	reset(verb)
+}
+
+// strangers returns the processes that are neither the kernel's nor ours nor a
+// storage daemon that must live as long as what it serves ("@…").
+func strangers() []int {
+	names, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, n := range names {
+		pid, err := strconv.Atoi(n.Name())
+		if err != nil || pid == 1 {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", n.Name(), "cmdline"))
+		// Kernel threads and the dead have no command line.
+		if err == nil && len(cmdline) > 0 && !bytes.HasPrefix(cmdline, []byte("@")) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func waitGone(limit time.Duration) {
+	for end := time.Now().Add(limit); time.Now().Before(end) && len(strangers()) > 0; {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// mount is one line of /proc/self/mountinfo, proc_pid_mountinfo(5).
+type mount struct{ at, kind string }
+
+func mounts() []mount {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		logf("mounts: %v", err)
+	}
+	return parseMounts(string(data))
+}
+
+func parseMounts(mountinfo string) []mount {
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var list []mount
+	for line := range strings.Lines(mountinfo) {
+		head, tail, ok := strings.Cut(line, " - ")
+		h, t := strings.Fields(head), strings.Fields(tail)
+		if ok && len(h) >= 5 && len(t) >= 1 {
+			list = append(list, mount{unescape.Replace(h[4]), t[0]})
+		}
+	}
+	return list
+}
+
+// unmountAll unmounts all that isn't the kernel's interface to us, newest
+// first. What is busy is made read-only, which is as good for what it holds.
+func unmountAll() {
+	list := mounts()
+	for i := len(list) - 1; i >= 0; i-- {
+		m := list[i]
+		if keepMounted(m.at) {
+			continue
+		}
+		flags := 0
+		switch m.kind {
+		case "tmpfs", "devtmpfs", "proc", "sysfs", "cgroup2", "devpts", "ramfs", "securityfs", "debugfs", "tracefs", "bpf", "mqueue":
+			flags = unix.MNT_DETACH // nothing to lose, but in the way of others
+		}
+		err := unix.Unmount(m.at, flags|unix.UMOUNT_NOFOLLOW)
+		if err == nil || errors.Is(err, unix.EINVAL) { // EINVAL: went with a parent
+			continue
+		}
+		logf("unmount %s: %v", m.at, err)
+		if err := unix.Mount("", m.at, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			logf("make %s read-only: %v", m.at, err)
+		}
+		_ = unix.Unmount(m.at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+}
+
+func keepMounted(at string) bool {
+	for _, dir := range []string{"/dev", "/proc", "/sys"} {
+		if at == dir || strings.HasPrefix(at, dir+"/") {
+			return true
+		}
+	}
+	return at == "/" || at == "/run"
+}
+
+// tellAgent has the agent tell the host how this machine ends.
+func tellAgent(verb string) {
+	conn, err := net.DialTimeout("unix", socketPath, noticeWait)
+	if err != nil {
+		return // no agent, nobody to tell: the host sees how the console ends
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(noticeWait + noticeWait/2)); err != nil {
+		return
+	}
+	fmt.Fprintf(conn, "%s\n", verb)
+	_, _ = io.Copy(io.Discard, conn) // it closes when the host knows
+}
+
+// ServeNotices listens for the machine's end and passes it on by notify, which
+// returns when the host knows. It returns only errors.
+func ServeNotices(notify func(context.Context, guest.Notice) error) error {
+	if err := os.Remove(socketPath); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l, err := net.Listen("unix", socketPath)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if err := os.Chmod(socketPath, 0o600); err != nil {
+		return err
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		verb := make([]byte, 16)
+		_ = conn.SetReadDeadline(time.Now().Add(noticeWait))
+		if n, err := conn.Read(verb); err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), noticeWait)
+			if err := notify(ctx, guest.Notice{Kind: strings.TrimSpace(string(verb[:n]))}); err != nil {
+				logf("tell the host: %v", err)
+			}
+			cancel()
+		}
+		conn.Close()
+	}
+}
+
+// reset ends the machine. Where the hypervisor doesn't notice a power-off
+// (Firecracker on x86), its driver asks for a reset by banger.reset=1.
+func reset(verb string) {
+	unix.Sync()
+	how := unix.LINUX_REBOOT_CMD_POWER_OFF
+	if verb == "reboot" || verb == "kexec" || cmdlineValue("banger.reset") == "1" {
+		how = unix.LINUX_REBOOT_CMD_RESTART
+	}
+	err := unix.Reboot(how)
+	logf("%s: %v", verb, err)
+	err = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	logf("reset: %v", err)
+	os.Exit(1) // as PID 1: the kernel panics, and resets
+}

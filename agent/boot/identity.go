@@ -1,0 +1,194 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"banger/guest"
+)
+
+// ioctl requests x/sys has no names for: include/uapi/linux/random.h, fs/ext4/ext4.h.
+const (
+	randomAdd    = 0x40085203 // RNDADDENTROPY
+	randomReseed = 0x5207     // RNDRESEEDCRNG
+	ext4Resize   = 0x40086610 // EXT4_IOC_RESIZE_FS, takes the new number of blocks
+)
+
+func ioctlPointer[T any](fd int, request uintptr, arg *T) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(arg)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// SetClock sets the guest's wall clock.
+func SetClock(now time.Time) error {
+	ts := unix.NsecToTimespec(now.UnixNano())
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		return fmt.Errorf("set clock to %v: %w", now, err)
+	}
+	return nil
+}
+
+// addEntropy credits seed to the kernel's pool and has its generator use it at
+// once: guests started from one template have the same state until then.
+func addEntropy(seed []byte) error {
+	if len(seed) < 32 || len(seed) > 256 {
+		return fmt.Errorf("%d bytes of entropy, not 32 to 256", len(seed))
+	}
+	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var pool struct { // struct rand_pool_info
+		bits, size int32
+		data       [256]byte
+	}
+	pool.bits, pool.size = int32(len(seed)*8), int32(len(seed))
+	copy(pool.data[:], seed)
+	if err := ioctlPointer(int(f.Fd()), randomAdd, &pool); err != nil {
+		return fmt.Errorf("credit entropy: %w", err)
+	}
+	if err := unix.IoctlSetInt(int(f.Fd()), randomReseed, 0); err != nil {
+		return fmt.Errorf("reseed: %w", err)
+	}
+	return nil
+}
+
+// writeIdentity writes what names the machine into its root. What a user has
+// put into /etc/hosts stays.
+func writeIdentity(id guest.Identity) error {
+	if err := os.Mkdir("/etc", 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	files := []struct {
+		path    string
+		mode    os.FileMode
+		content func(old string) string
+	}{
+		{"/etc/hostname", 0o644, func(string) string { return id.Hostname + "\n" }},
+		{"/etc/machine-id", 0o444, func(string) string { return id.MachineID + "\n" }},
+		{"/etc/hosts", 0o644, func(old string) string { return hosts(old, id.Hostname) }},
+	}
+	if id.Net != nil && id.Net.DNS != "" {
+		resolv := func(string) string { return "nameserver " + id.Net.DNS + "\n" }
+		files = append(files, files[0])
+		files[len(files)-1].path, files[len(files)-1].content = "/etc/resolv.conf", resolv
+	}
+	for _, f := range files {
+		if err := updateFile(f.path, f.mode, f.content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hosts returns old with a name for this machine in it.
+func hosts(old, name string) string {
+	if strings.TrimSpace(old) == "" {
+		old = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	}
+	for line := range strings.Lines(old) {
+		line, _, _ = strings.Cut(line, "#")
+		if f := strings.Fields(line); len(f) > 1 && slices.Contains(f[1:], name) {
+			return old
+		}
+	}
+	if !strings.HasSuffix(old, "\n") {
+		old += "\n"
+	}
+	return old + "127.0.1.1\t" + name + "\n"
+}
+
+// maxConfig bounds the files of an image we read.
+const maxConfig = 1 << 20
+
+// updateFile replaces what path holds. It follows symbolic links, as the
+// programs that read the file will, but not to where nothing can be made:
+// /etc/resolv.conf often points to what a service has yet to make. Nor does it
+// write to what isn't a file.
+func updateFile(path string, mode os.FileMode, content func(old string) string) error {
+	const flags = os.O_RDWR | os.O_CREATE | unix.O_NONBLOCK
+	f, err := os.OpenFile(path, flags, mode)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ELOOP) {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		f, err = os.OpenFile(path, flags, mode)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("%s of the image is not a file", path)
+	}
+	old, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	if err != nil {
+		return err
+	}
+	text := content(string(old))
+	if text == string(old) {
+		return nil
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte(text), 0)
+	return err
+}
+
+// portWait bounds the wait for the host's port, whose driver is loaded when the
+// agent starts.
+const portWait = 5 * time.Second
+
+// OpenPort opens the virtio-serial port called name, the channel to the host.
+func OpenPort(name string) (*os.File, error) {
+	const class = "/sys/class/virtio-ports"
+	for end := time.Now().Add(portWait); ; time.Sleep(time.Millisecond) {
+		ports, _ := os.ReadDir(class)
+		for _, p := range ports {
+			got, err := os.ReadFile(class + "/" + p.Name() + "/name")
+			if err == nil && strings.TrimSpace(string(got)) == name {
+				return openPortDevice("/dev/"+p.Name(), end)
+			}
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("no virtio port %q after %v", name, portWait)
+		}
+	}
+}
+
+// openPortDevice opens a port that a dead predecessor may hold for a moment more.
+func openPortDevice(dev string, end time.Time) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(dev, os.O_RDWR, 0)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return f, err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Channel says what carries the host's streams: "virtio", a virtio-serial port,
+// unless the kernel's command line has banger.channel=.
+func Channel() string {
+	if c := cmdlineValue("banger.channel"); c != "" {
+		return c
+	}
+	return "virtio"
+}

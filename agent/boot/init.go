@@ -1,0 +1,186 @@
+package boot
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Init is PID 1 of the initramfs. It brings the kernel to the freeze point,
+// starts the agent, waits until that has assembled the root, and becomes the
+// image's init; where there is none, it stays and reaps. It doesn't return: if
+// it can't go on, the kernel panics with its last words on the console.
+func Init() {
+	w := newStopwatch()
+	if err := earlyMounts(); err != nil {
+		die("mount", err)
+	}
+	w.lap("init: mounts")
+	if err := install(); err != nil {
+		die("install the agent", err)
+	}
+	w.lap("init: install")
+	for _, m := range openModules("early") {
+		m.load()
+	}
+	w.lap("init: modules")
+	// The default of 1024 open files is for programs that use select(2); what
+	// systemd gives its services is the ceiling here too.
+	limit := unix.Rlimit{Cur: 1024, Max: 524288}
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		logf("limit of open files: %v", err)
+	}
+	supervise(stagesEnv + "=" + encodeStages(w.stages))
+}
+
+func die(what string, err error) {
+	fmt.Fprintf(os.Stderr, "banger: init: %s: %v\n", what, err)
+	logf("init: %s: %v", what, err)
+	os.Exit(1)
+}
+
+// earlyMounts mounts what every guest has, with the options systemd would use:
+// it takes over what it finds mounted.
+func earlyMounts() error {
+	const inert = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	for _, m := range []struct {
+		kind, at string
+		flags    uintptr
+		data     string
+	}{
+		{"proc", "/proc", inert, ""},
+		{"sysfs", "/sys", inert, ""},
+		{"devtmpfs", "/dev", unix.MS_NOSUID, "mode=755"},
+		{"tmpfs", "/run", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_STRICTATIME, "mode=755,size=20%"},
+		{"cgroup2", cgroupRoot, inert, "nsdelegate,memory_recursiveprot"},
+	} {
+		if err := unix.Mount(m.kind, m.at, m.kind, m.flags, m.data); err != nil {
+			return fmt.Errorf("%s: %w", m.at, err)
+		}
+	}
+	if err := os.Mkdir(agentCgroup, 0o755); err != nil {
+		logf("cgroup: %v", err) // the agent then shares its neighbour's
+	}
+	return nil
+}
+
+// install puts this program where it stays reachable, so that the memory of
+// the initramfs can be freed.
+func install() error {
+	for dir, mode := range map[string]os.FileMode{runDir: 0o700, endDir: 0o755} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return err
+		}
+	}
+	from, err := os.Open("/init")
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.OpenFile(agentPath, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 1<<20)); err != nil {
+		return err
+	}
+	if err := to.Close(); err != nil {
+		return err
+	}
+	return os.Link(agentPath, endDir+"/shutdown")
+}
+
+// supervise is PID 1's life after the machine is up to the freeze point.
+func supervise(env string) {
+	pipeR, pipeW, err := os.Pipe()
+	if err != nil {
+		die("pipe", err)
+	}
+	children := make(chan os.Signal, 1)
+	signal.Notify(children, syscall.SIGCHLD)
+	asked := make(chan os.Signal, 1)
+	root := make(chan string, 1)
+	go func() {
+		if line, err := bufio.NewReader(pipeR).ReadString('\n'); err == nil {
+			root <- strings.TrimSuffix(line, "\n")
+		}
+	}()
+	agent := mustStartAgent(pipeW, env)
+	for {
+		select {
+		case <-children:
+			if reapAll(agent) {
+				time.Sleep(20 * time.Millisecond) // one that can't live must not eat the CPU
+				agent = mustStartAgent(pipeW, env)
+			}
+		case init := <-root:
+			if err := enterRoot(); err != nil {
+				die("switch root", err)
+			}
+			if init != "" {
+				err := becomeInit(init)
+				logf("%s: %v: going on without an init", init, err)
+			}
+			signal.Notify(asked, slices.Collect(verbSignals())...)
+		case s := <-asked:
+			reaperEnd(verbOfSignal(s))
+		}
+	}
+}
+
+func mustStartAgent(pipe *os.File, env string) int {
+	lock, err := takeLock(agentLock, unix.LOCK_EX)
+	if err != nil {
+		die("agent", err)
+	}
+	defer lock.Close()
+	pid, err := startAgent(lock, pipe, []string{env})
+	if err != nil {
+		die("agent", err)
+	}
+	return pid
+}
+
+// reapAll collects all dead children and reports whether agent was among them.
+func reapAll(agent int) (died bool) {
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || pid == 0 {
+			return died
+		}
+		died = died || pid == agent
+	}
+}
+
+// enterRoot makes the assembled root this process's, and that of all who share
+// its root: kernel threads do, so that modprobe is looked for in the image.
+func enterRoot() error {
+	if err := os.Chdir(newRoot); err != nil {
+		return err
+	}
+	if err := unix.Mount(newRoot, "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move %s: %w", newRoot, err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("chroot: %w", err)
+	}
+	return os.Chdir("/")
+}
+
+// becomeInit replaces this program by the image's init. It returns only errors.
+func becomeInit(path string) error {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "PATH=") })
+	return unix.Exec(path, append([]string{path}, os.Args[1:]...), append(env, defaultPath))
+}

@@ -1,0 +1,251 @@
+package boot
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/guest"
+)
+
+// Machine is the machine the agent runs in.
+type Machine struct {
+	version string
+	lock    *os.File // held for life: see the package comment
+	pid1    *os.File // tells Init that the root is ready; nil in an agent started later
+	early   []guest.Stage
+
+	done atomic.Pointer[state]
+
+	mu     sync.Mutex // guards failed; held while the root is assembled
+	failed error      // what ended the one attempt there is
+
+	initMu   sync.Mutex // guards what follows: the last answer about the image's init
+	initSaid string
+	initAt   time.Time
+}
+
+// state is what an agent must know that replaces a dead one.
+type state struct {
+	Identity guest.Identity `json:"identity"` // without entropy
+	Ready    guest.Ready    `json:"ready"`
+}
+
+// Open makes this process the machine's agent. version is the agent's own,
+// args the program's arguments without argv[0]. It is an error when an agent
+// lives already.
+func Open(version string, args []string) (*Machine, error) {
+	m := &Machine{version: version}
+	var err error
+	if m.lock, err = ownLock(args, agentLock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, err
+	}
+	protect()
+	m.early = decodeStages(os.Getenv(stagesEnv))
+	if err := os.Unsetenv(stagesEnv); err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(statePath)
+	if errors.Is(err, os.ErrNotExist) {
+		unix.CloseOnExec(4)
+		m.pid1 = os.NewFile(4, "pid1")
+		return m, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var s state
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("%s: %w", statePath, err)
+	}
+	m.done.Store(&s)
+	m.keepGuardian(&s)
+	return m, nil
+}
+
+// Configured reports whether the machine has its identity and root.
+func (m *Machine) Configured() bool { return m.done.Load() != nil }
+
+// Configure makes the machine what id says, once: it assembles the root, makes
+// it this process's, and has PID 1 start the image's init. The same identity
+// again gets the first answer, another one an error. A failure is final.
+func (m *Machine) Configure(_ context.Context, id guest.Identity) (guest.Ready, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.done.Load(); s != nil {
+		if s.Identity.ID != id.ID {
+			return guest.Ready{}, guest.Errorf(guest.CodeConflict, "this machine is %s already", s.Identity.ID)
+		}
+		return s.Ready, nil
+	}
+	if m.failed != nil {
+		return guest.Ready{}, m.failed
+	}
+	ready, err := m.assemble(id)
+	if err != nil {
+		logf("configure: %v", err)
+		m.failed = err
+		return guest.Ready{}, err
+	}
+	id.Entropy = nil
+	s := &state{id, ready}
+	if err := s.save(); err != nil {
+		m.failed = err
+		return guest.Ready{}, err
+	}
+	if _, err := fmt.Fprintf(m.pid1, "%s\n", ready.Init); err != nil {
+		m.failed = fmt.Errorf("tell PID 1: %w", err)
+		return guest.Ready{}, m.failed
+	}
+	m.pid1.Close()
+	m.done.Store(s)
+	m.keepGuardian(s)
+	return ready, nil
+}
+
+func (s *state) save() error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	tmp := statePath + ".new"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, statePath)
+}
+
+// keepGuardian keeps a guardian alive where PID 1 isn't ours, and so no guardian itself.
+func (m *Machine) keepGuardian(s *state) {
+	if s.Ready.Init != "" {
+		go keep(guardianLock, startGuardian)
+	}
+}
+
+// assemble makes id's machine of a frozen one. The order matters: the clock and
+// the random pool first, since everything after may look at them.
+func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
+	w := newStopwatch()
+	if err := SetClock(id.Time); err != nil {
+		return guest.Ready{}, err
+	}
+	if err := addEntropy(id.Entropy); err != nil {
+		return guest.Ready{}, err
+	}
+	if err := unix.Sethostname([]byte(id.Hostname)); err != nil {
+		return guest.Ready{}, fmt.Errorf("host name %q: %w", id.Hostname, err)
+	}
+	w.lap("clock, entropy")
+	late := openModules("late")
+	if len(late) > 0 {
+		late[0].load() // the disks' driver: its devices are there when this returns
+		late = late[1:]
+	}
+	w.lap("disk driver")
+	network := make(chan error, 1)
+	go func() {
+		for _, l := range late {
+			l.load()
+		}
+		network <- configureNetwork(id.Net)
+	}()
+	diskMiB, err := assembleRoot(id, w)
+	if err != nil {
+		return guest.Ready{}, err
+	}
+	if err := <-network; err != nil {
+		return guest.Ready{}, err
+	}
+	w.lap("network")
+	if err := writeIdentity(id); err != nil {
+		return guest.Ready{}, err
+	}
+	init := findInit(id.NoInit)
+	if isSystemd(init) {
+		if err := writeUnits(); err != nil {
+			logf("units: %v", err) // the other guardian does
+		}
+	}
+	w.lap("identity")
+	return guest.Ready{Agent: m.version, Init: init, Stages: append(m.early, w.stages...), DiskMiB: diskMiB}, nil
+}
+
+// findInit returns the path of the image's init, "" when it has none.
+func findInit(without bool) string {
+	if without {
+		return ""
+	}
+	for _, path := range []string{"/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"} {
+		if unix.Access(path, unix.X_OK) == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+func isSystemd(init string) bool {
+	real, err := filepath.EvalSymlinks(init)
+	return err == nil && filepath.Base(real) == "systemd"
+}
+
+// Shutdown asks the image's init to end the machine: "poweroff" or "reboot". It
+// returns when asked.
+func (m *Machine) Shutdown(ctx context.Context, verb string) error {
+	if !m.Configured() {
+		go func() { // nothing is mounted; the answer gets a head start
+			time.Sleep(50 * time.Millisecond)
+			reset(verb)
+		}()
+		return nil
+	}
+	return askInit(ctx, verb)
+}
+
+// initFresh is how long an answer about the image's init is given again: asking
+// costs a process.
+const initFresh = time.Second
+
+// InitState says how far the image's init is, as guest.Health.Init does.
+func (m *Machine) InitState() string {
+	s := m.done.Load()
+	if s == nil {
+		return ""
+	}
+	if s.Ready.Init == "" {
+		return "none"
+	}
+	if !isSystemd(s.Ready.Init) {
+		return "running" // others can't be asked
+	}
+	m.initMu.Lock()
+	defer m.initMu.Unlock()
+	if time.Since(m.initAt) > initFresh {
+		m.initSaid, m.initAt = askSystemd(), time.Now()
+	}
+	return m.initSaid
+}
+
+func askSystemd() string {
+	if _, err := os.Stat("/run/systemd/private"); err != nil {
+		return "starting" // it doesn't listen yet
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // its status says the same
+	word := string(bytes.TrimSpace(out))
+	if word == "" || len(word) > 20 || strings.ContainsAny(word, " \n") {
+		return "unknown"
+	}
+	return word
+}

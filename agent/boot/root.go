@@ -1,0 +1,330 @@
+package boot
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/guest"
+)
+
+// Where the parts of the root are mounted while it is put together.
+const (
+	imageDir = "/banger/image"
+	diskDir  = "/banger/disk"
+)
+
+// plainDirs can't live on an overlay, because what keeps its data there stacks
+// overlays itself. They are put on the disk's own file system wherever the
+// image has the directory above.
+var plainDirs = []string{
+	"/var/lib/docker", "/var/lib/containerd", "/var/lib/containers",
+	"/var/lib/buildkit", "/var/lib/rancher/k3s",
+}
+
+// driveWait bounds the wait for a drive to appear after its driver was loaded,
+// growWait how long a start waits for a disk to grow. It goes on growing.
+const (
+	driveWait = 5 * time.Second
+	growWait  = 100 * time.Millisecond
+)
+
+// assembleRoot mounts id's drives as one root and makes it this process's. It
+// returns the disk's size in MiB.
+func assembleRoot(id guest.Identity, w *stopwatch) (int64, error) {
+	drives, err := findDrives(id.Drives)
+	if err != nil {
+		return 0, err
+	}
+	w.lap("find drives")
+	if err := mountDrive(drives[id.Drives.Image], imageDir, "erofs", unix.MS_RDONLY, ""); err != nil {
+		return 0, err
+	}
+	// Without noinit_itable a kernel thread would write zeros over every inode
+	// table of a grown disk: megabytes per GiB of sparse file.
+	if err := mountDrive(drives[id.Drives.Disk], diskDir, "ext4", unix.MS_NOATIME, "noinit_itable"); err != nil {
+		return 0, err
+	}
+	w.lap("mount drives")
+	size, err := growDisk(drives[id.Drives.Disk])
+	if err != nil {
+		return 0, err
+	}
+	w.lap("grow disk")
+	if err := mountOverlay(); err != nil {
+		return 0, err
+	}
+	w.lap("overlay")
+	root, err := unix.Open(newRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(root)
+	if id.Drives.Modules != "" {
+		if err := mountInRoot(root, "lib/modules/"+id.KernelVersion, drives[id.Drives.Modules], "erofs", unix.MS_RDONLY); err != nil {
+			return 0, err
+		}
+	}
+	if err := plainDirectories(root); err != nil {
+		return 0, err
+	}
+	// The overlay and the binds keep what they need of these. Gone now, they
+	// can't keep the disk from being unmounted at the end.
+	for _, dir := range []string{imageDir, diskDir} {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return 0, fmt.Errorf("detach %s: %w", dir, err)
+		}
+	}
+	if err := moveInto(root); err != nil {
+		return 0, err
+	}
+	w.lap("root")
+	return size >> 20, nil
+}
+
+// findDrives returns the device of each serial in s, waiting for those that
+// aren't there yet.
+func findDrives(s guest.DriveSerials) (map[string]string, error) {
+	found := map[string]string{}
+	for end := time.Now().Add(driveWait); ; time.Sleep(time.Millisecond) {
+		names, err := filepath.Glob("/sys/block/vd*/serial")
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			dev := "/dev/" + filepath.Base(filepath.Dir(n))
+			if serial, err := os.ReadFile(n); err == nil && len(serial) > 0 {
+				found[strings.TrimSpace(string(serial))] = dev
+			}
+		}
+		missing := ""
+		for _, serial := range []string{s.Image, s.Modules, s.Disk} {
+			if serial != "" && found[serial] == "" {
+				missing = serial
+			}
+		}
+		if missing == "" {
+			return found, nil
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("no drive with serial %q after %v, only %v", missing, driveWait, found)
+		}
+	}
+}
+
+func mountDrive(dev, at, kind string, flags uintptr, data string) error {
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(dev, at, kind, flags, data); err != nil {
+		return fmt.Errorf("mount %s as %s: %w", dev, kind, err)
+	}
+	return nil
+}
+
+// mountOverlay stacks the disk on the image. redirect_dir, index and xino make
+// the stack behave as one file system does: directories of the image can be
+// renamed, its hard links stay links, and all has one device number.
+func mountOverlay() error {
+	upper, work := diskDir+"/upper", diskDir+"/work"
+	err := os.Mkdir(upper, 0o755)
+	if err == nil {
+		err = copyAttributes(imageDir, upper) // the merged root shows the upper one's
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := os.Mkdir(work, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,redirect_dir=on,index=on,xino=on", imageDir, upper, work)
+	if err := unix.Mount("overlay", newRoot, "overlay", 0, data); err != nil {
+		return fmt.Errorf("mount overlay: %w", err)
+	}
+	return nil
+}
+
+func copyAttributes(from, to string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(from, &st); err != nil {
+		return err
+	}
+	if err := unix.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	return unix.Chmod(to, st.Mode&0o7777)
+}
+
+// growDisk makes the file system on dev, mounted at diskDir, as large as dev,
+// whose size in bytes it returns. When that takes long it goes on by itself.
+func growDisk(dev string) (int64, error) {
+	f, err := os.Open(dev)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, 2)
+	if err != nil {
+		return 0, err
+	}
+	super := make([]byte, 1024)
+	if _, err := f.ReadAt(super, 1024); err != nil {
+		return 0, err
+	}
+	blockSize, have := superblock(super)
+	want := uint64(size) / blockSize
+	if want <= have {
+		return size, nil
+	}
+	dir, err := os.Open(diskDir)
+	if err != nil {
+		return 0, err
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer dir.Close()
+		err := ioctlPointer(int(dir.Fd()), ext4Resize, &want)
+		if err != nil {
+			logf("grow disk to %d blocks of %d: %v", want, blockSize, err)
+		}
+		done <- err
+	}()
+	select {
+	case err = <-done:
+	case <-time.After(growWait):
+	}
+	if err != nil {
+		return 0, fmt.Errorf("grow disk: %w", err)
+	}
+	return size, nil
+}
+
+// superblock reads an ext4 superblock's block size and number of blocks,
+// Documentation/filesystems/ext4/super.rst.
+func superblock(b []byte) (blockSize, blocks uint64) {
+	blockSize = 1024 << (binary.LittleEndian.Uint32(b[0x18:]) & 15)
+	blocks = uint64(binary.LittleEndian.Uint32(b[4:])) | uint64(binary.LittleEndian.Uint32(b[0x150:]))<<32
+	return blockSize, blocks
+}
+
+// plainDirectories binds the disk's own directories over those that can't live
+// on an overlay.
+func plainDirectories(root int) error {
+	for _, dir := range plainDirs {
+		parent, err := inRoot(root, filepath.Dir(dir))
+		if err != nil {
+			continue // the image has no such place
+		}
+		unix.Close(parent)
+		source := filepath.Join(diskDir, "data", filepath.Base(dir))
+		if err := os.MkdirAll(source, 0o711); err != nil {
+			return err
+		}
+		if err := mountInRoot(root, dir, source, "", unix.MS_BIND); err != nil {
+			logf("%v", err) // odd images may have a file there
+		}
+	}
+	return nil
+}
+
+// moveInto moves the kernel's file systems into root, adds those that programs
+// expect, frees the initramfs and makes root this process's.
+func moveInto(root int) error {
+	for _, dir := range []string{"/dev", "/sys", "/run", "/proc"} { // /proc last: mountInRoot needs it
+		if err := mountInRoot(root, dir, dir, "", unix.MS_MOVE); err != nil {
+			return err
+		}
+	}
+	for _, path := range []string{"/init", moduleDir} {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	if err := unix.Fchdir(root); err != nil {
+		return err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("chroot: %w", err)
+	}
+	return mountForPrograms()
+}
+
+// mountForPrograms sets up what an init would: commands may run before it has,
+// and where there is none. systemd takes over what it finds.
+func mountForPrograms() error {
+	const inert = unix.MS_NOSUID | unix.MS_NOEXEC
+	for _, m := range []struct {
+		kind, at string
+		flags    uintptr
+		data     string
+	}{
+		{"devpts", "/dev/pts", inert, "mode=620,gid=5,ptmxmode=666"},
+		{"tmpfs", "/dev/shm", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+	} {
+		if err := os.Mkdir(m.at, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if err := unix.Mount(m.kind, m.at, m.kind, m.flags, m.data); err != nil {
+			return fmt.Errorf("mount %s: %w", m.at, err)
+		}
+	}
+	for name, target := range map[string]string{
+		"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2",
+	} {
+		if err := os.Symlink(target, name); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	if err := os.Mkdir("/tmp", 0o755); err == nil {
+		return os.Chmod("/tmp", os.ModeSticky|0o777)
+	}
+	return nil
+}
+
+// inRoot opens the directory path below root, its symbolic links resolved as if
+// root were "/": the image is untrusted.
+func inRoot(root int, path string) (int, error) {
+	return unix.Openat2(root, strings.TrimPrefix(path, "/"), &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
+
+// makeInRoot is inRoot for a directory that may have to be made, with all above it.
+func makeInRoot(root int, path string) (int, error) {
+	fd, err := inRoot(root, path)
+	if !errors.Is(err, unix.ENOENT) {
+		return fd, err
+	}
+	parent := filepath.Dir(strings.TrimPrefix(path, "/"))
+	up := root
+	if parent != "." {
+		if up, err = makeInRoot(root, parent); err != nil {
+			return -1, err
+		}
+		defer unix.Close(up)
+		// An O_PATH descriptor is good enough for mkdirat.
+	}
+	if err := unix.Mkdirat(up, filepath.Base(path), 0o755); err != nil {
+		return -1, err
+	}
+	return inRoot(root, path)
+}
+
+// mountInRoot mounts source at path below root, making the directory.
+func mountInRoot(root int, path, source, kind string, flags uintptr) error {
+	fd, err := makeInRoot(root, path)
+	if err != nil {
+		return fmt.Errorf("%s in the image: %w", path, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Mount(source, fmt.Sprintf("/proc/self/fd/%d", fd), kind, flags, ""); err != nil {
+		return fmt.Errorf("mount %s at %s: %w", source, path, err)
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+// Command banger-agent is the one program we bring into a guest: its first
+// process, its agent, the agent's guardian, its last process, and the tools the
+// agent runs as somebody else. It only puts these together; which one it is,
+// its name says. It refuses to know how any of them works.
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+
+	"banger/agent"
+	"banger/agent/boot"
+	"banger/agent/session"
+	"banger/agent/tool"
+	"banger/link"
+	"banger/version"
+)
+
+// portName is the virtio-serial port that is the channel to the host.
+const portName = "banger.agent"
+
+func main() {
+	switch os.Args[0] {
+	case tool.Name:
+		os.Exit(tool.Main(os.Args))
+	case boot.AgentName:
+		err := serve(os.Args[1:])
+		fmt.Fprintln(os.Stderr, "banger-agent:", err)
+		os.Exit(1)
+	case boot.GuardianName:
+		boot.Guard(os.Args[1:])
+	case "/init":
+		boot.Init()
+	case "/shutdown":
+		boot.End(os.Args[1:])
+	default:
+		fmt.Println("banger-agent", version.String(), "runs in banger's guests only")
+		os.Exit(2)
+	}
+}
+
+// serve is the agent's life. It returns only what ended it.
+func serve(args []string) error {
+	machine, err := boot.Open(version.String(), args)
+	if err != nil {
+		return err
+	}
+	listener, err := listen()
+	if err != nil {
+		return err
+	}
+	server := &agent.Server{
+		Version:    version.String(),
+		Sessions:   &session.Table{Cgroup: "/sys/fs/cgroup/banger.exec"},
+		Configure:  machine.Configure,
+		Configured: machine.Configured,
+		InitState:  machine.InitState,
+		Shutdown:   machine.Shutdown,
+		SetClock:   boot.SetClock,
+	}
+	failed := make(chan error, 2)
+	go func() { failed <- boot.ServeNotices(server.Notify) }()
+	go func() { failed <- server.Serve(listener) }()
+	return <-failed
+}
+
+func listen() (net.Listener, error) {
+	if c := boot.Channel(); c != "virtio" {
+		return nil, fmt.Errorf("no channel %q", c)
+	}
+	port, err := boot.OpenPort(portName)
+	if err != nil {
+		return nil, err
+	}
+	return link.New(link.Port(port), link.Guest), nil
+}
