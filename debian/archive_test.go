@@ -1,0 +1,223 @@
+package debian_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/debian"
+)
+
+// kernels returns Kernels in a fresh directory whose modules "image" is the
+// tar itself, so that a test can look into it.
+func kernels(t *testing.T) *debian.Kernels {
+	t.Helper()
+	dir := t.TempDir()
+	agent := filepath.Join(dir, "agent")
+	if err := os.WriteFile(agent, []byte("the agent"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return &debian.Kernels{
+		Dir: filepath.Join(dir, "kernels"), CacheDir: filepath.Join(dir, "cache"), Agent: agent,
+		Flatten: func(_ context.Context, r io.Reader, out *os.File) error {
+			_, err := io.Copy(out, r)
+			return err
+		},
+		Initramfs: func(w io.Writer, agent []byte, early, late []debian.Module) error {
+			names := []string{string(agent)}
+			for _, m := range early {
+				names = append(names, m.Name)
+			}
+			names = append(names, "|")
+			for _, m := range late {
+				names = append(names, m.Name)
+			}
+			_, err := io.WriteString(w, strings.Join(names, " "))
+			return err
+		},
+	}
+}
+
+// TestRealMirror pulls Debian's own kernels: real signature, real package.
+func TestRealMirror(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short")
+	}
+	host := strings.Split(strings.TrimPrefix(debian.Mirror(os.DirFS("/")), "http://"), "/")[0]
+	conn, err := (&net.Dialer{Timeout: 3 * time.Second}).Dial("tcp", net.JoinHostPort(host, "80"))
+	if err != nil {
+		t.Skipf("the Debian mirror can't be reached: %v", err)
+	}
+	conn.Close()
+	for name, version := range map[string]string{"debian-12-cloud": "6.1.", "debian-13-cloud": "6.12."} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := kernels(t)
+			got, err := k.Pull(t.Context(), name, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(got.Version, version) || got.Name != name {
+				t.Errorf("pulled %+v", got)
+			}
+			boot, err := k.Boot(t.Context(), got.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkBootModules(t, boot.Initramfs)
+			checkLayout(t, k, got.ID)
+			dir := filepath.Join(t.TempDir(), "lib/modules", got.Version)
+			untar(t, boot.Modules, dir)
+			checkModprobe(t, dir)
+		})
+	}
+}
+
+func checkBootModules(t *testing.T, initramfs string) {
+	t.Helper()
+	data, err := os.ReadFile(initramfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s", data)
+	early, late, _ := strings.Cut(string(data), "|")
+	inOrder(t, early, "the agent", "virtio_mmio", "overlay", "erofs")
+	inOrder(t, late, "virtio_blk", "net_failover", "virtio_net", "virtio_rng")
+}
+
+func inOrder(t *testing.T, text string, words ...string) {
+	t.Helper()
+	rest := " " + text + " "
+	for _, w := range words {
+		i := strings.Index(rest, " "+w+" ")
+		if i < 0 {
+			t.Errorf("%q comes too early or never in %q", w, text)
+			continue
+		}
+		rest = rest[i+len(w)+1:]
+	}
+}
+
+// checkLayout looks for what a pull and a boot may leave, and for nothing else.
+func checkLayout(t *testing.T, k *debian.Kernels, id string) {
+	t.Helper()
+	for dir, allowed := range map[string][]string{
+		k.CacheDir:                   {},
+		k.Dir:                        {id, ".lock-*"},
+		filepath.Join(k.Dir, id, ""): {"vmlinux", "modules.erofs", "boot-modules", "config", "kernel.json", "initramfs-*"},
+	} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+	entry:
+		for _, e := range entries {
+			for _, pattern := range allowed {
+				if ok, _ := filepath.Match(pattern, e.Name()); ok {
+					continue entry
+				}
+			}
+			t.Errorf("left behind: %s", filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+func untar(t *testing.T, file, dir string) {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, h.Name)
+		if h.Typeflag == tar.TypeDir {
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// checkModprobe asks the real modprobe, with our tables, for what every
+// autoload relies on: names, aliases, symbols, what is built in.
+func checkModprobe(t *testing.T, dir string) {
+	t.Helper()
+	modprobe, err := exec.LookPath("modprobe")
+	if err != nil {
+		t.Skip("modprobe is missing (package kmod)")
+	}
+	base := strings.TrimSuffix(dir, filepath.Join("lib/modules", filepath.Base(dir)))
+	for question, answer := range map[string]string{
+		"virtio-net":                 "net_failover.ko",
+		"fs-xfs":                     "xfs.ko",
+		"nft-expr-masq":              "nft_masq.ko",
+		"virtio:d00000002v00001AF4":  "virtio_blk.ko",
+		"symbol:net_failover_create": "net_failover.ko",
+		"ext4":                       "builtin",
+		"char-major-10-200":          "tun.ko",
+		"net-pf-16-proto-12":         "nfnetlink.ko",
+		"xt_MASQUERADE":              "x_tables.ko",
+	} {
+		cmd := exec.CommandContext(t.Context(), modprobe, "-d", base, "-S", filepath.Base(dir), "--show-depends", question)
+		out, err := cmd.CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte(answer)) {
+			t.Errorf("modprobe %s: %v, no %s in:\n%s", question, err, answer, out)
+		}
+	}
+	if cache, err := os.UserCacheDir(); err == nil {
+		keepForOthers(t, dir, filepath.Join(cache, "banger-test/modules"))
+	}
+}
+
+// keepForOthers leaves a real tree where package kmod's tests look for one.
+func keepForOthers(t *testing.T, dir, cache string) {
+	t.Helper()
+	to := filepath.Join(cache, filepath.Base(dir))
+	if _, err := os.Stat(to); err == nil {
+		return
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tmp, err := os.MkdirTemp(cache, ".new-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.CopyFS(tmp, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(tmp, to); err != nil && !errors.Is(err, os.ErrExist) {
+		t.Fatal(err)
+	}
+}
+
+var _ = http.StatusOK
+var _ banger.Progress
