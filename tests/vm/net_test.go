@@ -52,10 +52,12 @@ func TestUserNetwork(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h, err := install(t.TempDir(), near)
+	h, err := install(t.TempDir()) // outside, where the mirror is
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.close()
+	h.netns = near
 	t.Cleanup(h.close)
 	name := h.newVM(t)
 	curl := func(url string) string {

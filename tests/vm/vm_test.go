@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		if shared, err = install(dir, ""); err != nil {
+		if shared, err = install(dir); err != nil {
 			fmt.Println(err)
 			return 1
 		}
@@ -63,13 +63,13 @@ func TestMain(m *testing.M) {
 
 // install builds the programs and gives them a kernel and the default image.
 // Downloads and the root tar are kept between runs.
-func install(dir, netns string) (*host, error) {
+func install(dir string) (*host, error) {
 	home, err := os.UserCacheDir()
 	if err != nil {
 		return nil, err
 	}
 	cache := filepath.Join(home, "banger-test")
-	h := &host{bin: filepath.Join(dir, "bin"), state: filepath.Join(dir, "state"), netns: netns}
+	h := &host{bin: filepath.Join(dir, "bin"), state: filepath.Join(dir, "state")}
 	h.env = append(os.Environ(), "CGO_ENABLED=0", "XDG_STATE_HOME="+h.state, "XDG_RUNTIME_DIR="+filepath.Join(dir, "run"),
 		"XDG_DATA_HOME="+filepath.Join(dir, "data"), "XDG_CACHE_HOME="+cache, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"))
 	for _, d := range []string{cache, filepath.Join(dir, "run")} {
