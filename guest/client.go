@@ -1,16 +1,26 @@
 package guest
 
 import (
+	"bufio"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
+	"net"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Client asks the agent for things. All methods may be called side by side.
 //
 // The first dial's error is returned as it is. A stream that breaks after that
-// is taken up again on a new one until ctx ends, whatever the operation.
+// is taken up again on a new one until ctx ends, whatever the operation. The
+// agent's own errors, and what is said of an agent that breaks the protocol, are
+// *Error. The client believes nothing the guest says without bounds; texts of
+// the guest are freed of control characters.
 type Client struct {
 	Dial Dialer
 	// Final reports whether a dial error met while taking up a broken stream
@@ -18,78 +28,232 @@ type Client struct {
 	Final func(error) bool
 }
 
-// PutOptions say how Put writes.
-type PutOptions struct {
-	User string // name or uid[:gid] that writes and owns the files; empty: root
-}
-
-var errTodo = errors.New("not there yet")
-
 // Configure makes the booted guest the VM of this identity and returns when its
 // root is assembled. Repeated with the same identity it returns the same
 // answer; another identity is CodeConflict.
 func (c *Client) Configure(ctx context.Context, id Identity) (Ready, error) {
-	return Ready{}, errTodo
+	var r Ready
+	err := c.call(ctx, OpConfigure, id, &r)
+	r.Agent, r.Init = clean(r.Agent), clean(r.Init)
+	for i := range r.Stages {
+		r.Stages[i].Name = clean(r.Stages[i].Name)
+	}
+	return r, err
 }
 
 // Health asks for a sign of life.
-func (c *Client) Health(ctx context.Context) (Health, error) { return Health{}, errTodo }
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	var h Health
+	err := c.call(ctx, OpHealth, nil, &h)
+	h.Agent, h.Init = clean(h.Agent), clean(h.Init)
+	return h, err
+}
 
 // Clock sets the guest's wall clock.
-func (c *Client) Clock(ctx context.Context, now time.Time) error { return errTodo }
+func (c *Client) Clock(ctx context.Context, now time.Time) error {
+	return c.call(ctx, OpClock, now, nil)
+}
 
 // Shutdown asks the guest's init to end the machine: verb "poweroff" or
 // "reboot". It returns when init was asked, not when it has finished.
-func (c *Client) Shutdown(ctx context.Context, verb string) error { return errTodo }
-
-// Watch calls notice for everything the guest tells, on one stream, until that
-// stream breaks or ctx ends, and returns why; it doesn't dial again. What was
-// told in the recent past is told again on every new stream.
-func (c *Client) Watch(ctx context.Context, notice func(Notice)) error { return errTodo }
-
-// Exec runs a command and follows it to its end: streams are copied, signals
-// and sizes passed on, a broken stream is taken up again without a byte lost or
-// doubled. An empty spec.ID is chosen here. A command that could not be started
-// is no error but a status with Error set. When ctx ends first the command goes
-// on: signal it if it shall not. A Read of io.Stdin that is blocked when Exec
-// returns stays blocked, and what it then reads is lost.
-//
-// When io.Stdout or io.Stderr refuses a write the command sees what it would see
-// on a local pipe whose reader died; Exec returns its status and the write's error.
-func (c *Client) Exec(ctx context.Context, spec ExecSpec, io IO) (ExitStatus, error) {
-	return ExitStatus{}, errTodo
+func (c *Client) Shutdown(ctx context.Context, verb string) error {
+	return c.call(ctx, OpShutdown, ShutdownRequest{verb}, nil)
 }
 
 // Start starts a command and follows nothing: Attach does, later. A command
 // that could not be started is CodeNotStarted.
-func (c *Client) Start(ctx context.Context, spec ExecSpec) error { return errTodo }
-
-// Attach follows a session that was started before, from the oldest output
-// still kept, until it ends. The session stays known: Forget ends that. A client
-// that was attached is told CodeSuperseded. An unknown id is CodeNotFound.
-func (c *Client) Attach(ctx context.Context, id string, io IO) (ExitStatus, error) {
-	return ExitStatus{}, errTodo
+func (c *Client) Start(ctx context.Context, spec ExecSpec) error {
+	spec.Detach = true
+	if spec.ID == "" {
+		spec.ID = NewID()
+	}
+	var at Attached
+	if err := c.call(ctx, OpExec, ExecRequest{Spec: spec}, &at); err != nil {
+		return err
+	}
+	if at.Exit != nil && at.Exit.Error != "" {
+		return Errorf(CodeNotStarted, "%s", clean(at.Exit.Error))
+	}
+	return nil
 }
 
 // Sessions lists what the agent knows, oldest first, without environments and
 // with long argument lists cut.
-func (c *Client) Sessions(ctx context.Context) ([]Session, error) { return nil, errTodo }
+func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
+	var list []Session
+	err := c.call(ctx, OpSessions, nil, &list)
+	for i := range list {
+		for j, arg := range list[i].Spec.Argv {
+			list[i].Spec.Argv[j] = clean(arg)
+		}
+		if st := list[i].Exit; st != nil {
+			st.Error, st.Signal = clean(st.Error), clean(st.Signal)
+		}
+	}
+	return list, err
+}
 
 // Signal sends a signal ("TERM") to a running session's process group, or to the
 // foreground group of its terminal. CodeConflict when it has ended.
-func (c *Client) Signal(ctx context.Context, id, signal string) error { return errTodo }
+func (c *Client) Signal(ctx context.Context, id, signal string) error {
+	return c.call(ctx, OpSignal, SignalRequest{id, signal}, nil)
+}
 
 // Forget drops an ended session. One that is unknown is forgotten already; one
 // that runs is CodeConflict.
-func (c *Client) Forget(ctx context.Context, id string) error { return errTodo }
-
-// Put unpacks a tar stream below a directory of the guest, which is created.
-// Existing files are replaced. Nothing is written outside of dir.
-func (c *Client) Put(ctx context.Context, dir string, tar io.Reader, opt PutOptions) error {
-	return errTodo
+func (c *Client) Forget(ctx context.Context, id string) error {
+	return c.call(ctx, OpForget, SessionRequest{id}, nil)
 }
 
-// Get writes a tar stream of a file or directory of the guest to w; names in it
-// begin with the path's last element. What comes is the guest's word: unpack it
-// as you would anything untrusted.
-func (c *Client) Get(ctx context.Context, path string, w io.Writer) error { return errTodo }
+// Watch calls notice for everything the guest tells, on one stream, until that
+// stream breaks or ctx ends, and returns why; it doesn't dial again. What was
+// told in the recent past is told again on every new stream. The guest waits for
+// notice to return before it does what it announced.
+func (c *Client) Watch(ctx context.Context, notice func(Notice)) error {
+	conn, err := c.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer bind(ctx, conn)()
+	r := bufio.NewReader(conn)
+	if err := exchange(conn, r, OpWatch, nil, nil); err != nil {
+		return because(ctx, err)
+	}
+	for frames := NewFrameReader(r); ; {
+		f, err := frames.Next()
+		if err != nil {
+			return because(ctx, err)
+		}
+		var n Notice
+		if f.Type != FrameNotice || json.Unmarshal(f.Data, &n) != nil {
+			return Errorf(CodeProtocol, "the guest sent no notice but a frame of type %d", f.Type)
+		}
+		notice(Notice{Kind: clean(n.Kind), Text: clean(n.Text)})
+		if _, err := conn.Write(AppendFrame(nil, Frame{Type: FrameNoticeAck, Offset: f.Offset})); err != nil {
+			return because(ctx, err)
+		}
+	}
+}
+
+// NewID returns a fresh session id.
+func NewID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+// call does an operation of one request and one response. Every such operation
+// may be repeated, so a broken stream is no reason to give up.
+func (c *Client) call(ctx context.Context, op string, body, answer any) error {
+	return c.persist(ctx, nil, func(conn net.Conn) (bool, error) {
+		return false, exchange(conn, bufio.NewReader(conn), op, body, answer)
+	})
+}
+
+// exchange speaks the first message of a stream and reads the answer to it.
+func exchange(conn net.Conn, r *bufio.Reader, op string, body, answer any) error {
+	req, err := AppendRequest(nil, op, body)
+	if err != nil {
+		return Errorf(CodeInvalid, "%v", err)
+	}
+	if _, err := conn.Write(req); err != nil {
+		// The agent may have refused without reading everything: hear it.
+		if e, ok := errors.AsType[*Error](ReadResponse(r, answer)); ok {
+			return cleanError(e)
+		}
+		return err
+	}
+	if err := ReadResponse(r, answer); err != nil {
+		if e, ok := errors.AsType[*Error](err); ok {
+			return cleanError(e)
+		}
+		return fmt.Errorf("the guest's answer: %w", err)
+	}
+	return nil
+}
+
+// Between tries to take up a broken stream; a try that got anywhere counts as
+// the first again.
+const (
+	firstPause = 5 * time.Millisecond
+	maxPause   = time.Second
+)
+
+// persist runs do on one stream after the other until it succeeds, fails with
+// an *Error, or ctx ends. do says whether it got anywhere. broken, which may be
+// nil, is told of each failure that isn't the end.
+func (c *Client) persist(ctx context.Context, broken func(error), do func(net.Conn) (bool, error)) error {
+	pause := firstPause
+	for first := true; ; first = false {
+		conn, err := c.Dial(ctx)
+		if err != nil && (first || c.Final != nil && c.Final(err)) {
+			return err
+		}
+		if err == nil {
+			var progress bool
+			if progress, err = once(ctx, conn, do); progress {
+				pause = firstPause
+			}
+			if err == nil {
+				return nil
+			}
+			if _, ok := errors.AsType[*Error](err); ok {
+				return err
+			}
+		}
+		if ctx.Err() != nil {
+			return because(ctx, err)
+		}
+		if broken != nil {
+			broken(err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return because(ctx, err)
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+func once(ctx context.Context, conn net.Conn, do func(net.Conn) (bool, error)) (bool, error) {
+	defer conn.Close()
+	defer bind(ctx, conn)()
+	return do(conn)
+}
+
+// bind makes the end of ctx break the stream. The function it returns unbinds.
+func bind(ctx context.Context, conn net.Conn) (unbind func()) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	return func() { stop() }
+}
+
+// because adds what was last seen to the end of ctx, when that is why.
+func because(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	if err == nil || errors.Is(err, ctx.Err()) {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("%w (the guest's last word: %v)", context.Cause(ctx), err)
+}
+
+// maxText bounds a text of the guest that is shown to a person, in bytes.
+const maxText = 1024
+
+// clean makes a text of the guest fit to be shown on a terminal.
+func clean(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+func cleanError(e *Error) *Error { return &Error{Code: clean(e.Code), Message: clean(e.Message)} }

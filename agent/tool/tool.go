@@ -43,6 +43,3 @@ func Main(args []string) int {
 	}
 	return 0
 }
-
-func writeTar(args []string, in io.Reader, out io.Writer) error { return nil }
-func readTar(args []string, in io.Reader, out io.Writer) error  { return nil }

@@ -1,0 +1,74 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+)
+
+// PutOptions say how Put writes.
+type PutOptions struct {
+	User string // name or uid[:gid] that writes and owns the files; empty: root
+}
+
+// Put unpacks a tar stream below a directory of the guest, which is created.
+// Existing files are replaced. Nothing is written outside of dir.
+func (c *Client) Put(ctx context.Context, dir string, tar io.Reader, opt PutOptions) error {
+	src := &source{r: tar}
+	err := c.tool(ctx, ExecSpec{Tool: "untar", Argv: []string{"untar", dir}, User: opt.User, Dir: "/", Stdin: true}, IO{Stdin: src})
+	if failed := src.err.Load(); failed != nil {
+		return fmt.Errorf("read what goes to %s: %w", dir, *failed)
+	}
+	return err
+}
+
+// Get writes a tar stream of a file or directory of the guest to w; names in it
+// begin with the path's last element. What comes is the guest's word: unpack it
+// as you would anything untrusted.
+func (c *Client) Get(ctx context.Context, path string, w io.Writer) error {
+	return c.tool(ctx, ExecSpec{Tool: "tar", Argv: []string{"tar", path}, Dir: "/"}, IO{Stdout: w})
+}
+
+// tool runs a tool of the agent; what it prints on stderr is its error.
+func (c *Client) tool(ctx context.Context, spec ExecSpec, near IO) error {
+	var said head
+	near.Stderr = &said
+	st, err := c.Exec(ctx, spec, near)
+	switch {
+	case err != nil:
+		return err
+	case st.Error != "":
+		return Errorf(CodeNotStarted, "%s", st.Error)
+	case st.Signal != "":
+		return Errorf(CodeInternal, "%s %s in the guest was ended by SIG%s", spec.Tool, spec.Argv[1], st.Signal)
+	case st.Code != 0:
+		return Errorf(CodeInvalid, "%s", clean(strings.TrimSpace(string(said))))
+	}
+	return nil
+}
+
+// head keeps the beginning of what is written to it.
+type head []byte
+
+func (h *head) Write(p []byte) (int, error) {
+	*h = append(*h, p[:min(len(p), maxText-len(*h))]...)
+	return len(p), nil
+}
+
+// source remembers why reading failed: to the command that is the end of its
+// input, to the caller it isn't.
+type source struct {
+	r   io.Reader
+	err atomic.Pointer[error]
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err.Store(&err)
+	}
+	return n, err
+}
