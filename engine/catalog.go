@@ -1,0 +1,199 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"banger"
+)
+
+// Catalog implements banger.Catalog: images and kernels, their files by the
+// drivers and their names in the store.
+type Catalog struct {
+	Store       banger.Store
+	ImageFiles  banger.Images
+	KernelFiles banger.Kernels
+	Now         func() time.Time
+
+	kernel string     // name of the default one
+	mu     sync.Mutex // held while an image's file and record must agree
+}
+
+// ImportImage reads a root tar and names the image made of it.
+func (c *Catalog) ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
+	doing := "import image " + name
+	if !isImageName(name) {
+		return banger.Image{}, banger.Errorf(banger.CodeInvalid, "%q can't be an image's name", name).
+			WithHint("use letters, digits and . _ - / : with a letter or digit first, at most 128")
+	}
+	if err := c.nameFree(ctx, name, replace); err != nil {
+		return banger.Image{}, surface("", doing, err) // before the work, not after it
+	}
+	img, err := c.ImageFiles.Import(ctx, tar, p)
+	if err != nil {
+		return banger.Image{}, surface("", doing, err)
+	}
+	img.Name, img.Source, img.Created = name, source, c.Now()
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.ImageFiles.Path(img.ID); err != nil {
+		return banger.Image{}, surface("", doing, banger.Errorf(banger.CodeConflict, "the same image was deleted meanwhile: %w", err).
+			WithHint("import it again"))
+	}
+	if err := c.Store.PutImage(ctx, img, replace); err != nil {
+		return banger.Image{}, surface("", doing, errors.Join(err, c.dropUnnamed(ctx, img.ID)))
+	}
+	return img, nil
+}
+
+func (c *Catalog) nameFree(ctx context.Context, name string, replace bool) error {
+	if replace {
+		return nil
+	}
+	list, err := c.Store.Images(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(list, func(i banger.Image) bool { return i.Name == name }) {
+		return banger.Errorf(banger.CodeConflict, "an image named %q exists", name).
+			WithHint("choose another name, or replace it with --replace; VMs made from the old one keep it")
+	}
+	return nil
+}
+
+// Images returns all image names, by name.
+func (c *Catalog) Images(ctx context.Context) ([]banger.Image, error) { return c.Store.Images(ctx) }
+
+// DeleteImage removes a name, and the image with its last one.
+func (c *Catalog) DeleteImage(ctx context.Context, ref string) error {
+	img, err := c.image(ctx, ref)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.Store.DeleteImage(ctx, img.Name); err != nil {
+		return surface("", "delete image "+ref, err)
+	}
+	return surface("", "delete image "+ref, c.dropUnnamed(ctx, img.ID))
+}
+
+// dropUnnamed removes the file of an image that has no name any more. c.mu
+// is held.
+func (c *Catalog) dropUnnamed(ctx context.Context, id string) error {
+	list, err := c.Store.Images(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(list, func(i banger.Image) bool { return i.ID == id }) {
+		return nil
+	}
+	return c.ImageFiles.Remove(id)
+}
+
+// PullKernel fetches a kernel by name; empty: the default one.
+func (c *Catalog) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
+	if name == "" {
+		name = c.kernel
+	}
+	k, err := c.KernelFiles.Pull(ctx, name, p)
+	if err != nil {
+		return k, surface("", "pull kernel "+name, err)
+	}
+	if k.Created.IsZero() {
+		k.Created = c.Now()
+	}
+	return k, surface("", "pull kernel "+name, c.Store.PutKernel(ctx, k))
+}
+
+// Kernels returns all kernels, oldest first.
+func (c *Catalog) Kernels(ctx context.Context) ([]banger.Kernel, error) { return c.Store.Kernels(ctx) }
+
+// resolve finds the image and the kernel of a new VM; a kernel that isn't here
+// is fetched.
+func (c *Catalog) resolve(ctx context.Context, vm *banger.VM, p banger.Progress) error {
+	img, err := c.image(ctx, vm.Spec.Image)
+	if err != nil {
+		return err
+	}
+	vm.ImageID = img.ID
+	kernels, err := c.Store.Kernels(ctx)
+	if err != nil {
+		return err
+	}
+	for _, k := range slices.Backward(kernels) {
+		if k.Name == vm.Spec.Kernel || k.ID == vm.Spec.Kernel {
+			vm.KernelID = k.ID
+			return nil
+		}
+	}
+	k, err := c.PullKernel(ctx, vm.Spec.Kernel, p)
+	vm.KernelID = k.ID
+	return err
+}
+
+// image finds an image by name, id, or four digits and more of one.
+func (c *Catalog) image(ctx context.Context, ref string) (banger.Image, error) {
+	list, err := c.Store.Images(ctx)
+	if err != nil {
+		return banger.Image{}, err
+	}
+	if i := slices.IndexFunc(list, func(i banger.Image) bool { return i.Name == ref }); i >= 0 {
+		return list[i], nil
+	}
+	var found []banger.Image
+	for _, i := range list {
+		if len(ref) >= 4 && strings.HasPrefix(i.ID, ref) && (len(found) == 0 || found[0].ID != i.ID) {
+			found = append(found, i)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return banger.Image{}, banger.Errorf(banger.CodeNotFound, "no image %q", ref).
+			WithHint("banger image list shows what is here; a root file system is imported by: banger image import --name NAME ROOT.TAR")
+	}
+	return banger.Image{}, banger.Errorf(banger.CodeConflict, "%q names %d images", ref, len(found)).WithHint("use more digits of the id")
+}
+
+// sweeper is an Images that can remove every file nobody keeps: what a daemon
+// left that died between an image's publication and its record.
+type sweeper interface {
+	Sweep(keep []string) error
+}
+
+func (c *Catalog) sweep(ctx context.Context) error {
+	s, ok := c.ImageFiles.(sweeper)
+	if !ok {
+		return nil
+	}
+	list, err := c.Store.Images(ctx)
+	if err != nil {
+		return err
+	}
+	var keep []string
+	for _, i := range list {
+		keep = append(keep, i.ID)
+	}
+	return s.Sweep(keep)
+}
+
+func isImageName(s string) bool {
+	if len(s) == 0 || len(s) > 128 {
+		return false
+	}
+	for i, c := range []byte(s) {
+		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !alnum && (i == 0 || !strings.ContainsRune("._-/:", rune(c))) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,149 @@
+// Package engine is the order of things: it creates, starts, stops and deletes
+// VMs on whatever drivers it was given, writes every plan down before its first
+// effect, and puts in order what a dead daemon, a dead VMM or a rebooted host
+// left behind. It implements banger.VMService, banger.Catalog and banger.Leases.
+//
+// It refuses to know how anything is done: which hypervisor, which disks, which
+// database. It runs no program and opens no socket; of the file system it owns
+// the VMs' directories and the one file of its own in each.
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"banger"
+)
+
+// Defaults fill what a Spec leaves open, and bound what takes time. A zero
+// duration means the value given here.
+type Defaults struct {
+	Hypervisor string // driver name
+	Image      string // image name
+	Kernel     string // kernel name
+	VCPU       int
+	MemoryMiB  int
+	DiskMiB    int
+
+	Boot  time.Duration // until a booting guest's agent must have answered (60 s: emulation on a busy host)
+	Stop  time.Duration // how long a guest's own shutdown may take (30 s)
+	Lease time.Duration // how long a VM with Spec.Remove outlives its last holder (30 s)
+	Retry time.Duration // until an undo that failed is tried again (5 s)
+}
+
+// Engine implements banger.VMService and banger.Leases, and banger.Catalog by
+// its Catalog. Its exported fields are set by the wiring, before Open, and
+// never change after.
+type Engine struct {
+	*Catalog                                 // images and kernels, and the store
+	Hypervisors map[string]banger.Hypervisor // by driver name
+	Disks       banger.Disks
+
+	Dir      string // state directory, absolute; VMs live in vms/<id> below it
+	RAMDir   string // where guest memory goes
+	BootID   string // the host's current boot; handles of another are not believed
+	Defaults Defaults
+
+	NewID         func() string // 12 hex digits, never the same twice
+	HostMemoryMiB func() int    // memory a new guest could get; nil: not asked
+	Log           *slog.Logger
+
+	live
+}
+
+var (
+	_ banger.VMService = (*Engine)(nil)
+	_ banger.Catalog   = (*Engine)(nil)
+	_ banger.Leases    = (*Engine)(nil)
+)
+
+// live is what the engine knows while it lives.
+type live struct {
+	registry
+	ctx  context.Context // ends with Close; bounds everything no client asked for
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	// fs does the engine's own file work; tests make it fail and die.
+	fs func(op string, do func() error) error
+}
+
+// Open reads the records and puts the world in order: opening is recovery,
+// there is no other way in. Half-made VMs are taken back, half-stopped and
+// half-deleted ones finished, running ones adopted or, when their VMM is gone,
+// cleaned and stopped. What can't be put in order now is tried again later.
+//
+// An error means the records could not be read; nothing was changed.
+func (e *Engine) Open(ctx context.Context) error {
+	e.Defaults = e.Defaults.complete()
+	e.kernel = e.Defaults.Kernel
+	e.ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if e.fs == nil {
+		e.fs = func(_ string, do func() error) error { return do() }
+	}
+	vms, err := e.Store.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	ops, err := e.Store.Ops(ctx)
+	if err != nil {
+		return err
+	}
+	e.vms = make(map[string]*record, len(vms))
+	for _, vm := range vms {
+		e.vms[vm.ID] = newRecord(vm)
+	}
+	for _, op := range ops {
+		if r := e.vms[op.VM]; r != nil {
+			r.op = &op
+		}
+	}
+	if err := e.sweep(ctx); err != nil {
+		e.Log.Warn("images without a name could not be removed", "error", err)
+	}
+	e.recover(ctx)
+	return nil
+}
+
+func (d Defaults) complete() Defaults {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&d.Boot, 60*time.Second)
+	set(&d.Stop, 30*time.Second)
+	set(&d.Lease, 30*time.Second)
+	set(&d.Retry, 5*time.Second)
+	return d
+}
+
+// Close ends what the engine does by itself. VMs run on: the next Open finds
+// them.
+func (e *Engine) Close() {
+	e.mu.Lock()
+	e.closed = true
+	for _, r := range e.vms {
+		r.disarm()
+	}
+	e.mu.Unlock()
+	e.stop()
+	e.wg.Wait()
+}
+
+// spawn runs fn beside the caller unless the engine is closed.
+func (l *live) spawn(fn func(ctx context.Context)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.wg.Go(func() { fn(l.ctx) })
+	}
+}
+
+// after runs fn once d has passed, unless the engine is closed by then. The
+// timer returned may be stopped.
+func (l *live) after(d time.Duration, fn func(ctx context.Context)) *time.Timer {
+	return time.AfterFunc(d, func() { l.spawn(fn) })
+}

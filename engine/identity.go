@@ -1,0 +1,73 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"banger"
+	"banger/guest"
+)
+
+var serials = guest.DriveSerials{Image: "image", Modules: "modules", Disk: "disk"}
+
+// network is the guest's side of its network. The user network is the VM's
+// own, so every VM has the same addresses on it.
+func network(vm banger.VM) banger.NetConfig {
+	if vm.Spec.Net != banger.NetUser {
+		return banger.NetConfig{Mode: vm.Spec.Net}
+	}
+	return banger.NetConfig{
+		Mode: banger.NetUser, MAC: mac(vm.ID),
+		Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: "10.0.2.3",
+	}
+}
+
+// mac is locally administered and unicast (02, IEEE 802 clause 8.2) and differs
+// as the last ten digits of the ids do.
+func mac(id string) string {
+	var b strings.Builder
+	b.WriteString("02")
+	for i := len(id) - 10; i < len(id); i += 2 {
+		b.WriteString(":" + id[i:i+2])
+	}
+	return b.String()
+}
+
+// identity makes a booted guest this VM. Entropy and time are fresh each time.
+func (j *job) identity(ctx context.Context, m banger.Machine) (guest.Identity, error) {
+	e, vm := j.e, j.vm
+	kernels, err := e.Store.Kernels(ctx)
+	if err != nil {
+		return guest.Identity{}, err
+	}
+	id := guest.Identity{
+		ID: vm.ID, Hostname: vm.Spec.Name, MachineID: machineID(vm.ID),
+		Time: e.Now(), Entropy: make([]byte, 64), Drives: serials,
+	}
+	for _, k := range kernels {
+		if k.ID == vm.KernelID {
+			id.KernelVersion = k.Version
+		}
+	}
+	if id.KernelVersion == "" {
+		return id, fmt.Errorf("kernel %s isn't recorded", vm.KernelID)
+	}
+	if _, err := rand.Read(id.Entropy); err != nil {
+		return id, err
+	}
+	if m.Net.Mode == banger.NetUser {
+		id.Net = &guest.NetIdentity{MAC: m.Net.MAC, Address: m.Net.Address, Gateway: m.Net.Gateway, DNS: m.Net.DNS}
+	}
+	return id, nil
+}
+
+// machineID follows machine-id(5): 32 hex digits that say nothing about what
+// they were derived from.
+func machineID(id string) string {
+	sum := sha256.Sum256([]byte("banger machine-id " + id))
+	return hex.EncodeToString(sum[:16])
+}

@@ -1,0 +1,186 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"banger"
+)
+
+// move is one step of building a VM up. Taking it down is the undoing of its
+// moves, last first, and an undo accepts that the move never happened.
+type move struct {
+	name string
+	do   func(context.Context) error
+	undo func(context.Context) error
+}
+
+// job is one operation on one VM. It has the VM's lock; vm is its working copy,
+// which the others see once it was committed.
+type job struct {
+	e  *Engine
+	r  *record
+	vm banger.VM
+	op banger.Op
+	p  banger.Progress
+}
+
+// An undo is given this long. It runs whatever became of the client.
+const undoTime = time.Minute
+
+// build plans the moves and does them, each recorded before its first effect.
+// An error leaves the undoing to the caller.
+func (j *job) build(ctx context.Context, moves ...move) error {
+	for _, m := range moves {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		j.op.Begun = append(j.op.Begun, m.name)
+		if err := j.commit(ctx, false); err != nil {
+			return err
+		}
+		j.tell(m.name, "")
+		if err := m.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
+	return ctx.Err()
+}
+
+// unwind undoes every begun move, last first, and ends in the state the plan
+// says. An error leaves the plan where it is, to be tried again.
+func (j *job) unwind(ctx context.Context, reason string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	end := j.op.Kind.End()
+	if end == banger.Gone && j.vm.State != banger.Deleting {
+		if err := j.vm.Advance(banger.Deleting, reason); err != nil {
+			return err
+		}
+		if err := j.commit(ctx, false); err != nil {
+			return err
+		}
+	}
+	for _, m := range slices.Backward(j.moves()) {
+		if !slices.Contains(j.op.Begun, m.name) {
+			continue
+		}
+		if err := m.undo(ctx); err != nil {
+			return fmt.Errorf("undo %s: %w", m.name, err)
+		}
+	}
+	if j.vm.State != end {
+		if err := j.vm.Advance(end, reason); err != nil {
+			return err
+		}
+	}
+	if end == banger.Stopped {
+		j.vm.Stopped = j.e.Now()
+	}
+	return j.done(ctx)
+}
+
+// moves lists everything a VM is built from, first to last.
+func (j *job) moves() []move {
+	return []move{j.directory(), j.disk(), j.vmm(), j.agent()}
+}
+
+// everything names all moves of a VM, and running those that a start makes:
+// what a deletion and a stop must assume to have begun.
+var (
+	everything = []string{"directory", "disk", "vmm", "agent"}
+	running    = []string{"vmm", "agent"}
+)
+
+// begin records the plan of an operation on the VM that is in state to from now
+// on. A plan that was there, of an operation this one takes over, is replaced.
+func (j *job) begin(ctx context.Context, kind banger.OpKind, to banger.State, reason string, begun []string) error {
+	j.op = banger.Op{ID: j.op.ID, VM: j.vm.ID, Kind: kind, Begun: slices.Clone(begun), Opened: j.e.Now()}
+	if j.vm.State != to {
+		if err := j.vm.Advance(to, reason); err != nil {
+			return err
+		}
+	}
+	return j.commit(ctx, false)
+}
+
+// commit records the working copy with the plan, then lets others see it.
+func (j *job) commit(ctx context.Context, durable bool) error {
+	op := j.op
+	op.Begun = slices.Clone(op.Begun)
+	return j.write(ctx, &op, durable)
+}
+
+// done records the working copy without a plan, durably: the acknowledgement.
+func (j *job) done(ctx context.Context) error { return j.write(ctx, nil, true) }
+
+func (j *job) write(ctx context.Context, op *banger.Op, durable bool) error {
+	e, r := j.e, j.r
+	e.mu.Lock()
+	j.vm.Held = r.held
+	e.mu.Unlock()
+	if err := e.Store.Commit(ctx, j.vm, op, durable); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r.vm, r.op = j.vm, op
+	if j.vm.State == banger.Gone {
+		r.gone = true
+		r.disarm()
+		delete(e.vms, j.vm.ID)
+	}
+	return nil
+}
+
+// open takes the VM's lock for an operation.
+func (e *Engine) open(ctx context.Context, r *record, p banger.Progress) (*job, error) {
+	if err := e.acquire(ctx, r); err != nil {
+		return nil, err
+	}
+	j := &job{e: e, r: r, p: p}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	j.vm = r.vm
+	if r.op != nil {
+		j.op = *r.op
+	} else {
+		j.op.ID = e.NewID()
+	}
+	return j, nil
+}
+
+func (j *job) close() { <-j.r.lock }
+
+// fail undoes what was built and returns what the user is told. When the
+// undoing fails too, the plan stands and is tried again later.
+func (j *job) fail(ctx context.Context, doing string, err error) error {
+	if uerr := j.unwind(ctx, doing+": "+err.Error()); uerr != nil {
+		j.e.Log.Error("undo; will be tried again", "vm", j.vm.ID, "op", j.op.ID, "error", uerr)
+		j.e.later(j.r)
+	}
+	return surface(j.op.ID, doing, err)
+}
+
+// interruptible lets DeleteVM end this build-up early: its end is the undoing
+// that a deletion wants anyway.
+func (j *job) interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	j.e.mu.Lock()
+	j.r.cancel = cancel
+	j.e.mu.Unlock()
+	return ctx, func() {
+		j.e.mu.Lock()
+		j.r.cancel = nil
+		j.e.mu.Unlock()
+		cancel()
+	}
+}
+
+func (j *job) tell(stage, message string) {
+	if j.p != nil {
+		j.p(banger.Event{Op: j.op.ID, VM: j.vm.ID, Stage: stage, Message: message, Time: j.e.Now()})
+	}
+}

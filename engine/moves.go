@@ -1,0 +1,199 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"banger"
+	"banger/guest"
+)
+
+// dir is the VM's own directory. Its name is the id alone: never anything a
+// user or a guest chose.
+func (e *Engine) dir(id string) string { return filepath.Join(e.Dir, "vms", id) }
+
+func (j *job) directory() move {
+	dir := j.e.dir(j.vm.ID)
+	return move{
+		name: "directory",
+		do: func(context.Context) error {
+			return j.e.fs("mkdir", func() error { return os.MkdirAll(dir, 0o700) })
+		},
+		undo: func(context.Context) error {
+			return j.e.fs("rmdir", func() error { return os.RemoveAll(dir) })
+		},
+	}
+}
+
+func (j *job) disk() move {
+	dir := j.e.dir(j.vm.ID)
+	return move{
+		name: "disk",
+		do: func(ctx context.Context) error {
+			_, err := j.e.Disks.Create(ctx, dir, j.vm.Spec.DiskMiB)
+			return err
+		},
+		undo: func(ctx context.Context) error { return j.e.Disks.Remove(ctx, dir) },
+	}
+}
+
+func (j *job) vmm() move {
+	return move{
+		name: "vmm",
+		do: func(ctx context.Context) error {
+			hv, err := j.e.hypervisor(j.vm)
+			if err != nil {
+				return err
+			}
+			m, err := j.bootable(ctx)
+			if err != nil {
+				return err
+			}
+			h, err := hv.Start(ctx, m)
+			if err != nil {
+				return err
+			}
+			j.hold(h)
+			return nil
+		},
+		undo: func(ctx context.Context) error {
+			hv, err := j.e.hypervisor(j.vm)
+			if err != nil {
+				return err
+			}
+			// What is left is still ours, whatever the error says.
+			left, err := hv.Kill(ctx, j.e.machine(j.vm), j.held())
+			j.hold(left)
+			if err == nil && !left.Empty() {
+				err = banger.Errorf(banger.CodeUnavailable, "not all of it is gone: %+v", left)
+			}
+			return err
+		},
+	}
+}
+
+// agent waits for the guest and gives it its identity. Under emulation a guest
+// now and then hangs before its first instruction of ours, so a boot whose
+// agent never answered is done again, once.
+func (j *job) agent() move {
+	return move{
+		name: "agent",
+		do: func(ctx context.Context) error {
+			err := j.greet(ctx)
+			if !errors.Is(err, errNoAgent) || ctx.Err() != nil {
+				return err
+			}
+			j.e.Log.Warn("boot again", "vm", j.vm.ID, "op", j.op.ID, "error", err)
+			j.tell("agent", "the guest did not answer, starting it again")
+			if err := j.vmm().undo(ctx); err != nil {
+				return err
+			}
+			j.vm.Boots++
+			if err := j.vmm().do(ctx); err != nil {
+				return err
+			}
+			return j.greet(ctx)
+		},
+		undo: func(context.Context) error { return nil }, // it lives and dies with its VMM
+	}
+}
+
+var errNoAgent = errors.New("the guest's agent did not answer")
+
+// greet configures the guest, unless the boot deadline or the machine's own
+// end comes first.
+func (j *job) greet(ctx context.Context) error {
+	hv, err := j.e.hypervisor(j.vm)
+	if err != nil {
+		return err
+	}
+	m := j.e.machine(j.vm)
+	id, err := j.identity(ctx, m)
+	if err != nil {
+		return err
+	}
+	boot, cancel := context.WithTimeout(ctx, j.e.Defaults.Boot)
+	defer cancel()
+	ended := make(chan banger.Exit, 1)
+	j.e.spawn(func(context.Context) {
+		if exit, err := hv.Wait(boot, m, j.held()); err == nil {
+			ended <- exit
+			cancel()
+		}
+	})
+	c := guest.Client{Dial: dialer(hv, m)}
+	_, err = c.Configure(boot, id)
+	if err == nil {
+		return nil
+	}
+	if boot.Err() == nil {
+		// The stream may break a moment before the end is known.
+		select {
+		case <-boot.Done():
+		case <-time.After(lookTime):
+		}
+	}
+	select {
+	case exit := <-ended:
+		j.vm.Exit = &exit
+		return banger.Errorf(banger.CodeUnavailable, "the guest ended before its agent answered: %s", endedBy(exit)).
+			WithHint("the end of its console: %s", tail(m.Dir))
+	default:
+	}
+	if ctx.Err() == nil && errors.Is(boot.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%w within %s: %w", errNoAgent, j.e.Defaults.Boot.Round(time.Second),
+			banger.Errorf(banger.CodeTimeout, "%v", err).WithHint("the end of its console: %s", tail(m.Dir)))
+	}
+	return err
+}
+
+func dialer(hv banger.Hypervisor, m banger.Machine) guest.Dialer {
+	return func(ctx context.Context) (net.Conn, error) { return hv.Dial(ctx, m) }
+}
+
+func (e *Engine) hypervisor(vm banger.VM) (banger.Hypervisor, error) {
+	if hv := e.Hypervisors[vm.Spec.Hypervisor]; hv != nil {
+		return hv, nil
+	}
+	return nil, banger.Errorf(banger.CodeUnavailable, "there is no hypervisor %q on this host", vm.Spec.Hypervisor)
+}
+
+// machine is what a driver needs to find a machine again: nothing in it can
+// fail, so that whatever was started can be ended.
+func (e *Engine) machine(vm banger.VM) banger.Machine {
+	return banger.Machine{
+		ID: vm.ID, Dir: e.dir(vm.ID), RAMDir: e.RAMDir,
+		VCPU: vm.Spec.VCPU, MemoryMiB: vm.Spec.MemoryMiB, Net: network(vm),
+	}
+}
+
+// bootable is what a driver needs to start one.
+func (j *job) bootable(ctx context.Context) (banger.Machine, error) {
+	e, vm := j.e, j.vm
+	m := e.machine(vm)
+	boot, err := e.KernelFiles.Boot(ctx, vm.KernelID)
+	if err != nil {
+		return m, fmt.Errorf("kernel %s: %w", vm.KernelID, err)
+	}
+	image, err := e.ImageFiles.Path(vm.ImageID)
+	if err != nil {
+		return m, fmt.Errorf("image %s: %w", vm.Spec.Image, err)
+	}
+	// The disk is there; asking for it again is how its path is learned.
+	disk, err := e.Disks.Create(ctx, m.Dir, vm.Spec.DiskMiB)
+	if err != nil {
+		return m, fmt.Errorf("disk: %w", err)
+	}
+	m.Kernel, m.Initramfs = boot.Vmlinux, boot.Initramfs
+	m.Drives = []banger.Drive{{Serial: serials.Image, Path: image, ReadOnly: true}}
+	if boot.Modules != "" {
+		m.Drives = append(m.Drives, banger.Drive{Serial: serials.Modules, Path: boot.Modules, ReadOnly: true})
+	}
+	m.Drives = append(m.Drives, banger.Drive{Serial: serials.Disk, Path: disk})
+	return m, nil
+}

@@ -1,0 +1,186 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"banger"
+)
+
+const (
+	recoverers  = 8                // VMs put in order side by side at Open
+	seenTime    = 2 * time.Second  // for a driver to say how an ended machine ended
+	rebootLimit = 5                // reboots within rebootSpan after which a guest is left stopped
+	rebootSpan  = 60 * time.Second //
+)
+
+// recover puts every VM in order and returns when each was tried once.
+func (e *Engine) recover(ctx context.Context) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, recoverers)
+	for _, vm := range e.all() {
+		r := e.vms[vm.ID]
+		if vm.State == banger.Stopped && r.op == nil {
+			e.arm(r)
+			continue
+		}
+		r.held = e.recall(vm)
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			e.settle(ctx, r)
+		})
+	}
+	wg.Wait()
+}
+
+// settle brings one VM from whatever the store says to a state at rest. It may
+// be called at any time, as often as one likes.
+func (e *Engine) settle(ctx context.Context, r *record) {
+	j, err := e.open(ctx, r, nil)
+	if err != nil {
+		return // deleted meanwhile, or the engine is closing
+	}
+	defer j.close()
+	switch {
+	case j.pending():
+		reason := "its " + string(j.op.Kind) + " was cut short"
+		if j.op.Kind == banger.OpStop {
+			if j.vm.Exit == nil {
+				j.vm.Exit = j.shutdown(ctx, banger.StopOptions{Timeout: askTime})
+			}
+			reason = ended(j.vm.Exit)
+		}
+		err = j.unwind(ctx, reason)
+	case j.vm.State == banger.Running:
+		err = j.adopt(ctx)
+	}
+	if err != nil {
+		e.Log.Error("recover; will be tried again", "vm", j.vm.ID, "op", j.op.ID, "error", err)
+		e.later(r)
+		return
+	}
+	e.arm(r)
+}
+
+// pending reports whether an operation was in flight when the job opened.
+func (j *job) pending() bool { return j.op.Kind != "" }
+
+// adopt finds a running VM again, or finds it ended.
+func (j *job) adopt(ctx context.Context) error {
+	hv, err := j.e.hypervisor(j.vm)
+	if err != nil {
+		return err
+	}
+	m := j.e.machine(j.vm)
+	h, alive, err := hv.Adopt(ctx, m, j.held())
+	if err != nil {
+		return err
+	}
+	if !alive {
+		j.e.keep(j.r, h)
+		return j.finish(ctx, j.exit(ctx, hv, m))
+	}
+	if h != j.vm.Held {
+		j.hold(h)
+		if err := j.write(ctx, nil, false); err != nil {
+			return err
+		}
+	}
+	j.e.watch(j.r)
+	return nil
+}
+
+// exit asks how a machine that isn't there any more ended.
+func (j *job) exit(ctx context.Context, hv banger.Hypervisor, m banger.Machine) banger.Exit {
+	ctx, cancel := context.WithTimeout(ctx, seenTime)
+	defer cancel()
+	x, err := hv.Wait(ctx, m, j.held())
+	if err != nil {
+		return banger.Exit{Kind: banger.ExitUnknown, Status: -1, Time: j.e.Now()}
+	}
+	return x
+}
+
+// watch waits for the end of a running VM's run, once for each run.
+func (e *Engine) watch(r *record) {
+	e.mu.Lock()
+	vm, h := r.vm, r.held
+	due := vm.State == banger.Running && r.watched != vm.Boots
+	if due {
+		r.watched = vm.Boots
+	}
+	e.mu.Unlock()
+	if !due {
+		return
+	}
+	e.spawn(func(ctx context.Context) {
+		hv, err := e.hypervisor(vm)
+		if err != nil {
+			return
+		}
+		exit, err := hv.Wait(ctx, e.machine(vm), h)
+		if err != nil {
+			if ctx.Err() == nil {
+				e.Log.Error("wait for the vm's end", "vm", vm.ID, "error", err)
+				e.unwatch(r, vm.Boots)
+				e.later(r)
+			}
+			return
+		}
+		e.ended(ctx, r, vm.Boots, exit)
+	})
+}
+
+// ended cleans up after a run that ended by itself, and starts the VM again
+// when the guest asked for that.
+func (e *Engine) ended(ctx context.Context, r *record, boots int, exit banger.Exit) {
+	j, err := e.open(ctx, r, nil)
+	if err != nil {
+		return
+	}
+	defer j.close()
+	if j.vm.State != banger.Running || j.vm.Boots != boots || j.pending() {
+		return // whoever had the VM before us saw to it
+	}
+	e.unwatch(r, boots)
+	if err := j.finish(ctx, exit); err != nil {
+		e.Log.Error("clean up; will be tried again", "vm", j.vm.ID, "op", j.op.ID, "error", err)
+		e.later(r)
+		return
+	}
+	if exit.Kind != banger.ExitReboot {
+		return
+	}
+	if !e.mayReboot(r, e.Now()) {
+		e.Log.Warn("too many reboots, left stopped", "vm", j.vm.ID)
+		return
+	}
+	next := &job{e: e, r: r, vm: j.vm, op: banger.Op{ID: e.NewID()}}
+	if err := next.start(ctx); err != nil {
+		e.Log.Error("start after the guest's reboot", "vm", j.vm.ID, "op", next.op.ID, "error", err)
+	}
+}
+
+// finish takes a VM whose machine ended by itself to Stopped.
+func (j *job) finish(ctx context.Context, exit banger.Exit) error {
+	j.vm.Exit = &exit
+	if err := j.begin(ctx, banger.OpStop, banger.Stopping, endedBy(exit), running); err != nil {
+		return err
+	}
+	return j.unwind(ctx, endedBy(exit))
+}
+
+// later settles the VM again after a while.
+func (e *Engine) later(r *record) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || r.gone {
+		return
+	}
+	if r.retry != nil {
+		r.retry.Stop()
+	}
+	r.retry = e.after(e.Defaults.Retry, func(ctx context.Context) { e.settle(ctx, r) })
+}

@@ -1,0 +1,176 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha256"
+	"os"
+	"strconv"
+	"strings"
+
+	"banger"
+)
+
+// reserve checks what is asked for, records the VM with its name, and returns
+// the job of creating it. Nothing but the record exists after it.
+func (e *Engine) reserve(ctx context.Context, spec banger.Spec, p banger.Progress) (*job, error) {
+	vm := banger.VM{ID: e.NewID(), Created: e.Now(), Spec: e.Defaults.fill(spec)}
+	if err := validate(vm.Spec, e.Hypervisors); err != nil {
+		return nil, err
+	}
+	if err := room(vm.Spec, e.HostMemoryMiB); err != nil {
+		return nil, err
+	}
+	if err := e.resolve(ctx, &vm, p); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	r := newRecord(banger.VM{ID: vm.ID})
+	r.lock <- struct{}{}
+	j := &job{e: e, r: r, p: p, vm: vm}
+	j.op = banger.Op{ID: e.NewID(), VM: vm.ID, Kind: banger.OpCreate, Opened: vm.Created}
+	if err := j.vm.Advance(banger.Creating, ""); err != nil {
+		return nil, err
+	}
+	for try := 0; ; try++ {
+		if spec.Name == "" {
+			j.vm.Spec.Name = nameFor(vm.ID, try)
+		}
+		err := j.commit(ctx, false)
+		if err == nil {
+			break
+		}
+		if spec.Name != "" || banger.CodeOf(err) != banger.CodeConflict || try == 100 {
+			return nil, err
+		}
+	}
+	e.mu.Lock()
+	e.vms[vm.ID] = r
+	e.mu.Unlock()
+	return j, nil
+}
+
+// fill completes what was left open.
+func (d Defaults) fill(s banger.Spec) banger.Spec {
+	text := func(field *string, v string) {
+		if *field == "" {
+			*field = v
+		}
+	}
+	number := func(field *int, v int) {
+		if *field == 0 {
+			*field = v
+		}
+	}
+	text(&s.Hypervisor, d.Hypervisor)
+	text(&s.Image, d.Image)
+	text(&s.Kernel, d.Kernel)
+	number(&s.VCPU, d.VCPU)
+	number(&s.MemoryMiB, d.MemoryMiB)
+	number(&s.DiskMiB, d.DiskMiB)
+	if s.Net == "" {
+		s.Net = banger.NetUser
+	}
+	return s
+}
+
+func validate(s banger.Spec, hypervisors map[string]banger.Hypervisor) error {
+	between := func(what string, n, lowest, highest int, flag string) error {
+		if n >= lowest && n <= highest {
+			return nil
+		}
+		return banger.Errorf(banger.CodeInvalid, "%s must be between %d and %d, not %d", what, lowest, highest, n).
+			WithHint("set it with %s", flag)
+	}
+	if s.Name != "" && !isLabel(s.Name) {
+		return banger.Errorf(banger.CodeInvalid, "%q can't be a VM's name", s.Name).
+			WithHint("use 1 to 63 of a-z, 0-9 and -, with no - first or last")
+	}
+	if s.Net != banger.NetUser && s.Net != banger.NetNone {
+		return banger.Errorf(banger.CodeInvalid, "there is no network mode %q", s.Net).WithHint("use user or none")
+	}
+	if hypervisors[s.Hypervisor] == nil {
+		return banger.Errorf(banger.CodeInvalid, "there is no hypervisor %q on this host", s.Hypervisor)
+	}
+	if w := s.Workspace; w != "" && (!strings.HasPrefix(w, "/") || len(w) > 4096 || strings.ContainsRune(w, 0)) {
+		return banger.Errorf(banger.CodeInvalid, "workspace %q isn't an absolute path of at most 4096 bytes", w)
+	}
+	for _, err := range []error{
+		between("the number of CPUs", s.VCPU, 1, banger.MaxVCPU, "--vcpu"),
+		between("memory in MiB", s.MemoryMiB, banger.MinMemoryMiB, banger.MaxMemoryMiB, "--memory"),
+		between("disk size in MiB", s.DiskMiB, banger.MinDiskMiB, banger.MaxDiskMiB, "--disk-size"),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isLabel reports whether a name is a DNS label (RFC 1123 section 2.1), in
+// lower case: names aren't changed to fit, they are refused.
+func isLabel(s string) bool {
+	if len(s) == 0 || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
+}
+
+// room refuses a guest that the host's memory can't hold now: the host's OOM
+// killer would choose somebody else's process to make room.
+func room(s banger.Spec, have func() int) error {
+	if have == nil {
+		return nil
+	}
+	if free := have(); free > 0 && s.MemoryMiB > free {
+		return banger.Errorf(banger.CodeUnavailable, "the VM wants %d MiB of memory, the host has %d MiB available", s.MemoryMiB, free).
+			WithHint("ask for less with --memory, or stop another VM")
+	}
+	return nil
+}
+
+// AvailableMemoryMiB asks Linux how much memory could be used without
+// swapping: MemAvailable in proc_meminfo(5); 0 when it doesn't say.
+func AvailableMemoryMiB() int {
+	raw, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemAvailable:" {
+			kib, _ := strconv.Atoi(f[1])
+			return kib >> 10
+		}
+	}
+	return 0
+}
+
+// nameFor makes a name of two words out of an id: the same id and try give the
+// same name. Tries after the first few add a number.
+func nameFor(id string, try int) string {
+	sum := sha256.Sum256([]byte(id + strconv.Itoa(try)))
+	name := adjectives[int(sum[0])%len(adjectives)] + "-" + nouns[int(sum[1])%len(nouns)]
+	if try >= 8 {
+		name += "-" + strconv.Itoa(int(sum[2])<<8|int(sum[3]))
+	}
+	return name
+}
+
+var adjectives = strings.Fields(`able airy amber apt arctic ashen avid azure bold brave brief bright brisk calm
+	candid civil clear clever coral crisp dapper deft dusky eager early easy even fair fleet fond frank fresh gentle
+	glad golden grand green happy hardy hazel humble ivory jolly keen kind lively lucid lucky mellow merry mild misty
+	modest mossy neat nimble noble olive patient plain proud quick quiet rapid ready rosy royal ruby rustic sage sandy
+	silent silver simple sleek snowy solar spry steady sturdy subtle sunny swift tawny tender tidy vivid warm wise witty`)
+
+var nouns = strings.Fields(`acorn alder anchor apple arrow aspen badger barley basil beacon bear beaver beech birch
+	bison brook cedar cherry clover comet condor cove crane creek cricket daisy deer delta dove eagle elk elm ember
+	falcon fern finch fjord flint fox gale garnet gecko geyser glade grove gull harbor hare hawk hazel heron hill ibis
+	iris jay juniper kestrel lake lark laurel lemon lily linden lion llama lotus lynx magpie maple marten meadow mesa
+	mole moose moss newt oak orca otter owl panda pearl pine plum pony poppy quail raven reed robin rook rowan sable
+	salmon seal sorrel spruce stork swan tern thistle thrush tiger trout tulip vale walnut whale willow wolf wren yak`)

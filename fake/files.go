@@ -1,0 +1,142 @@
+package fake
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"path/filepath"
+	"slices"
+
+	"banger"
+)
+
+// Disks is a banger.Disks on the fake host.
+type Disks struct{ l *Life }
+
+// Disks returns this life's.
+func (l *Life) Disks() *Disks { return &Disks{l} }
+
+// Create is the step "create disk". A disk that is there stays as it is.
+func (d *Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, error) {
+	h := d.l.host
+	path := filepath.Join(dir, "disk.ext4")
+	return path, errors.Join(ctx.Err(), d.l.Step("create disk", func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if _, ok := h.disks[dir]; !ok {
+			h.serials++
+			h.disks[dir] = disk{sizeMiB, h.serials}
+		}
+		return nil
+	}))
+}
+
+// Grow is the step "grow disk".
+func (d *Disks) Grow(ctx context.Context, dir string, sizeMiB int) error {
+	h := d.l.host
+	return errors.Join(ctx.Err(), d.l.Step("grow disk", func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		old, ok := h.disks[dir]
+		if !ok {
+			return banger.Errorf(banger.CodeNotFound, "no disk in %s", dir)
+		}
+		if sizeMiB < old.sizeMiB {
+			return banger.Errorf(banger.CodeInvalid, "a disk of %d MiB can't shrink to %d", old.sizeMiB, sizeMiB)
+		}
+		h.disks[dir] = disk{sizeMiB, old.serial}
+		return nil
+	}))
+}
+
+// Remove is the step "remove disk".
+func (d *Disks) Remove(_ context.Context, dir string) error {
+	h := d.l.host
+	return d.l.Step("remove disk", func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.disks, dir)
+		return nil
+	})
+}
+
+// Images is a banger.Images on the fake host.
+type Images struct{ l *Life }
+
+// Images returns this life's.
+func (l *Life) Images() *Images { return &Images{l} }
+
+// Import is the step "import image". It takes any bytes.
+func (i *Images) Import(ctx context.Context, tar io.Reader, _ banger.Progress) (banger.Image, error) {
+	h := i.l.host
+	sum := sha256.New()
+	n, err := io.Copy(sum, tar)
+	if err != nil {
+		return banger.Image{}, err
+	}
+	img := banger.Image{ID: hex.EncodeToString(sum.Sum(nil))[:12], Size: n}
+	return img, errors.Join(ctx.Err(), i.l.Step("import image", func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.images[img.ID] = true
+		return nil
+	}))
+}
+
+// Path returns where an image would be.
+func (i *Images) Path(id string) (string, error) {
+	h := i.l.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.images[id] {
+		return "", banger.Errorf(banger.CodeNotFound, "no image file %s", id)
+	}
+	return "/images/" + id + ".erofs", nil
+}
+
+// Remove is the step "remove image".
+func (i *Images) Remove(id string) error {
+	h := i.l.host
+	return i.l.Step("remove image", func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.images, id)
+		return nil
+	})
+}
+
+// Sweep is the step "sweep images".
+func (i *Images) Sweep(keep []string) error {
+	h := i.l.host
+	return i.l.Step("sweep images", func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for id := range h.images {
+			if !slices.Contains(keep, id) {
+				delete(h.images, id)
+			}
+		}
+		return nil
+	})
+}
+
+// Kernels is a banger.Kernels on the fake host: it has any kernel asked for.
+type Kernels struct{ l *Life }
+
+// Kernels returns this life's.
+func (l *Life) Kernels() *Kernels { return &Kernels{l} }
+
+// Pull is the step "pull kernel".
+func (k *Kernels) Pull(ctx context.Context, name string, _ banger.Progress) (banger.Kernel, error) {
+	sum := sha256.Sum256([]byte(name))
+	return banger.Kernel{ID: hex.EncodeToString(sum[:6]), Name: name, Version: "6.1.0-fake"},
+		errors.Join(ctx.Err(), k.l.Step("pull kernel", func() error { return nil }))
+}
+
+// Boot names files that aren't there.
+func (k *Kernels) Boot(ctx context.Context, id string) (banger.BootFiles, error) {
+	dir := "/kernels/" + id + "/"
+	return banger.BootFiles{Vmlinux: dir + "vmlinux", Initramfs: dir + "initramfs", Modules: dir + "modules"}, ctx.Err()
+}

@@ -1,0 +1,76 @@
+package fake
+
+import (
+	"encoding/json"
+	"net"
+
+	"banger"
+	"banger/guest"
+)
+
+// Guest is the far end of one stream into a VM that runs.
+type Guest struct {
+	net.Conn
+	host    *Host
+	machine *machine
+}
+
+// ID is the VM's.
+func (g *Guest) ID() string { return g.machine.ID }
+
+// Poweroff ends the VM as its init would.
+func (g *Guest) Poweroff() {
+	g.host.EndGuest(g.machine.ID, banger.Exit{Kind: banger.ExitPoweroff})
+}
+
+// cut breaks the stream when the VM is gone.
+func (g *Guest) cut() {
+	<-g.machine.ended
+	g.Close()
+}
+
+// serve is a small agent: it takes its identity, tells its health and powers
+// off. It runs no commands.
+func (g *Guest) serve() {
+	defer g.Close()
+	req, err := guest.ReadRequest(g)
+	if err != nil {
+		return
+	}
+	version, err := req.Accept()
+	var body any
+	var after func()
+	if err == nil {
+		body, after, err = g.answer(req)
+	}
+	raw, err := guest.AppendResponse(nil, version, body, err)
+	if err != nil {
+		return
+	}
+	if _, err := g.Write(raw); err == nil && after != nil {
+		after()
+	}
+}
+
+func (g *Guest) answer(req guest.Request) (body any, after func(), err error) {
+	switch req.Op {
+	case guest.OpConfigure:
+		var id guest.Identity
+		if err := json.Unmarshal(req.Body, &id); err != nil {
+			return nil, nil, guest.Errorf(guest.CodeInvalid, "identity: %v", err)
+		}
+		if id.ID != g.machine.ID {
+			return nil, nil, guest.Errorf(guest.CodeConflict, "this is %s, not %s", g.machine.ID, id.ID)
+		}
+		return guest.Ready{Agent: "fake", Init: "/sbin/init"}, nil, nil
+	case guest.OpHealth:
+		return guest.Health{Agent: "fake", Configured: true, Init: "running"}, nil, nil
+	case guest.OpShutdown:
+		return nil, g.Poweroff, nil
+	case guest.OpClock, guest.OpForget:
+		return nil, nil, nil
+	case guest.OpSessions:
+		return []guest.Session{}, nil, nil
+	}
+	return nil, nil, guest.Errorf(guest.CodeInvalid, "the fake guest can't %s", req.Op)
+}
