@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"banger"
 	"banger/debian"
 )
 
@@ -218,6 +216,3 @@ func keepForOthers(t *testing.T, dir, cache string) {
 		t.Fatal(err)
 	}
 }
-
-var _ = http.StatusOK
-var _ banger.Progress

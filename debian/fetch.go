@@ -202,6 +202,8 @@ func bodyStart(resp *http.Response, from int64) (int64, error) {
 		return start, nil
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusGone:
 		return 0, errMissing
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && from > 0:
+		return 0, permanent{fmt.Errorf("its file is shorter than the %d bytes that are here already", from+1)}
 	case resp.StatusCode >= 500, resp.StatusCode == http.StatusTooManyRequests:
 		return 0, fmt.Errorf("answered %.80s", resp.Status)
 	}

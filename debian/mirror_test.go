@@ -1,0 +1,592 @@
+package debian_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"banger"
+	"banger/debian"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+	"github.com/ulikunitz/xz"
+)
+
+const testVersion = "6.1.0-9-cloud-amd64"
+
+// builtin is a kernel that needs no module in the initramfs.
+const builtin = "virtio.ko\nvirtio_ring.ko\nvirtio_mmio.ko\nvirtio_console.ko\noverlay.ko\nerofs.ko\n" +
+	"ext4.ko\nvirtio_blk.ko\nvirtio_net.ko\nvirtio-rng.ko\n"
+
+// elfKernel is the least that counts as a kernel: an ELF header.
+func elfKernel() []byte {
+	h := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 57)...)
+	binary.LittleEndian.PutUint16(h[16:], 2)  // ET_EXEC
+	binary.LittleEndian.PutUint16(h[18:], 62) // x86-64
+	binary.LittleEndian.PutUint32(h[20:], 1)
+	binary.LittleEndian.PutUint64(h[24:], 0x1000000)
+	binary.LittleEndian.PutUint16(h[52:], 64)
+	binary.LittleEndian.PutUint16(h[54:], 56)
+	binary.LittleEndian.PutUint16(h[58:], 64)
+	return h
+}
+
+// bzImage wraps a payload as the kernel's build does.
+func bzImage(payload []byte) []byte {
+	h := make([]byte, 5*512)
+	h[0x1F1] = 4
+	binary.LittleEndian.PutUint16(h[0x1FE:], 0xAA55)
+	copy(h[0x202:], "HdrS")
+	binary.LittleEndian.PutUint16(h[0x206:], 0x20F)
+	binary.LittleEndian.PutUint32(h[0x248:], 16)
+	binary.LittleEndian.PutUint32(h[0x24C:], uint32(len(payload)))
+	return append(append(h, make([]byte, 16)...), payload...)
+}
+
+func gzipped(data []byte) []byte {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	w.Write(data)
+	w.Close()
+	return b.Bytes()
+}
+
+func xzipped(data []byte) []byte {
+	var b bytes.Buffer
+	w, err := xz.NewWriter(&b)
+	if err != nil {
+		panic(err)
+	}
+	w.Write(data)
+	w.Close()
+	return b.Bytes()
+}
+
+// deb packs files, by name.
+func deb(files ...[2]string) []byte {
+	var data bytes.Buffer
+	t := tar.NewWriter(&data)
+	for _, f := range files {
+		if err := t.WriteHeader(&tar.Header{Name: f[0], Mode: 0o644, Size: int64(len(f[1]))}); err != nil {
+			panic(err)
+		}
+		io.WriteString(t, f[1])
+	}
+	t.Close()
+	var b bytes.Buffer
+	b.WriteString("!<arch>\n")
+	for _, m := range [][2]string{{"debian-binary", "2.0\n"}, {"control.tar.gz", "odd"}, {"data.tar.gz", string(gzipped(data.Bytes()))}} {
+		fmt.Fprintf(&b, "%-16s%-12d%-6d%-6d%-8s%-10d`\n%s", m[0], 0, 0, 0, "100644", len(m[1]), m[1])
+		if len(m[1])%2 == 1 {
+			b.WriteByte('\n')
+		}
+	}
+	return b.Bytes()
+}
+
+func goodDeb() []byte {
+	return deb(
+		[2]string{"./boot/vmlinuz-" + testVersion, string(bzImage(gzipped(elfKernel())))},
+		[2]string{"./boot/config-" + testVersion, "CONFIG_X=y\n"},
+		[2]string{"./lib/modules/" + testVersion + "/modules.builtin", builtin},
+		[2]string{"./lib/modules/" + testVersion + "/modules.order", ""},
+		[2]string{"./usr/share/doc/x", "not ours"},
+		[2]string{"../../../lib/modules/" + testVersion + "/../../../../etc/passwd", "not ours"},
+	)
+}
+
+// mirror is a Debian mirror in this process. Its answers can be replaced.
+type mirror struct {
+	*httptest.Server
+	t       *testing.T
+	key     *openpgp.Entity
+	mu      sync.Mutex
+	files   map[string][]byte
+	special map[string]http.HandlerFunc
+	hits    map[string]*atomic.Int32
+}
+
+const (
+	releasePath  = "/debian/dists/bookworm/InRelease"
+	packagesPath = "/debian/dists/bookworm/main/binary-amd64/Packages.xz"
+	debPath      = "/debian/pool/linux.deb"
+)
+
+func newMirror(t *testing.T, pack []byte) *mirror {
+	t.Helper()
+	m := &mirror{t: t, key: newKey(t), files: map[string][]byte{}, special: map[string]http.HandlerFunc{}, hits: map[string]*atomic.Int32{}}
+	m.Server = httptest.NewServer(http.HandlerFunc(m.serve))
+	t.Cleanup(m.Close)
+	m.files[debPath] = pack
+	m.index("")
+	return m
+}
+
+func newKey(t *testing.T) *openpgp.Entity {
+	t.Helper()
+	key, err := openpgp.NewEntity("Test Archive", "", "archive@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// index writes Packages and InRelease for the package as it is now.
+func (m *mirror) index(extra string) {
+	pack := m.files[debPath]
+	packages := fmt.Sprintf("Package: linux-image-%[1]s\nVersion: 6.1-1\nDescription: x\n y\nFilename: pool/linux.deb\nSize: %[2]d\nSHA256: %[3]x\n\n"+
+		"Package: linux-image-cloud-amd64\nVersion: 6.1-1\nDepends: linux-image-%[1]s (= 6.1-1)\nFilename: pool/meta.deb\nSize: 1\nSHA256: %[3]x\n",
+		testVersion, len(pack), sha256.Sum256(pack))
+	m.files[packagesPath] = xzipped([]byte(packages))
+	m.release("Codename: bookworm\n"+extra, m.key)
+}
+
+func (m *mirror) release(fields string, key *openpgp.Entity) {
+	packed := m.files[packagesPath]
+	var b bytes.Buffer
+	w, err := clearsign.Encode(&b, key.PrivateKey, nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	fmt.Fprintf(w, "Origin: Debian\n%sMD5Sum:\n 00 1 main/binary-amd64/Packages.xz\nSHA256:\n %x %d main/binary-amd64/Packages.xz\n", fields, sha256.Sum256(packed), len(packed))
+	w.Close()
+	m.files[releasePath] = b.Bytes()
+}
+
+func (m *mirror) serve(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	if m.hits[r.URL.Path] == nil {
+		m.hits[r.URL.Path] = &atomic.Int32{}
+	}
+	m.hits[r.URL.Path].Add(1)
+	special, file := m.special[r.URL.Path], m.files[r.URL.Path]
+	m.mu.Unlock()
+	switch {
+	case special != nil:
+		special(w, r)
+	case file == nil:
+		http.NotFound(w, r)
+	default:
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(file))
+	}
+}
+
+func (m *mirror) asked(path string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.hits[path] == nil {
+		return 0
+	}
+	return int(m.hits[path].Load())
+}
+
+func (m *mirror) kernels(t *testing.T) *debian.Kernels {
+	k := kernels(t)
+	k.Mirror, k.Keys, k.Stall = m.URL+"/debian/", openpgp.EntityList{m.key}, 5*time.Second
+	return k
+}
+
+func TestPull(t *testing.T) {
+	m := newMirror(t, goodDeb())
+	k := m.kernels(t)
+	stale := filepath.Join(k.Dir, ".pull-debian-12-cloud-dead")
+	if err := os.MkdirAll(stale, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var events []banger.Event
+	got, err := k.Pull(t.Context(), "debian-12-cloud", func(e banger.Event) { events = append(events, e) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Version != testVersion || !strings.Contains(got.Source, "6.1-1") || len(got.ID) != 12 {
+		t.Errorf("pulled %+v", got)
+	}
+	if last := events[len(events)-2]; last.Done != last.Total || last.Total != int64(len(goodDeb())) {
+		t.Errorf("the download's last event is %+v", last)
+	}
+	boot, err := k.Boot(t.Context(), got.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkLayout(t, k, got.ID)
+	if data, err := os.ReadFile(boot.Vmlinux); err != nil || !bytes.Equal(data, elfKernel()) {
+		t.Errorf("vmlinux: %d bytes, %v", len(data), err)
+	}
+	dir := t.TempDir()
+	untar(t, boot.Modules, dir)
+	if _, err := os.Stat(filepath.Join(dir, "modules.dep.bin")); err != nil {
+		t.Error(err)
+	}
+	again, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+	if err != nil || again.ID != got.ID || m.asked(releasePath) != 1 {
+		t.Errorf("second pull: %+v, %v, %d requests", again, err, m.asked(releasePath))
+	}
+}
+
+func TestBootFollowsAgent(t *testing.T) {
+	m := newMirror(t, goodDeb())
+	k := m.kernels(t)
+	got, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := k.Boot(t.Context(), got.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(k.Agent+".new", []byte("another agent"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(k.Agent+".new", k.Agent); err != nil {
+		t.Fatal(err)
+	}
+	second, err := k.Boot(t.Context(), got.ID)
+	if err != nil || second.Initramfs == first.Initramfs {
+		t.Fatalf("after the agent changed: %+v, %v", second, err)
+	}
+	if data, err := os.ReadFile(second.Initramfs); err != nil || !strings.HasPrefix(string(data), "another agent") {
+		t.Errorf("initramfs %q, %v", data, err)
+	}
+	if _, err := os.Stat(first.Initramfs); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the old initramfs stays: %v", err)
+	}
+	for _, id := range []string{"", "..", "000000000000", "../" + got.ID} {
+		if _, err := k.Boot(t.Context(), id); banger.CodeOf(err) != banger.CodeNotFound {
+			t.Errorf("Boot(%q): %v", id, err)
+		}
+	}
+}
+
+func TestConcurrentPulls(t *testing.T) {
+	m := newMirror(t, goodDeb())
+	k := m.kernels(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := k.Pull(t.Context(), "debian-12-cloud", nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := m.asked(debPath); n != 1 {
+		t.Errorf("the package was fetched %d times", n)
+	}
+}
+
+// half sends a part of a file and then closes the connection, or falls silent.
+func half(file []byte, silent bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(file)))
+		w.Write(file[:len(file)/2])
+		http.NewResponseController(w).Flush()
+		if silent {
+			<-r.Context().Done()
+		}
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func TestLies(t *testing.T) {
+	flip := func(m *mirror, path string, at int) {
+		data := bytes.Clone(m.files[path])
+		data[(at+len(data))%len(data)] ^= 1
+		m.files[path] = data
+	}
+	endless := func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			w.Write(make([]byte, 1<<16))
+		}
+	}
+	tests := map[string]struct {
+		lie  func(*mirror)
+		code banger.Code
+		text string
+	}{
+		"package with another hash": {func(m *mirror) { flip(m, debPath, 300) }, banger.CodeUnavailable, "signed hash"},
+		"longer package":            {func(m *mirror) { m.files[debPath] = append(m.files[debPath], 0) }, banger.CodeUnavailable, "signed hash"},
+		"shorter package":           {func(m *mirror) { m.files[debPath] = m.files[debPath][:99] }, banger.CodeUnavailable, "shorter than"},
+		"endless package":           {func(m *mirror) { m.special[debPath] = endless }, banger.CodeUnavailable, "signed hash"},
+		"index with another hash":   {func(m *mirror) { flip(m, packagesPath, -30) }, banger.CodeUnavailable, "signed hash"},
+		"signed by a stranger":      {func(m *mirror) { m.release("Codename: bookworm\n", newKey(m.t)) }, banger.CodeUnavailable, "signature"},
+		"signed text changed": {func(m *mirror) {
+			m.files[releasePath] = bytes.Replace(m.files[releasePath], []byte("Origin: Debian"), []byte("Origin: debian"), 1)
+		}, banger.CodeUnavailable, "signature"},
+		"not signed":           {func(m *mirror) { m.files[releasePath] = []byte("Codename: bookworm\nSHA256:\n") }, banger.CodeUnavailable, "no signed message"},
+		"half a signature":     {func(m *mirror) { f := m.files[releasePath]; m.files[releasePath] = f[:len(f)-60] }, banger.CodeUnavailable, "not to be trusted"},
+		"another suite":        {func(m *mirror) { m.release("Codename: sid\n", m.key) }, banger.CodeUnavailable, `"sid"`},
+		"expired":              {func(m *mirror) { m.release("Codename: bookworm\nValid-Until: Sat, 11 Jul 2020 10:16:37 UTC\n", m.key) }, banger.CodeUnavailable, "expired at Sat, 11 Jul 2020"},
+		"endless release file": {func(m *mirror) { m.special[releasePath] = endless }, banger.CodeUnavailable, "longer than"},
+		"redirected for ever": {func(m *mirror) {
+			m.special[releasePath] = http.RedirectHandler(releasePath, http.StatusFound).ServeHTTP
+		}, banger.CodeUnavailable, "redirects"},
+		"redirected to a file": {func(m *mirror) {
+			m.special[releasePath] = http.RedirectHandler("file:///etc/passwd", http.StatusFound).ServeHTTP
+		}, banger.CodeUnavailable, "unsupported protocol"},
+		"no release file": {func(m *mirror) { delete(m.files, releasePath) }, banger.CodeUnavailable, "Not Found"},
+		"no package":      {func(m *mirror) { delete(m.files, debPath) }, banger.CodeUnavailable, "Not Found"},
+		"always out of order": {func(m *mirror) {
+			m.special[releasePath] = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }
+		}, banger.CodeUnavailable, "503"},
+		"silent from the start": {func(m *mirror) {
+			m.special[releasePath] = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+		}, banger.CodeTimeout, "no data arrived"},
+		"silent in the middle":          {func(m *mirror) { m.special[debPath] = half(m.files[debPath], true) }, banger.CodeTimeout, "no data arrived"},
+		"cut off in the middle, always": {func(m *mirror) { m.special[debPath] = half(m.files[debPath], false) }, banger.CodeUnavailable, "unexpected EOF"},
+		"gone":                          {func(m *mirror) { m.Close() }, banger.CodeUnavailable, "refused"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMirror(t, goodDeb())
+			test.lie(m)
+			k := m.kernels(t)
+			if test.code == banger.CodeTimeout {
+				k.Stall = 300 * time.Millisecond
+			}
+			_, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+			if banger.CodeOf(err) != test.code || !strings.Contains(fmt.Sprint(err), test.text) {
+				t.Fatalf("%s: %v, want %s with %q", banger.CodeOf(err), err, test.code, test.text)
+			}
+			nothingPublished(t, k)
+		})
+	}
+}
+
+// TestOddPackages: signed by the right key, and yet not to be believed.
+func TestOddPackages(t *testing.T) {
+	kernel := [2]string{"boot/vmlinuz-" + testVersion, string(bzImage(gzipped(elfKernel())))}
+	modules := [2]string{"lib/modules/" + testVersion + "/modules.builtin", builtin}
+	for name, test := range map[string]struct {
+		deb  []byte
+		text string
+	}{
+		"no kernel":        {deb(modules), "no boot/vmlinuz"},
+		"no modules":       {deb(kernel), "modules"},
+		"missing driver":   {deb(kernel, [2]string{modules[0], "overlay.ko\n"}), "no module virtio"},
+		"two versions":     {deb(kernel, [2]string{"lib/modules/7.0/modules.builtin", builtin}), "kernel version"},
+		"odd version":      {deb([2]string{"boot/vmlinuz-a b", kernel[1]}), "kernel version"},
+		"not a kernel":     {deb([2]string{kernel[0], "#!/bin/sh"}, modules), "neither an ELF"},
+		"the same twice":   {deb(kernel, modules, modules), "exists"},
+		"no module at all": {deb(kernel, modules, [2]string{"lib/modules/" + testVersion + "/kernel/x.ko", "x"}), "x.ko"},
+		"bad compression":  {deb(kernel, modules, [2]string{"lib/modules/" + testVersion + "/kernel/x.ko.xz", "x"}), "x.ko.xz"},
+		"no archive":       {[]byte("hello"), "not an ar archive"},
+		"truncated":        {goodDeb()[:len(goodDeb())-40], "damaged"},
+	} {
+		m := newMirror(t, test.deb)
+		k := m.kernels(t)
+		_, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+		if err == nil || !strings.Contains(err.Error(), test.text) {
+			t.Errorf("%s: %v, want %q", name, err, test.text)
+		}
+		nothingPublished(t, k)
+	}
+}
+
+func nothingPublished(t *testing.T, k *debian.Kernels) {
+	t.Helper()
+	entries, err := os.ReadDir(k.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".lock-") {
+			t.Errorf("left behind: %s", e.Name())
+		}
+	}
+}
+
+func TestResume(t *testing.T) {
+	m := newMirror(t, goodDeb())
+	file := m.files[debPath]
+	var ranges []string
+	m.special[debPath] = func(w http.ResponseWriter, r *http.Request) {
+		ranges = append(ranges, r.Header.Get("Range"))
+		if len(ranges) == 1 {
+			half(file, false)(w, r)
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(file))
+	}
+	if _, err := m.kernels(t).Pull(t.Context(), "debian-12-cloud", nil); err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("bytes=%d-", len(file)/2); len(ranges) != 2 || ranges[1] != want {
+		t.Errorf("requests with ranges %q, want the second with %s", ranges, want)
+	}
+}
+
+// TestDamagedHalf: what an earlier pull left may be wrong; and a server may
+// know no ranges.
+func TestDamagedHalf(t *testing.T) {
+	for name, special := range map[string]func([]byte) http.HandlerFunc{
+		"ranges":    func([]byte) http.HandlerFunc { return nil },
+		"no ranges": func(f []byte) http.HandlerFunc { return func(w http.ResponseWriter, _ *http.Request) { w.Write(f) } },
+	} {
+		m := newMirror(t, goodDeb())
+		file := m.files[debPath]
+		m.special[debPath] = special(file)
+		k := m.kernels(t)
+		if err := os.MkdirAll(k.CacheDir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(file)
+		for _, damage := range [][]byte{make([]byte, len(file)/2), make([]byte, len(file)), make([]byte, 2*len(file))} {
+			if err := os.WriteFile(filepath.Join(k.CacheDir, hex.EncodeToString(sum[:])+".part"), damage, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+			if err != nil {
+				t.Errorf("%s, %d bytes: %v", name, len(damage), err)
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(k.Dir, got.ID)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestCancel(t *testing.T) {
+	m := newMirror(t, goodDeb())
+	ctx, cancel := context.WithCancel(t.Context())
+	file := m.files[debPath]
+	m.special[debPath] = func(w http.ResponseWriter, r *http.Request) {
+		cancel()
+		half(file, true)(w, r)
+	}
+	k := m.kernels(t)
+	k.Stall = time.Minute
+	_, err := k.Pull(ctx, "debian-12-cloud", nil)
+	if banger.CodeOf(err) != banger.CodeCanceled {
+		t.Errorf("pull ended with %v", err)
+	}
+	nothingPublished(t, k)
+	if _, err := k.Pull(t.Context(), "nonesuch", nil); banger.CodeOf(err) != banger.CodeNotFound {
+		t.Errorf("unknown name: %v", err)
+	}
+}
+
+func TestVmlinux(t *testing.T) {
+	kernel := append(elfKernel(), bytes.Repeat([]byte("kernel"), 3<<19)...) // several LZ4 blocks
+	sized := func(packed []byte) []byte {
+		return binary.LittleEndian.AppendUint32(packed, uint32(len(kernel)))
+	}
+	legacy := binary.LittleEndian.AppendUint32(nil, 0x184C2102)
+	for chunk := range slices.Chunk(kernel, 8<<20) {
+		block := make([]byte, lz4.CompressBlockBound(len(chunk)))
+		n, err := lz4.CompressBlock(chunk, block, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		legacy = append(binary.LittleEndian.AppendUint32(legacy, uint32(n)), block[:n]...)
+	}
+	zw, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, image := range map[string][]byte{
+		"elf":  kernel,
+		"gzip": bzImage(gzipped(kernel)),
+		"xz":   bzImage(sized(xzipped(kernel))),
+		"zstd": bzImage(sized(zw.EncodeAll(kernel, nil))),
+		"lz4":  bzImage(sized(legacy)),
+	} {
+		got, err := debian.Vmlinux(image)
+		if err != nil || !bytes.Equal(got, kernel) {
+			t.Errorf("%s: %d of %d bytes, %v", name, len(got), len(kernel), err)
+		}
+	}
+	lying := bzImage(binary.LittleEndian.AppendUint32(xzipped(kernel), 100))
+	for name, image := range map[string][]byte{
+		"cut": bzImage(gzipped(kernel))[:4000], "wrong size": lying, "empty": nil, "no kernel inside": bzImage(gzipped([]byte("hello"))),
+		"unknown": bzImage([]byte("BZh91AY&SY0000")), "old": func() []byte { b := bzImage(gzipped(kernel)); b[0x206] = 7; b[0x207] = 2; return b }(),
+	} {
+		if _, err := debian.Vmlinux(image); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func FuzzVmlinux(f *testing.F) {
+	f.Add(bzImage(gzipped(elfKernel())))
+	f.Add(elfKernel())
+	f.Add(bzImage([]byte("\x02\x21\x4c\x18\x05\x00\x00\x00\x40abcd\x04\x00\x00\x00")))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if kernel, err := debian.Vmlinux(data); err == nil && !bytes.HasPrefix(kernel, []byte("\x7fELF")) {
+			t.Errorf("accepted a kernel that starts with % x", kernel[:4])
+		}
+	})
+}
+
+func FuzzDataTar(f *testing.F) {
+	f.Add(goodDeb())
+	f.Add(deb())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := debian.DataTar(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			return
+		}
+		if _, err := io.Copy(io.Discard, io.LimitReader(r, 1<<20)); err != nil {
+			return
+		}
+	})
+}
+
+func FuzzFindKernel(f *testing.F) {
+	f.Add("Package: linux-image-cloud-amd64\nDepends: linux-image-6.1-cloud-amd64 (= 1)\nSize: 1\nSHA256: " + strings.Repeat("0", 64) +
+		"\n\nPackage: linux-image-6.1-cloud-amd64\nVersion: 1\nFilename: pool/x\nSize: 1\nSHA256: " + strings.Repeat("0", 64) + "\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := debian.FindKernel(strings.NewReader(text), "linux-image-cloud-amd64")
+		if err == nil && !filepath.IsLocal(p.Filename()) {
+			t.Errorf("package outside the mirror: %q", p.Filename())
+		}
+	})
+}
+
+func TestMirror(t *testing.T) {
+	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
+	const debianHost, public = "PRETTY_NAME=x\nID=debian\n", "http://deb.debian.org/debian"
+	for name, test := range map[string]struct {
+		root fstest.MapFS
+		want string
+	}{
+		"nothing": {fstest.MapFS{}, public},
+		"ubuntu": {fstest.MapFS{"etc/os-release": file("ID=ubuntu\nID_LIKE=debian\n"),
+			"etc/apt/sources.list": file("deb http://m/debian bookworm main\n")}, public},
+		"one line": {fstest.MapFS{"etc/os-release": file(debianHost),
+			"etc/apt/sources.list": file("# deb http://no/debian bookworm main\ndeb cdrom:[x]/ bookworm main\ndeb-src http://src/debian bookworm main\n" +
+				"deb http://sec/debian-security bookworm-security main\ndeb [arch=amd64] https://m.example:8080/x/debian/ bookworm main contrib # hi\n")}, "https://m.example:8080/x/debian"},
+		"another vendor": {fstest.MapFS{"etc/os-release": file(debianHost),
+			"etc/apt/sources.list.d/t.list": file("deb [signed-by=/usr/share/keyrings/t.gpg] https://vendor/stable/debian bookworm main\n")}, public},
+		"deb822": {fstest.MapFS{"etc/os-release": file(debianHost),
+			"etc/apt/sources.list.d/a.sources": file("Types: deb\nURIs: http://off/debian\nSuites: bookworm\nComponents: main\nEnabled: no\n"),
+			"etc/apt/sources.list.d/debian.sources": file("Types: deb deb-src\n# http://snapshot/debian\nURIs: mirror+file:/x\n http://m/debian\nSuites: bookworm bookworm-updates\n" +
+				"Components: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n")}, "http://m/debian"},
+	} {
+		if got := debian.Mirror(test.root); got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+}
