@@ -92,7 +92,7 @@ func (s *stopwatch) lap(name string) {
 func encodeStages(stages []guest.Stage) string {
 	var b strings.Builder
 	for _, s := range stages {
-		fmt.Fprintf(&b, "%s %d %d\n", s.Name, s.AtUS, s.TookUS)
+		fmt.Fprintf(&b, "%d %d %s\n", s.AtUS, s.TookUS, s.Name)
 	}
 	return b.String()
 }
@@ -101,7 +101,9 @@ func decodeStages(text string) []guest.Stage {
 	var stages []guest.Stage
 	for line := range strings.Lines(text) {
 		var s guest.Stage
-		if _, err := fmt.Sscan(line, &s.Name, &s.AtUS, &s.TookUS); err == nil {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 3)
+		if _, err := fmt.Sscan(line, &s.AtUS, &s.TookUS); err == nil && len(f) == 3 {
+			s.Name = f[2]
 			stages = append(stages, s)
 		}
 	}

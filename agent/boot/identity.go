@@ -18,6 +18,7 @@ import (
 // ioctl requests x/sys has no names for: include/uapi/linux/random.h, fs/ext4/ext4.h.
 const (
 	randomAdd    = 0x40085203 // RNDADDENTROPY
+	randomCredit = 0x40045201 // RNDADDTOENTCNT
 	randomReseed = 0x5207     // RNDRESEEDCRNG
 	ext4Resize   = 0x40086610 // EXT4_IOC_RESIZE_FS, takes the new number of blocks
 )
@@ -37,6 +38,20 @@ func SetClock(now time.Time) error {
 		return fmt.Errorf("set clock to %v: %w", now, err)
 	}
 	return nil
+}
+
+// openRandom makes the kernel's generator answer before it has been seeded. To
+// ask it would take a second otherwise, and what carries the host's streams asks
+// for a number that need only be new, not secret. The host's seed comes with the
+// identity, before anyone could ask for a secret.
+func openRandom() error {
+	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	bits := int32(256)
+	return ioctlPointer(int(f.Fd()), randomCredit, &bits)
 }
 
 // addEntropy credits seed to the kernel's pool and has its generator use it at

@@ -24,6 +24,9 @@ func Init() {
 	if err := earlyMounts(); err != nil {
 		die("mount", err)
 	}
+	if err := openRandom(); err != nil {
+		logf("random numbers: %v", err) // they will take their time
+	}
 	w.lap("init: mounts")
 	if err := install(); err != nil {
 		die("install the agent", err)
