@@ -1,0 +1,183 @@
+package rootfs
+
+import (
+	"archive/tar"
+	"strings"
+
+	"banger/erofs"
+)
+
+// maxTarget is the longest target of a symbolic link, and maxPath the longest
+// name of an entry: PATH_MAX of linux/limits.h, less the zero.
+const (
+	maxPath   = 4095
+	maxTarget = 4095
+)
+
+// add puts one entry of the archive into image and tree.
+func (im *importer) add(h *tar.Header) error {
+	switch h.Typeflag {
+	case tar.TypeXGlobalHeader:
+		return checkGlobal(h)
+	case 'V': // GNU volume label: tar -x makes nothing of it
+		return nil
+	}
+	mode, ok := entryType(h)
+	if !ok {
+		return refuse(h.Name, "is of a type (%q) that no root filesystem has", h.Typeflag)
+	}
+	path, err := splitPath(h.Name)
+	if err != nil {
+		return refuse(h.Name, "%w", err)
+	}
+	if len(path) == 0 && mode != erofs.ModeDir {
+		return refuse(h.Name, "is the root, but not a directory")
+	}
+	if h.Typeflag == tar.TypeLink {
+		return im.addLink(h, path)
+	}
+	attr, err := attributes(h, mode)
+	if err != nil {
+		return refuse(h.Name, "%w", err)
+	}
+	if mode == erofs.ModeDir {
+		old, err := im.tree.mkdir(path, attr)
+		if err != nil {
+			return refuse(h.Name, "%w", err)
+		}
+		return im.drop(old)
+	}
+	n, old, err := im.tree.create(path)
+	if err != nil {
+		return refuse(h.Name, "%w", err)
+	}
+	if err := im.drop(old); err != nil {
+		return err
+	}
+	inode, err := im.store(h, attr)
+	if err != nil {
+		return err
+	}
+	im.tree.set(n, ref{inode, attr.Mode})
+	return nil
+}
+
+// store writes what an entry holds, and its inode.
+func (im *importer) store(h *tar.Header, attr erofs.Attr) (erofs.Inode, error) {
+	switch attr.Mode & erofs.ModeType {
+	case erofs.ModeRegular:
+		if h.Size > im.left {
+			return 0, refuse(h.Name, "claims %d bytes: an image may hold %d in all", h.Size, int64(MaxBytes))
+		}
+		im.left -= h.Size
+		return im.image.File(attr, h.Size, im.tar)
+	case erofs.ModeSymlink:
+		if h.Linkname == "" || len(h.Linkname) > maxTarget || strings.ContainsRune(h.Linkname, 0) {
+			return 0, refuse(h.Name, "is a symbolic link with a target of %d bytes", len(h.Linkname))
+		}
+		return im.image.Symlink(attr, h.Linkname)
+	case erofs.ModeFIFO:
+		return im.image.Special(attr, 0, 0)
+	}
+	if h.Devmajor < 0 || h.Devmajor >= 1<<12 || h.Devminor < 0 || h.Devminor >= 1<<20 {
+		return 0, refuse(h.Name, "is a device Linux doesn't have: %d:%d", h.Devmajor, h.Devminor)
+	}
+	return im.image.Special(attr, uint32(h.Devmajor), uint32(h.Devminor))
+}
+
+// addLink adds a hard link. Its target must have come before, as for tar -x.
+func (im *importer) addLink(h *tar.Header, path []string) error {
+	target, err := splitPath(h.Linkname)
+	if err != nil {
+		return refuse(h.Name, "is a hard link to %q, which %w", h.Linkname, err)
+	}
+	to, err := im.tree.find(target)
+	if err != nil {
+		return refuse(h.Name, "is a hard link to %q, which %w", h.Linkname, err)
+	}
+	if to.mode&erofs.ModeType == erofs.ModeDir {
+		return refuse(h.Name, "is a hard link to the directory %q", h.Linkname)
+	}
+	n, old, err := im.tree.create(path)
+	if err != nil {
+		return refuse(h.Name, "%w", err)
+	}
+	if _, err := im.image.Link(to.inode, 1); err != nil { // before the drop: it may be the same inode
+		return err
+	}
+	if err := im.drop(old); err != nil {
+		return err
+	}
+	im.tree.set(n, to)
+	return nil
+}
+
+// drop takes away the link of a name that is about to mean something else.
+func (im *importer) drop(old ref) error {
+	if old == (ref{}) {
+		return nil
+	}
+	_, err := im.image.Link(old.inode, -1)
+	return err
+}
+
+// entryType returns the type bits of an entry's mode.
+func entryType(h *tar.Header) (uint16, bool) {
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse, tar.TypeLink:
+		return erofs.ModeRegular, true
+	case tar.TypeDir, 'D': // GNU incremental archives mark directories so
+		return erofs.ModeDir, true
+	case tar.TypeSymlink:
+		return erofs.ModeSymlink, true
+	case tar.TypeChar:
+		return erofs.ModeChar, true
+	case tar.TypeBlock:
+		return erofs.ModeBlock, true
+	case tar.TypeFifo:
+		return erofs.ModeFIFO, true
+	}
+	return 0, false
+}
+
+// checkGlobal lets pass what doesn't change any entry: git archive leaves a
+// comment there, nobody else was ever seen to write one into a root tar.
+func checkGlobal(h *tar.Header) error {
+	for key := range h.PAXRecords {
+		if key != "comment" {
+			return refuse(h.Name, "sets %q for all that follow, which isn't supported", key)
+		}
+	}
+	return nil
+}
+
+type pathError string
+
+func (e pathError) Error() string { return string(e) }
+
+// splitPath splits the name of an entry into its components. The root is none.
+func splitPath(name string) ([]string, error) {
+	switch {
+	case name == "":
+		return nil, pathError("is empty")
+	case name[0] == '/':
+		return nil, pathError("is absolute: names must be relative to the root")
+	case len(name) > maxPath:
+		return nil, pathError("is longer than Linux allows")
+	case strings.ContainsRune(name, 0):
+		return nil, pathError("holds a zero byte")
+	}
+	var path []string
+	for part := range strings.SplitSeq(name, "/") {
+		switch {
+		case part == "" || part == ".":
+		case part == "..":
+			return nil, pathError("leads out of its directory by \"..\"")
+		case len(part) > erofs.MaxNameLen:
+			return nil, pathError("has a component longer than 255 bytes")
+		default:
+			path = append(path, part)
+		}
+	}
+	return path, nil
+}

@@ -1,0 +1,229 @@
+package rootfs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"banger/erofs"
+)
+
+// ref is what a name stands for.
+type ref struct {
+	inode erofs.Inode
+	mode  uint16
+}
+
+// tree is the name space of the image being made: every name, and the
+// attributes of directories, which may change until the end. Everything else
+// is in the image already. Its tables lie outside Go's heap, with the size of
+// their bounds: memory is taken as it is touched, isn't copied to grow, and
+// isn't doubled by the garbage collector's headroom.
+type tree struct {
+	nodes []node
+	dirs  []directory
+	text  []byte // names and attributes, each behind its length
+	slots []uint32
+	order []uint32
+	nodeN uint32
+	dirN  uint32
+	textN uint32
+	seed  maphash.Seed
+	maps  [][]byte
+}
+
+// node is one name. For a directory, what is its index in dirs until its
+// inode has a place.
+type node struct {
+	parent uint32
+	name   uint32 // offset in text
+	what   uint64 // inode number (or index) << 16 | mode
+}
+
+type directory struct {
+	attr  packedAttr
+	node  uint32
+	names uint32 // entries in it
+	first uint32 // where they start in order, once sorted
+	subs  uint32 // directories in it
+}
+
+type packedAttr struct {
+	sec            int64
+	mode           uint32
+	uid, gid, nsec uint32
+	xattrs         uint32 // offset in text, 0 for none
+}
+
+const (
+	slotCount = 1 << 21 // a power of two, a third more than there may be names
+	rootNode  = 0
+	gone      = 0xFFFFFFFF // the node of a directory that something else replaced
+)
+
+func newTree() (*tree, error) {
+	t := &tree{seed: maphash.MakeSeed(), textN: 1}
+	var err error
+	take := func(bytes int) []byte {
+		if err != nil {
+			return nil
+		}
+		var m []byte
+		m, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+		if err == nil {
+			t.maps = append(t.maps, m)
+		}
+		return m
+	}
+	nodes := take((MaxEntries + 1) * int(unsafe.Sizeof(node{})))
+	dirs := take((MaxDirectories + 1) * int(unsafe.Sizeof(directory{})))
+	slots, order := take(slotCount*4), take((MaxEntries+1)*4)
+	t.text = take(maxNameBytes)
+	if err != nil {
+		t.close()
+		return nil, fmt.Errorf("take memory for the names: %w", err)
+	}
+	t.nodes = unsafe.Slice((*node)(unsafe.Pointer(&nodes[0])), MaxEntries+1)
+	t.dirs = unsafe.Slice((*directory)(unsafe.Pointer(&dirs[0])), MaxDirectories+1)
+	t.slots = unsafe.Slice((*uint32)(unsafe.Pointer(&slots[0])), slotCount)
+	t.order = unsafe.Slice((*uint32)(unsafe.Pointer(&order[0])), MaxEntries+1)
+	t.nodeN, t.dirN = 1, 1
+	t.nodes[rootNode] = node{what: uint64(erofs.ModeDir)}
+	t.dirs[0] = directory{attr: packedAttr{mode: erofs.ModeDir | 0o755}}
+	return t, nil
+}
+
+func (t *tree) close() {
+	for _, m := range t.maps {
+		unix.Munmap(m)
+	}
+	*t = tree{}
+}
+
+func (t *tree) entries() int { return int(t.nodeN) - 1 }
+
+func (n node) ref() ref    { return ref{erofs.Inode(n.what >> 16), uint16(n.what)} }
+func (n node) isDir() bool { return uint16(n.what)&erofs.ModeType == erofs.ModeDir }
+
+// dir returns the directory of a node that is one.
+func (t *tree) dir(n uint32) *directory { return &t.dirs[t.nodes[n].what>>16] }
+
+// lookup finds a name in a directory and the slot where it is or would be. A
+// slot holds a node's index; the root is in none, so 0 is an empty one.
+func (t *tree) lookup(parent uint32, name string) (n, slot uint32) {
+	var key [4 + erofs.MaxNameLen]byte
+	binary.LittleEndian.PutUint32(key[:], parent)
+	slot = uint32(maphash.Bytes(t.seed, key[:4+copy(key[4:], name)])) % slotCount
+	for ; t.slots[slot] != 0; slot = (slot + 1) % slotCount {
+		n := t.slots[slot]
+		if t.nodes[n].parent == parent && string(t.name(n)) == name {
+			return n, slot
+		}
+	}
+	return 0, slot
+}
+
+func (t *tree) name(n uint32) []byte {
+	at := t.nodes[n].name
+	return t.text[at+1 : at+1+uint32(t.text[at])]
+}
+
+// insert adds a name that isn't there yet.
+func (t *tree) insert(parent uint32, name string, slot uint32) (uint32, error) {
+	if t.nodeN > MaxEntries {
+		return 0, fmt.Errorf("is one too many: an image may hold %d", MaxEntries)
+	}
+	at, err := t.keep([]byte{byte(len(name))}, []byte(name))
+	if err != nil {
+		return 0, err
+	}
+	n := t.nodeN
+	t.nodeN++
+	t.nodes[n] = node{parent: parent, name: at}
+	t.slots[slot] = n
+	t.dir(parent).names++
+	return n, nil
+}
+
+func (t *tree) keep(parts ...[]byte) (uint32, error) {
+	at := t.textN
+	for _, p := range parts {
+		if int(t.textN)+len(p) > len(t.text) {
+			return 0, fmt.Errorf("is one too many: names and directory attributes may take %d bytes in all", maxNameBytes)
+		}
+		t.textN += uint32(copy(t.text[t.textN:], p))
+	}
+	return at, nil
+}
+
+// parent walks to the directory that holds the last component of a path, and
+// makes what is missing on the way.
+func (t *tree) parent(path []string) (uint32, error) {
+	at := uint32(rootNode)
+	for _, name := range path[:len(path)-1] {
+		n, slot := t.lookup(at, name)
+		switch {
+		case n == 0:
+			var err error
+			if n, err = t.insert(at, name, slot); err != nil {
+				return 0, err
+			}
+			if err = t.become(n, erofs.Attr{Mode: erofs.ModeDir | 0o755}); err != nil {
+				return 0, err
+			}
+		case t.nodes[n].ref().mode&erofs.ModeType == erofs.ModeSymlink:
+			return 0, fmt.Errorf("lies behind the symbolic link %q", name)
+		case !t.nodes[n].isDir():
+			return 0, fmt.Errorf("lies below %q, which is not a directory", name)
+		}
+		at = n
+	}
+	return at, nil
+}
+
+// find returns what a path stands for, without following a link.
+func (t *tree) find(path []string) (ref, error) {
+	at := uint32(rootNode)
+	for _, name := range path {
+		if !t.nodes[at].isDir() {
+			return ref{}, errors.New("lies below something that is not a directory")
+		}
+		n, _ := t.lookup(at, name)
+		if n == 0 {
+			return ref{}, errors.New("isn't there at this point")
+		}
+		at = n
+	}
+	return t.nodes[at].ref(), nil
+}
+
+// create makes room for something that is not a directory and returns what
+// was there, if anything. An empty directory gives way, a full one doesn't.
+func (t *tree) create(path []string) (n uint32, old ref, err error) {
+	parent, err := t.parent(path)
+	if err != nil {
+		return 0, ref{}, err
+	}
+	name := path[len(path)-1]
+	n, slot := t.lookup(parent, name)
+	if n == 0 {
+		n, err = t.insert(parent, name, slot)
+		return n, ref{}, err
+	}
+	if !t.nodes[n].isDir() {
+		return n, t.nodes[n].ref(), nil
+	}
+	d := t.dir(n)
+	if d.names > 0 {
+		return 0, ref{}, errors.New("would replace a directory that isn't empty")
+	}
+	d.node = gone
+	t.dir(parent).subs--
+	return n, ref{}, nil
+}
+
+func (t *tree) set(n uint32, r ref) { t.nodes[n].what = uint64(r.inode)<<16 | uint64(r.mode) }
