@@ -71,6 +71,8 @@ type follow struct {
 type upstream struct {
 	stdin   []byte
 	base    int64 // offset of stdin[0]
+	sent    int64 // offset behind the last byte that went into any stream
+	got     int64 // offset behind the last byte the agent is known to have
 	eof     bool
 	signals []string
 	sigBase int64 // index of signals[0]
@@ -88,6 +90,7 @@ type sent struct {
 	sizes  int64
 	acks   [2]int64
 	closed [2]bool
+	early  bool // stdin needn't wait for the agent's answer: nothing was sent before
 	ready  bool // the agent's answer is here
 }
 
@@ -190,20 +193,21 @@ func (f *follow) stream(conn net.Conn, st *ExitStatus) (progress bool, err error
 	if err != nil {
 		return false, Errorf(CodeInvalid, "%v", err)
 	}
-	s := &sent{}
+	s := &sent{early: !f.attach}
 	f.mu.Lock()
 	s.stdin, s.acks = f.up.base, f.up.acks
+	got := f.up.got
 	f.mu.Unlock()
 	broken, sender := false, make(chan struct{})
 	go func() {
 		defer close(sender)
 		f.send(conn, hello, s, &broken)
 	}()
-	out, stdin := f.out, s.stdin
+	out := f.out
 	err = f.receive(conn, s, st)
 	f.mu.Lock()
 	broken = true
-	progress = f.out != out || f.up.base != stdin
+	progress = f.out != out || f.up.got != got
 	f.wake.Broadcast()
 	f.mu.Unlock()
 	if err != nil {
@@ -249,13 +253,14 @@ func (f *follow) frames(buf []byte, s *sent) []byte {
 	if s.ready {
 		buf = f.controls(buf, s)
 	}
-	if !f.stdinKnown || !f.takesStdin {
+	if !f.stdinKnown || !f.takesStdin || !s.early && !s.ready {
 		return buf
 	}
 	if pending := up.stdin[s.stdin-up.base:]; len(pending) > 0 {
 		pending = pending[:min(len(pending), MaxData)]
 		buf = AppendFrame(buf, Frame{Type: FrameStdin, Offset: s.stdin, Data: pending})
 		s.stdin += int64(len(pending))
+		up.sent = max(up.sent, s.stdin)
 	} else if up.eof && !s.eof {
 		s.eof = true
 		buf = AppendFrame(buf, Frame{Type: FrameStdinEOF, Offset: s.stdin})
@@ -341,11 +346,15 @@ func (f *follow) attached(at Attached, s *sent) error {
 	f.up.acks, s.acks = f.out, f.out
 	s.ready = true
 	if !f.stdinKnown {
-		f.stdinKnown, f.up.base, f.up.sigBase = true, max(at.Stdin, 0), max(at.Signals, 0)
-		s.stdin = f.up.base
+		f.stdinKnown, f.up.sigBase = true, max(at.Signals, 0)
+		f.up.base = max(at.Stdin, 0)
+		f.up.sent, s.stdin = f.up.base, f.up.base
 		if f.takesStdin = at.TakesStdin && f.io.Stdin != nil; f.takesStdin {
 			go f.readStdin()
 		}
+	}
+	if err := f.up.taken(at.Stdin, s); f.takesStdin && err != nil {
+		return err
 	}
 	if at.Signals < f.up.sigBase || at.Signals > f.up.sigBase+int64(len(f.up.signals)) {
 		return Errorf(CodeProtocol, "the guest took %d signals", at.Signals)
@@ -381,14 +390,23 @@ func (f *follow) output(i int, fr Frame) error {
 func (f *follow) stdinAck(offset int64, s *sent) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if offset > s.stdin {
-		return Errorf(CodeProtocol, "the guest confirms stdin up to %d, but was sent %d bytes", offset, s.stdin)
+	if err := f.up.taken(offset, s); err != nil {
+		return err
 	}
 	if n := offset - f.up.base; n > 0 {
 		f.up.stdin = f.up.stdin[n:]
 		f.up.base = offset
 		f.wake.Broadcast()
 	}
+	return nil
+}
+
+// taken notes that the agent has stdin up to an offset: no need to send that again.
+func (up *upstream) taken(offset int64, s *sent) error {
+	if offset > up.sent {
+		return Errorf(CodeProtocol, "the guest confirms stdin up to %d, but was sent %d bytes", offset, up.sent)
+	}
+	s.stdin, up.got = max(s.stdin, offset), max(up.got, offset)
 	return nil
 }
 

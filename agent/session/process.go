@@ -290,10 +290,11 @@ func (proc *process) openTTY(p *program, size guest.WinSize) ([]int, error) {
 	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
 		return nil, fmt.Errorf("unlock the terminal: %w", err)
 	}
-	slave, err := unix.IoctlRetInt(master, unix.TIOCGPTPEER)
-	if err != nil {
-		return nil, fmt.Errorf("open the terminal: %w", err)
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return nil, fmt.Errorf("open the terminal: %w", errno)
 	}
+	slave := int(fd)
 	setSize(master, size)
 	if os.Geteuid() == 0 {
 		const ttyGroup = 5 // as devpts' gid=5 everywhere

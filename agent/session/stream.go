@@ -86,7 +86,7 @@ func (s *session) attach(req guest.ExecRequest) (*follower, guest.Attached, erro
 		s.grace.Stop()
 	}
 	s.lossy = false
-	s.follower = &follower{at: at, stdinAck: s.in.taken}
+	s.follower = &follower{at: at} // confirms all of stdin anew: the last time may have been lost
 	s.out.ack(at.sent)
 	s.wake.Broadcast()
 	return s.follower, d, nil
