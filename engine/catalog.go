@@ -20,8 +20,8 @@ type Catalog struct {
 	KernelFiles banger.Kernels
 	Now         func() time.Time
 
-	kernel string     // name of the default one
-	mu     sync.Mutex // held while an image's file and record must agree
+	kernel  string     // name of the default one
+	publish sync.Mutex // held while an image's file and record must agree
 }
 
 // ImportImage reads a root tar and names the image made of it.
@@ -40,8 +40,8 @@ func (c *Catalog) ImportImage(ctx context.Context, name, source string, replace 
 	}
 	img.Name, img.Source, img.Created = name, source, c.Now()
 
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.publish.Lock()
+	defer c.publish.Unlock()
 	if _, err := c.ImageFiles.Path(img.ID); err != nil {
 		return banger.Image{}, surface("", doing, banger.Errorf(banger.CodeConflict, "the same image was deleted meanwhile: %w", err).
 			WithHint("import it again"))
@@ -76,15 +76,15 @@ func (c *Catalog) DeleteImage(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.publish.Lock()
+	defer c.publish.Unlock()
 	if err := c.Store.DeleteImage(ctx, img.Name); err != nil {
 		return surface("", "delete image "+ref, err)
 	}
 	return surface("", "delete image "+ref, c.dropUnnamed(ctx, img.ID))
 }
 
-// dropUnnamed removes the file of an image that has no name any more. c.mu
+// dropUnnamed removes the file of an image that has no name any more. c.publish
 // is held.
 func (c *Catalog) dropUnnamed(ctx context.Context, id string) error {
 	list, err := c.Store.Images(ctx)

@@ -122,11 +122,17 @@ func (j *job) write(ctx context.Context, op *banger.Op, durable bool) error {
 	j.vm.Held = r.held
 	e.mu.Unlock()
 	if err := e.Store.Commit(ctx, j.vm, op, durable); err != nil {
+		if banger.CodeOf(err) == banger.CodeInternal { // else it was refused, and nothing written
+			e.mu.Lock()
+			r.doubt = true
+			e.mu.Unlock()
+			e.later(r)
+		}
 		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	r.vm, r.op = j.vm, op
+	r.vm, r.op, r.doubt = j.vm, op, false
 	if j.vm.State == banger.Gone {
 		r.gone = true
 		r.disarm()
@@ -142,12 +148,20 @@ func (e *Engine) open(ctx context.Context, r *record, p banger.Progress) (*job, 
 	}
 	j := &job{e: e, r: r, p: p}
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	j.vm = r.vm
-	if r.op != nil {
-		j.op = *r.op
-	} else {
-		j.op.ID = e.NewID()
+	j.vm, j.op.ID = r.vm, e.NewID()
+	op, doubt := r.op, r.doubt
+	e.mu.Unlock()
+	if op != nil {
+		j.op = *op
+	}
+	if !doubt {
+		return j, nil
+	}
+	// Memory says what the client was told; the store must say the same before
+	// anything is built on it.
+	if err := j.write(ctx, op, false); err != nil {
+		j.close()
+		return nil, err
 	}
 	return j, nil
 }

@@ -119,9 +119,9 @@ func (j *job) greet(ctx context.Context) error {
 	}
 	boot, cancel := context.WithTimeout(ctx, j.e.Defaults.Boot)
 	defer cancel()
-	ended := make(chan banger.Exit, 1)
+	ended, held := make(chan banger.Exit, 1), j.held()
 	j.e.spawn(func(context.Context) {
-		if exit, err := hv.Wait(boot, m, j.held()); err == nil {
+		if exit, err := hv.Wait(boot, m, held); err == nil {
 			ended <- exit
 			cancel()
 		}

@@ -28,6 +28,7 @@ type record struct {
 	vm     banger.VM
 	op     *banger.Op         // in flight; nil: none
 	held   banger.Handles     // what it holds on the host: the cache, the only truth while we live
+	doubt  bool               // a commit failed: the store may hold more than vm and op say
 	gone   bool               // deleted: whoever waited for the lock finds nothing
 	cancel context.CancelFunc // gives up the build-up in progress; nil: none
 	boots  []time.Time        // reboots of late, to end a loop of them

@@ -40,7 +40,8 @@ func (e *Engine) recover(ctx context.Context) {
 func (e *Engine) settle(ctx context.Context, r *record) {
 	j, err := e.open(ctx, r, nil)
 	if err != nil {
-		return // deleted meanwhile, or the engine is closing
+		e.later(r) // which does nothing when the VM is gone or the engine closed
+		return
 	}
 	defer j.close()
 	switch {
@@ -79,8 +80,12 @@ func (j *job) adopt(ctx context.Context) error {
 		return err
 	}
 	if !alive {
+		exit := j.exit(ctx, hv, m)
+		if boot := j.held().VMM.BootID; exit.Kind == banger.ExitUnknown && boot != "" && boot != j.e.BootID {
+			exit.Detail = "the host was restarted"
+		}
 		j.e.keep(j.r, h)
-		return j.finish(ctx, j.exit(ctx, hv, m))
+		return j.finish(ctx, exit)
 	}
 	if h != j.vm.Held {
 		j.hold(h)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"os"
@@ -26,29 +27,40 @@ func (e *Engine) reserve(ctx context.Context, spec banger.Spec, p banger.Progres
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := newRecord(banger.VM{ID: vm.ID})
-	r.lock <- struct{}{}
-	j := &job{e: e, r: r, p: p, vm: vm}
+	j := &job{e: e, r: newRecord(vm), p: p, vm: vm}
+	j.r.lock <- struct{}{}
 	j.op = banger.Op{ID: e.NewID(), VM: vm.ID, Kind: banger.OpCreate, Opened: vm.Created}
 	if err := j.vm.Advance(banger.Creating, ""); err != nil {
 		return nil, err
 	}
-	for try := 0; ; try++ {
-		if spec.Name == "" {
-			j.vm.Spec.Name = nameFor(vm.ID, try)
-		}
-		err := j.commit(ctx, false)
-		if err == nil {
-			break
-		}
-		if spec.Name != "" || banger.CodeOf(err) != banger.CodeConflict || try == 100 {
-			return nil, err
-		}
+	err := j.name(ctx, spec.Name)
+	if code := banger.CodeOf(err); err != nil && code != banger.CodeInternal {
+		return nil, err // refused: nothing was written
 	}
 	e.mu.Lock()
-	e.vms[vm.ID] = r
+	e.vms[vm.ID] = j.r
+	if err != nil {
+		op := j.op
+		j.r.vm, j.r.op = j.vm, &op
+	}
 	e.mu.Unlock()
+	if err != nil {
+		defer j.close()
+		return nil, j.fail(ctx, "record vm "+j.vm.Spec.Name, err)
+	}
 	return j, nil
+}
+
+// name records the VM under the name asked for, or under the first one made up
+// that is free.
+func (j *job) name(ctx context.Context, asked string) error {
+	for try := 0; ; try++ {
+		j.vm.Spec.Name = cmp.Or(asked, nameFor(j.vm.ID, try))
+		err := j.commit(ctx, false)
+		if asked != "" || banger.CodeOf(err) != banger.CodeConflict || try == 100 {
+			return err
+		}
+	}
 }
 
 // fill completes what was left open.

@@ -196,3 +196,10 @@ func (h *Host) String() string {
 	}
 	return b.String()
 }
+
+// Is reports whether p still identifies a process of this host.
+func (h *Host) Is(p banger.Process) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.is(p)
+}

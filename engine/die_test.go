@@ -1,0 +1,267 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"banger"
+	"banger/fake"
+)
+
+// verb is one operation of a client and what its acknowledgement promises.
+type verb struct {
+	name    string
+	prepare func(*world, *daemon) // before anything dies
+	call    func(context.Context, *daemon) error
+	after   func(found *banger.VM) bool // may the VM "it" be so, once the call was acknowledged
+}
+
+func is(state banger.State) func(*banger.VM) bool {
+	return func(vm *banger.VM) bool { return vm != nil && vm.State == state }
+}
+
+func gone(vm *banger.VM) bool { return vm == nil }
+
+func create(start bool) func(context.Context, *daemon) error {
+	return func(ctx context.Context, d *daemon) error {
+		_, err := d.CreateVM(ctx, banger.Spec{Name: "it"}, start, nil)
+		return err
+	}
+}
+
+func remove(ctx context.Context, d *daemon) error { return d.DeleteVM(ctx, "it") }
+
+func made(start bool) func(*world, *daemon) {
+	return func(w *world, d *daemon) {
+		if err := create(start)(context.Background(), d); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+var verbs = []verb{
+	{"create", nil, create(true), is(banger.Running)},
+	{"create without start", nil, create(false), is(banger.Stopped)},
+	{"start", made(false), func(ctx context.Context, d *daemon) error {
+		_, err := d.StartVM(ctx, "it", nil)
+		return err
+	}, is(banger.Running)},
+	{"stop", made(true), func(ctx context.Context, d *daemon) error {
+		_, err := d.StopVM(ctx, "it", banger.StopOptions{})
+		return err
+	}, is(banger.Stopped)},
+	{"kill", made(true), func(ctx context.Context, d *daemon) error {
+		_, err := d.StopVM(ctx, "it", banger.StopOptions{Force: true})
+		return err
+	}, is(banger.Stopped)},
+	{"delete running", made(true), remove, gone},
+	{"delete stopped", made(false), remove, gone},
+}
+
+// script decides what happens at which point, counting them.
+type script struct {
+	mu     sync.Mutex
+	points []string
+	at     int // the point at which fate strikes; -1: never
+	fate   fake.Fate
+}
+
+func (s *script) decide(point string) fake.Fate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.points = append(s.points, point)
+	if len(s.points)-1 == s.at {
+		return s.fate
+	}
+	return fake.Live
+}
+
+// arm begins the count anew and strikes at point i; -1: never again.
+func (s *script) arm(i int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.points, s.at = nil, i
+}
+
+func (s *script) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.points)
+}
+
+// trial is one run of a verb in a fresh world of VMs: an acknowledged VM "old"
+// that runs, and "it". It returns what is wrong at the end.
+type trial struct {
+	w       *world
+	v       verb
+	old     banger.VM
+	strange []int
+}
+
+func newTrial(w *world, v verb) *trial {
+	t := &trial{w: w, v: v}
+	d := w.open(nil)
+	var err error
+	if t.old, err = d.CreateVM(context.Background(), banger.Spec{Name: "old"}, true, nil); err != nil {
+		w.t.Fatal(err)
+	}
+	if v.prepare != nil {
+		v.prepare(w, d)
+	}
+	d.kill()
+	return t
+}
+
+// end checks the world with a last daemon and clears it for the next trial.
+func (t *trial) end(d *daemon, acknowledged, failed bool) []string {
+	w := t.w
+	w.settled(d)
+	bad := w.check(d)
+	find := func(name string) *banger.VM {
+		vm, err := d.VM(context.Background(), name)
+		if err != nil {
+			return nil
+		}
+		return &vm
+	}
+	if old := find("old"); old == nil || old.State != banger.Running || old.Held.VMM != t.old.Held.VMM {
+		bad = append(bad, fmt.Sprintf("the running VM was lost: %+v", old))
+	}
+	it := find("it")
+	if acknowledged && !t.v.after(it) {
+		bad = append(bad, fmt.Sprintf("acknowledged, and then: %+v", it))
+	}
+	if failed && strings.HasPrefix(t.v.name, "create") && it != nil {
+		bad = append(bad, fmt.Sprintf("refused, and yet: %+v", it))
+	}
+	if it != nil && it.State == banger.Running && bad == nil {
+		if conn, err := d.Dial(context.Background(), "it"); err != nil {
+			bad = append(bad, fmt.Sprintf("a running VM doesn't answer: %v", err))
+		} else {
+			conn.Close()
+		}
+	}
+	for _, name := range []string{"it", "old"} {
+		if err := d.DeleteVM(context.Background(), name); err != nil && banger.CodeOf(err) != banger.CodeNotFound {
+			bad = append(bad, fmt.Sprintf("and it can't be deleted: %v", err))
+		}
+	}
+	bad = append(bad, w.check(d)...)
+	d.kill()
+	return bad
+}
+
+// die kills the daemon at point i of the verb, the next one at point j of its
+// recovery (-1: not), and reports what is wrong in the end, and how many points
+// each had. A count not above its index means that nothing happened there.
+func die(w *world, v verb, i, j int) (bad []string, during, recovery int) {
+	t := newTrial(w, v)
+	first := &script{at: -1, fate: fake.Die}
+	d := w.open(first.decide)
+	first.arm(i) // its own recovery isn't what we are after
+	err := d.do(func() error { return v.call(context.Background(), d) })
+	d.kill()
+	second := &script{at: j, fate: fake.Die}
+	d = w.open(second.decide)
+	if j >= 0 {
+		d.kill()
+		d = w.open(nil)
+	}
+	bad = t.end(d, err == nil, false)
+	return bad, first.count(), second.count()
+}
+
+// Whatever point the daemon dies at, and whatever point of the recovery the
+// next one dies at, the one after puts everything in order.
+func TestDieEverywhere(t *testing.T) {
+	w := newWorld(t)
+	deaths := 0
+	for _, v := range verbs {
+		for i := 0; ; i++ {
+			bad, during, recovery := die(w, v, i, -1)
+			report(t, bad, "%s, death at point %d", v.name, i)
+			if i >= during {
+				break // the verb has no such point: it was acknowledged
+			}
+			deaths++
+			for j := range recovery {
+				bad, _, n := die(w, v, i, j)
+				report(t, bad, "%s, death at point %d and in recovery at %d", v.name, i, j)
+				if j < n {
+					deaths += 2
+				}
+			}
+		}
+	}
+	t.Logf("%d deaths tried", deaths)
+	if deaths < 1000 {
+		t.Errorf("only %d deaths were tried: points were lost", deaths)
+	}
+}
+
+func report(t *testing.T, bad []string, format string, args ...any) {
+	t.Helper()
+	if len(bad) > 0 {
+		t.Fatalf("%s:\n  %s", fmt.Sprintf(format, args...), strings.Join(bad, "\n  "))
+	}
+}
+
+// Whatever step fails, once, the call succeeds or is undone, and the daemon
+// that lives on puts the rest in order by itself.
+func TestFailEverywhere(t *testing.T) {
+	w := newWorld(t)
+	failures := 0
+	for _, v := range verbs {
+		for i := 0; ; i++ {
+			tr := newTrial(w, v)
+			s := &script{at: -1, fate: fake.Fail}
+			d := w.open(s.decide)
+			s.arm(i)
+			err := d.do(func() error { return v.call(context.Background(), d) })
+			w.settled(d)
+			report(t, w.check(d), "%s, failure at point %d, while the daemon lives", v.name, i)
+			n := s.count()
+			d.kill()
+			report(t, tr.end(w.open(nil), err == nil, err != nil), "%s, failure at point %d (%v)", v.name, i, err)
+			if i >= n {
+				if err != nil {
+					t.Fatalf("%s: %v", v.name, err)
+				}
+				break
+			}
+			failures++
+		}
+	}
+	t.Logf("%d failures tried", failures)
+}
+
+// Every step that fails during recovery is tried again.
+func TestFailInRecovery(t *testing.T) {
+	w := newWorld(t)
+	for _, v := range verbs {
+		for j := 0; ; j++ {
+			tr := newTrial(w, v)
+			// Death in the middle leaves the most to do.
+			mid := &script{at: 9, fate: fake.Die}
+			d := w.open(mid.decide)
+			err := d.do(func() error { return v.call(context.Background(), d) })
+			d.kill()
+			s := &script{at: j, fate: fake.Fail}
+			d = w.open(s.decide)
+			w.settled(d)
+			n := s.count()
+			if !slices.Contains(s.points, "before adopt") {
+				t.Fatal("recovery adopted nothing")
+			}
+			s.arm(-1)
+			report(t, tr.end(d, err == nil, false), "%s, failure in recovery at %d", v.name, j)
+			if j >= n {
+				break
+			}
+		}
+	}
+}
