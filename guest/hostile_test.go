@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,10 +74,14 @@ func TestLyingAgent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := agentThat(t, func(conn net.Conn, r *bufio.Reader, _ guest.Request) {
-				go io.Copy(io.Discard, r)
+				done := make(chan bool)
+				go func() {
+					defer close(done)
+					_, _ = io.Copy(io.Discard, r)
+				}()
 				respond(conn, lie.at)
 				_, _ = conn.Write(lie.frames)
-				_, _ = io.Copy(io.Discard, r)
+				<-done
 			})
 			_, err := c.Exec(deadline(t, 20*time.Second), guest.ExecSpec{Argv: []string{"x"}, Stdin: true}, guest.IO{Stdin: blocked(t)})
 			if guest.CodeOf(err) != guest.CodeProtocol {
@@ -97,8 +102,8 @@ func TestAgentThatNeverTakesStdin(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
-	if limit := int64(guest.StdinWindow + 2*guest.MaxData); endless.n > limit {
-		t.Errorf("%d bytes were read ahead, over %d", endless.n, limit)
+	if limit := int64(guest.StdinWindow + 2*guest.MaxData); endless.n.Load() > limit {
+		t.Errorf("%d bytes were read ahead, over %d", endless.n.Load(), limit)
 	}
 }
 
@@ -162,9 +167,9 @@ func TestAttachedGapsAreTold(t *testing.T) {
 	}
 }
 
-type endless struct{ n int64 }
+type endless struct{ n atomic.Int64 }
 
-func (e *endless) Read(p []byte) (int, error) { e.n += int64(len(p)); return len(p), nil }
+func (e *endless) Read(p []byte) (int, error) { e.n.Add(int64(len(p))); return len(p), nil }
 
 func blocked(t *testing.T) io.Reader {
 	r, w := io.Pipe()

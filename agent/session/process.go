@@ -25,6 +25,7 @@ type process struct {
 	stdin *os.File // nil: /dev/null
 	out   [2]*os.File
 	tty   bool // stdin and out[stdout] are one terminal master
+	slave *os.File
 	group *cgroup
 	begun time.Time
 }
@@ -302,8 +303,11 @@ func (proc *process) openTTY(p *program, size guest.WinSize) ([]int, error) {
 		_ = unix.Fchmod(slave, 0o620)
 	}
 	p.attr.Sys.Setctty, p.attr.Sys.Ctty = true, 0
-	child := []int{slave}
-	for range 2 {
+	// Ours until the process is dead: a program may close all three (cat does, to
+	// report errors) before it exits, and a master without slaves reads as ended.
+	proc.slave = os.NewFile(uintptr(slave), "tty")
+	var child []int
+	for range 3 {
 		fd, err := unix.FcntlInt(uintptr(slave), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return child, err
@@ -325,7 +329,7 @@ func control(file *os.File, f func(fd int)) {
 }
 
 func (proc *process) close() {
-	for _, f := range []*os.File{proc.stdin, proc.out[0], proc.out[1], proc.pidfd} {
+	for _, f := range []*os.File{proc.stdin, proc.out[0], proc.out[1], proc.slave, proc.pidfd} {
 		if f != nil {
 			f.Close()
 		}
@@ -373,8 +377,10 @@ func (proc *process) reap() guest.ExitStatus {
 		st.Signal = strings.TrimPrefix(unix.SignalName(ws.Signal()), "SIG")
 		st.OOM = ws.Signal() == unix.SIGKILL && proc.group.oomKilled()
 	}
-	if proc.pidfd != nil {
-		proc.pidfd.Close()
+	for _, f := range []*os.File{proc.pidfd, proc.slave} {
+		if f != nil {
+			f.Close()
+		}
 	}
 	return st
 }
