@@ -1,0 +1,110 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"banger"
+)
+
+// sandbox is the seccomp filter QEMU puts upon itself: no new privileges,
+// no fork or exec, no system calls that only old programs need.
+const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+// minVersion is the first release with `-netdev dgram`.
+var minVersion = [2]int{7, 2}
+
+// build is what we must know of a QEMU binary. Asking costs two starts of it
+// (40 ms), so the answer is kept, for as long as the file is the same.
+type build struct {
+	Path    string `json:"path"`
+	Size    int64  `json:"size"`
+	ModTime int64  `json:"mtime"` // nanoseconds since 1970
+	Version [2]int `json:"version"`
+	Sandbox bool   `json:"sandbox"` // built with seccomp
+}
+
+// buildFile is where the answer is kept, in Config.CacheDir.
+const buildFile = "qemu.json"
+
+// identify returns the build of the driver's binary.
+func (d *Driver) identify(ctx context.Context) (build, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	path, err := exec.LookPath(d.cfg.Binary)
+	if err != nil {
+		return build{}, banger.Errorf(banger.CodeUnavailable, "no %s on this host: %w", d.cfg.Binary, err).WithHint("install qemu-system-x86")
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return build{}, err
+	}
+	want := build{Path: path, Size: st.Size(), ModTime: st.ModTime().UnixNano()}
+	for _, b := range []build{d.known, d.cached()} {
+		if b.Path == want.Path && b.Size == want.Size && b.ModTime == want.ModTime {
+			d.known = b
+			return b, nil
+		}
+	}
+	if err := want.ask(ctx); err != nil {
+		return build{}, err
+	}
+	d.known = want
+	d.cache(want)
+	return want, nil
+}
+
+var versionLine = regexp.MustCompile(`^QEMU emulator version (\d+)\.(\d+)`)
+
+// ask runs the binary for what isn't known.
+func (b *build) ask(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, b.Path, "-version").Output()
+	if err != nil {
+		return fmt.Errorf("%s -version: %w", b.Path, err)
+	}
+	m := versionLine.FindSubmatch(out)
+	if m == nil {
+		return banger.Errorf(banger.CodeUnavailable, "%s isn't a QEMU: it says %.60q", b.Path, out)
+	}
+	b.Version[0], _ = strconv.Atoi(string(m[1])) // digits, by the pattern
+	b.Version[1], _ = strconv.Atoi(string(m[2]))
+	if b.Version[0] < minVersion[0] || b.Version[0] == minVersion[0] && b.Version[1] < minVersion[1] {
+		return banger.Errorf(banger.CodeUnavailable, "%s is version %d.%d, at least %d.%d is needed", b.Path, b.Version[0], b.Version[1], minVersion[0], minVersion[1])
+	}
+	// The filter is entered before the machines are listed, so a build without it
+	// fails here and prints no list.
+	out, err = exec.CommandContext(ctx, b.Path, "-sandbox", sandbox, "-M", "help").Output()
+	if b.Sandbox = err == nil; !b.Sandbox {
+		if out, err = exec.CommandContext(ctx, b.Path, "-M", "help").Output(); err != nil {
+			return fmt.Errorf("%s -M help: %w", b.Path, err)
+		}
+	}
+	if !bytes.Contains(out, []byte("\nmicrovm ")) {
+		return banger.Errorf(banger.CodeUnavailable, "%s has no microvm machine", b.Path)
+	}
+	return nil
+}
+
+// cached returns the kept answer, or the zero build.
+func (d *Driver) cached() (b build) {
+	data, err := os.ReadFile(filepath.Join(d.cfg.CacheDir, buildFile))
+	if err != nil || json.Unmarshal(data, &b) != nil {
+		return build{}
+	}
+	return b
+}
+
+// cache keeps an answer. Losing it costs 40 ms, so errors are nobody's concern;
+// a torn file doesn't parse.
+func (d *Driver) cache(b build) {
+	if data, err := json.Marshal(b); err == nil && d.cfg.CacheDir != "" {
+		_ = os.WriteFile(filepath.Join(d.cfg.CacheDir, buildFile), data, 0o600)
+	}
+}

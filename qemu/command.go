@@ -1,0 +1,161 @@
+package qemu
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"banger"
+	"banger/shim"
+)
+
+// Names in a VM's directory. QEMU runs with it as working directory, so the
+// paths of its sockets stay below the kernel's 107 bytes.
+const (
+	monitorSocket = "qmp.sock"
+	channelSocket = "chan.sock"
+	consoleSocket = "console.sock"
+	netOfVMM      = "net-vmm.sock"
+	netOfShim     = "net-shim.sock"
+)
+
+// sockets lists what a dead QEMU leaves in the VM's directory.
+var sockets = []string{monitorSocket, channelSocket, consoleSocket, netOfVMM, netOfShim}
+
+// channelPort names the virtio-serial port the agent speaks on.
+const channelPort = "banger.agent"
+
+// maxDrives leaves room for the other devices: microvm has 8 virtio-mmio slots.
+const maxDrives = 5
+
+// vmName is the -name of a machine: what makes a QEMU process this VM's.
+func vmName(id string) string { return "banger-" + id }
+
+// ramFile is the path of a machine's guest memory.
+func ramFile(m banger.Machine) string { return filepath.Join(m.RAMDir, vmName(m.ID)+".ram") }
+
+// quote escapes a value within QEMU's comma separated options.
+func quote(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// check refuses a machine that QEMU couldn't be told about.
+func check(m banger.Machine) error {
+	switch {
+	case m.ID == "" || strings.ContainsFunc(m.ID, func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789-", r) }):
+		return banger.Errorf(banger.CodeInvalid, "machine id %q isn't made of lower-case letters, digits and hyphens", m.ID)
+	case m.VCPU < 1 || m.VCPU > banger.MaxVCPU:
+		return banger.Errorf(banger.CodeInvalid, "%d vCPUs are out of bounds: 1 to %d", m.VCPU, banger.MaxVCPU)
+	case m.MemoryMiB < banger.MinMemoryMiB || m.MemoryMiB > banger.MaxMemoryMiB:
+		return banger.Errorf(banger.CodeInvalid, "%d MiB of memory are out of bounds: %d to %d", m.MemoryMiB, banger.MinMemoryMiB, banger.MaxMemoryMiB)
+	case len(m.Drives) > maxDrives:
+		return banger.Errorf(banger.CodeInvalid, "%d drives, at most %d fit", len(m.Drives), maxDrives)
+	}
+	for _, p := range []string{m.Dir, m.RAMDir, m.Kernel, m.Initramfs} {
+		if !filepath.IsAbs(p) {
+			return banger.Errorf(banger.CodeInvalid, "machine %s: path %q isn't absolute", m.ID, p)
+		}
+	}
+	for _, d := range m.Drives {
+		if d.Serial == "" || len(d.Serial) > 20 || !filepath.IsAbs(d.Path) {
+			return banger.Errorf(banger.CodeInvalid, "machine %s: drive %q of %q: want a serial of 1 to 20 bytes and an absolute path", m.ID, d.Serial, d.Path)
+		}
+	}
+	return nil
+}
+
+// command returns the whole command line of the VMM. It is a function of the
+// machine, the build, the host's facts, and of which drives are block devices.
+func (d *Driver) command(b build, m banger.Machine) ([]string, error) {
+	accel, cpu := "tcg", emulatedCPU
+	if d.cfg.KVM {
+		accel, cpu = "kvm", "host"
+	}
+	argv := []string{
+		b.Path, "-name", vmName(m.ID),
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-machine", "microvm,memory-backend=ram,accel=" + accel, "-cpu", cpu,
+		"-smp", fmt.Sprint(m.VCPU), "-m", fmt.Sprintf("%dM", m.MemoryMiB),
+		// Named and shared, so that a later capture of the machine needn't copy it.
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=on", m.MemoryMiB, quote(ramFile(m))),
+		"-kernel", m.Kernel, "-initrd", m.Initramfs, "-append", d.kernelArgs(m),
+		"-chardev", "socket,id=monitor,server=on,wait=off,path=" + monitorSocket, "-mon", "chardev=monitor,mode=control",
+		"-chardev", "socket,id=console,server=on,wait=off,path=" + consoleSocket, "-serial", "chardev:console",
+		"-device", "virtio-serial-device,max_ports=2",
+		"-chardev", "socket,id=channel,server=on,wait=off,path=" + channelSocket, "-device", "virtserialport,chardev=channel,name=" + channelPort,
+		"-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-device,rng=entropy",
+	}
+	if b.Sandbox {
+		argv = append(argv, "-sandbox", sandbox)
+	}
+	for i, drive := range m.Drives {
+		more, err := driveArgs(fmt.Sprintf("drive%d", i), drive)
+		if err != nil {
+			return nil, err
+		}
+		argv = append(argv, more...)
+	}
+	if m.Net.Mode == banger.NetUser {
+		// Datagrams know no connection: a new shim binds its path and frames flow on.
+		argv = append(argv,
+			"-netdev", "dgram,id=net,local.type=unix,local.path="+netOfVMM+",remote.type=unix,remote.path="+netOfShim,
+			"-device", "virtio-net-device,netdev=net,mac="+quote(m.Net.MAC))
+	}
+	return argv, nil
+}
+
+// emulatedCPU is what guests see without KVM. "max" over QEMU's default model:
+// programs built for x86-64-v3 run, and the local timer works in every sleep
+// state (ARAT), without which the kernel has no high-resolution timers and a
+// sleep of 1 ms takes 4. Five-level paging only makes each page walk longer, and
+// a guest in a guest would crawl.
+const emulatedCPU = "max,la57=off,svm=off"
+
+// driveArgs describes one virtio-blk device. A guest's flush is an fdatasync
+// here (write-cache on, no-flush off); its discards punch holes; a host file
+// that can't be written is an I/O error in the guest, where QEMU's default
+// would stop the machine in silence; two machines can't open one disk.
+func driveArgs(id string, d banger.Drive) ([]string, error) {
+	st, err := os.Stat(d.Path)
+	if err != nil {
+		return nil, fmt.Errorf("drive %s: %w", d.Serial, err)
+	}
+	protocol := "file"
+	if st.Mode()&fs.ModeDevice != 0 {
+		protocol = "host_device"
+	}
+	readOnly := "off"
+	if d.ReadOnly {
+		readOnly = "on"
+	}
+	return []string{
+		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=unmap,cache.direct=off,cache.no-flush=off,file.driver=%s,file.locking=on,file.filename=%s", id, readOnly, protocol, quote(d.Path)),
+		"-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s,write-cache=on,werror=report,rerror=report", id, quote(d.Serial)),
+	}, nil
+}
+
+// kernelArgs returns the kernel's command line. Emulated, the guest reads the
+// host's time stamp counter; told its rate, the kernel needn't calibrate it
+// against an emulated timer, on which it hangs when the host is busy.
+func (d *Driver) kernelArgs(m banger.Machine) string {
+	args := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1"}
+	if !d.cfg.KVM && d.cfg.TSCKHz > 0 {
+		args = append(args, fmt.Sprintf("tsc_early_khz=%d", d.cfg.TSCKHz), "tsc=reliable")
+	}
+	if m.Cmdline != "" {
+		args = append(args, m.Cmdline)
+	}
+	return strings.Join(args, " ")
+}
+
+// shimConfig returns what the shim is told about a machine.
+func shimConfig(m banger.Machine, argv []string) shim.Config {
+	c := shim.Config{ID: m.ID, Dir: m.Dir, Argv: argv, Channel: channelSocket, Console: consoleSocket}
+	if m.Net.Mode == banger.NetUser {
+		c.Net = &shim.NetConfig{
+			MAC: m.Net.MAC, Address: m.Net.Address, Gateway: m.Net.Gateway, DNS: m.Net.DNS,
+			Local: netOfVMM, Remote: netOfShim,
+		}
+	}
+	return c
+}

@@ -1,0 +1,172 @@
+// Package qemu runs machines on QEMU's microvm, with KVM or by emulation. It
+// owns QEMU's command line, its monitor protocol (QMP), the guest memory file,
+// and how a VMM is recognised: by the name it was started with, asked of its
+// monitor socket and read from its arguments, never by a PID alone.
+//
+// It refuses to know what a VM is for, what its guest speaks on a stream, and
+// who remembers handles. What a running machine needs held beside its VMM is
+// package shim's.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"banger"
+	"banger/proc"
+	"banger/shim"
+)
+
+// Config is what the driver is told about its host.
+type Config struct {
+	Binary   string // QEMU's path, or a name for PATH; empty: qemu-system-x86_64
+	Shim     string // path of banger-shim
+	CacheDir string // where answers about the binary are kept; empty: nowhere
+	KVM      bool   // KVM works here (see package kvm)
+	TSCKHz   int    // rate of the host's time stamp counter; 0: not known to be constant
+}
+
+// Driver is the banger.Hypervisor for QEMU. Calls for different machines may
+// run side by side; those for one machine may not.
+type Driver struct {
+	cfg   Config
+	mu    sync.Mutex // guards known
+	known build
+}
+
+var _ banger.Hypervisor = (*Driver)(nil)
+
+// New returns a driver. It touches nothing: what is missing shows at Start.
+func New(cfg Config) *Driver {
+	if cfg.Binary == "" {
+		cfg.Binary = "qemu-system-x86_64"
+	}
+	return &Driver{cfg: cfg}
+}
+
+// BootDeadline is how long a guest may take from Start to its agent's first
+// answer on a busy host. A guest that takes longer hangs, which emulated ones
+// may in their kernel's timer calibration: kill it and start it again, once.
+func (d *Driver) BootDeadline() time.Duration {
+	if d.cfg.KVM {
+		return 20 * time.Second
+	}
+	return 60 * time.Second
+}
+
+// Start spawns the shim, and it the VMM. A machine that already runs is
+// CodeConflict: it wants Adopt, or Kill first.
+func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles, err error) {
+	if err := check(m); err != nil {
+		return banger.Handles{}, err
+	}
+	b, err := d.identify(ctx)
+	if err != nil {
+		return banger.Handles{}, err
+	}
+	argv, err := d.command(b, m)
+	if err != nil {
+		return banger.Handles{}, err
+	}
+	if vmm, alive := findVMM(ctx, m, banger.Process{}); alive {
+		return banger.Handles{}, banger.Errorf(banger.CodeConflict, "machine %s already runs, as process %d", m.ID, vmm.PID)
+	}
+	if left, err := d.Kill(ctx, m, banger.Handles{}); err != nil {
+		return banger.Handles{}, fmt.Errorf("clear what machine %s left (%+v): %w", m.ID, left, err)
+	}
+	defer func() {
+		if err != nil {
+			// The caller's context may be what ended Start.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+			defer cancel()
+			_, undo := d.Kill(ctx, m, banger.Handles{})
+			err = errors.Join(err, undo)
+		}
+	}()
+	if err := makeRAM(m); err != nil {
+		return banger.Handles{}, err
+	}
+	st, err := shim.Spawn(ctx, d.cfg.Shim, shimConfig(m, argv))
+	if err != nil {
+		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
+	}
+	return banger.Handles{VMM: st.VMM, Shim: st.Shim, RAMFile: ramFile(m)}, nil
+}
+
+// undoTimeout bounds the undoing of a Start that didn't succeed.
+const undoTimeout = 30 * time.Second
+
+// makeRAM makes the guest memory file before QEMU would, which makes it 0644.
+func makeRAM(m banger.Machine) error {
+	f, err := os.OpenFile(ramFile(m), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("guest memory: %w", err)
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(m.MemoryMiB) << 20); err != nil {
+		return fmt.Errorf("guest memory: %w", err)
+	}
+	return nil
+}
+
+// Dial opens a stream through the shim.
+func (d *Driver) Dial(ctx context.Context, m banger.Machine) (net.Conn, error) {
+	return shim.Dial(ctx, m.Dir)
+}
+
+// Wait asks the shim, and watches the VMM itself where no shim lives.
+func (d *Driver) Wait(ctx context.Context, m banger.Machine, h banger.Handles) (banger.Exit, error) {
+	for {
+		exit, err := shim.Wait(ctx, m.Dir)
+		if err == nil || ctx.Err() != nil {
+			return exit, errors.Join(err, ctx.Err())
+		}
+		// The shim died, or nothing ever ran. A new shim takes over while the VMM lives.
+		now, alive, err := d.Adopt(ctx, m, h)
+		if err != nil && alive {
+			return banger.Exit{}, err
+		}
+		if !alive {
+			// The shim may have written how it ended in between.
+			if exit, err := shim.Wait(ctx, m.Dir); err == nil {
+				return exit, nil
+			}
+			return banger.Exit{Kind: banger.ExitUnknown, Detail: "nothing was there to see it end", Status: -1, Time: time.Now()}, ctx.Err()
+		}
+		h = now
+	}
+}
+
+// removeFiles removes what a machine has in the filesystem beside its disk,
+// records and logs. Only what carries our names is touched.
+func removeFiles(m banger.Machine, ram string) error {
+	var errs []error
+	if filepath.Base(ram) == filepath.Base(ramFile(m)) {
+		errs = append(errs, remove(ram)) // in the RAMDir of an earlier configuration
+	}
+	for _, s := range sockets {
+		errs = append(errs, remove(filepath.Join(m.Dir, s)))
+	}
+	return errors.Join(append(errs, remove(ramFile(m)))...)
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// ended waits for a process to end, for at most d, and tells whether it did.
+func ended(ctx context.Context, p banger.Process, d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return proc.Wait(ctx, p) == nil
+}
