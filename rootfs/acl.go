@@ -35,17 +35,19 @@ type ace struct {
 // field, as star writes it: names mean something only to the host that wrote them.
 func parseACL(text string) (string, error) {
 	var list []ace
-	for line := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '\n' || r == ',' }) {
+	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#") // "#effective:r--"
-		line = strings.TrimSpace(line)
-		if line == "" {
-			continue
+		for field := range strings.SplitSeq(line, ",") {
+			field = strings.TrimSpace(field)
+			if field == "" {
+				continue
+			}
+			e, err := parseACE(field)
+			if err != nil {
+				return "", err
+			}
+			list = append(list, e)
 		}
-		e, err := parseACE(line)
-		if err != nil {
-			return "", err
-		}
-		list = append(list, e)
 	}
 	if len(list) == 0 {
 		return "", nil
@@ -88,7 +90,7 @@ func parseACE(line string) (ace, error) {
 		switch {
 		case f[1] == "root" && err != nil:
 		case err != nil:
-			return ace{}, fmt.Errorf("names %q: make the archive with --numeric-owner", f[1])
+			return ace{}, fmt.Errorf("names %q, without a number (pack with --xattrs --xattrs-include='*', which keeps the numbers)", f[1])
 		}
 		e.id = uint32(n)
 	}

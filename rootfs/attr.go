@@ -33,6 +33,9 @@ func attributes(h *tar.Header, typ uint16) (erofs.Attr, error) {
 	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
 		return a, fmt.Errorf("has an owner Linux doesn't have: %d:%d", h.Uid, h.Gid)
 	}
+	if typ == erofs.ModeSymlink {
+		a.Mode |= 0o777 // on Linux they have no other
+	}
 	set, err := xattrs(h, typ)
 	if err != nil {
 		return a, err
@@ -75,17 +78,17 @@ func xattrs(h *tar.Header, typ uint16) (map[string]string, error) {
 		}
 		set[name] = value
 	}
-	// Lists as text are what tar --acls goes by, if there are both.
+	// GNU tar writes lists as text, with this host's names for the ids, and
+	// often as attributes too: those say the same in numbers.
 	for kind, name := range map[string]string{"access": accessACL, "default": defaultACL} {
 		text, ok := h.PAXRecords[aclRecord+kind]
-		if !ok || !canHold(name, typ) {
+		if _, binary := set[name]; !ok || binary || !canHold(name, typ) {
 			continue
 		}
 		acl, err := parseACL(text)
 		if err != nil {
 			return nil, fmt.Errorf("has an access control list that %w", err)
 		}
-		delete(set, name)
 		if acl != "" {
 			set[name] = acl
 		}

@@ -67,7 +67,7 @@ func (im *importer) store(h *tar.Header, attr erofs.Attr) (erofs.Inode, error) {
 	switch attr.Mode & erofs.ModeType {
 	case erofs.ModeRegular:
 		if h.Size > im.left {
-			return 0, refuse(h.Name, "claims %d bytes: an image may hold %d in all", h.Size, int64(MaxBytes))
+			return 0, refuse(h.Name, "claims %d bytes, more than an image may hold", h.Size)
 		}
 		im.left -= h.Size
 		return im.image.File(attr, h.Size, im.tar)

@@ -52,6 +52,10 @@ type Stats struct {
 // the message names the entry. When ctx ends, the stream is closed if it is an
 // io.Closer, since a read can't be interrupted otherwise: banger.CodeCanceled.
 func Write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progress) (Stats, error) {
+	return write(ctx, stream, out, p, MaxBytes)
+}
+
+func write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progress, maxBytes int64) (Stats, error) {
 	if err := out.Truncate(0); err != nil {
 		return Stats{}, fmt.Errorf("empty the image file: %w", err)
 	}
@@ -64,11 +68,11 @@ func Write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progres
 		return Stats{}, err
 	}
 	defer tree.close()
-	src, err := openSource(ctx, stream, MaxBytes)
+	src, err := openSource(ctx, stream, maxBytes)
 	defer src.close()
 	im := &importer{
 		src: src, tar: tar.NewReader(src), tree: tree, image: erofs.NewWriter(out),
-		progress: p, left: MaxBytes, last: time.Now(),
+		progress: p, left: maxBytes, last: time.Now(),
 	}
 	if err == nil {
 		err = im.run()

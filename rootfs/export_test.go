@@ -1,0 +1,4 @@
+package rootfs
+
+// WriteWithin is Write with another bound than MaxBytes.
+var WriteWithin = write
