@@ -1,0 +1,36 @@
+// Command banger-shim is the process beside every running VM. It only wires:
+// package shim says what it does, package usernet is its network.
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+
+	"banger/shim"
+	"banger/usernet"
+)
+
+func main() {
+	os.Exit(shim.Main(os.Args[1:], startNet))
+}
+
+func startNet(cfg shim.NetConfig) (io.Closer, error) {
+	guest, err := netip.ParsePrefix(cfg.Address)
+	if err != nil {
+		return nil, fmt.Errorf("guest address: %w", err)
+	}
+	gateway, err := netip.ParseAddr(cfg.Gateway)
+	if err != nil {
+		return nil, fmt.Errorf("gateway address: %w", err)
+	}
+	dns, err := netip.ParseAddr(cfg.DNS)
+	if err != nil {
+		return nil, fmt.Errorf("DNS address: %w", err)
+	}
+	return usernet.Start(usernet.Config{
+		Local: cfg.Local, Remote: cfg.Remote,
+		Subnet: guest.Masked(), Gateway: gateway, DNS: dns,
+	})
+}

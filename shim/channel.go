@@ -1,0 +1,122 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"banger/link"
+)
+
+const (
+	connectPause = 2 * time.Millisecond // between two tries to reach a VMM's socket, growing
+	connectMax   = 100 * time.Millisecond
+	watchPause   = time.Second
+)
+
+// channel is the host's side of the link for as long as the VMM lives, over one
+// connection after another.
+type channel struct {
+	path      string
+	connected chan struct{} // closed at the first connection
+
+	mu      sync.Mutex
+	mux     *link.Mux     // nil while there is no connection
+	changed chan struct{} // closed when mux changes
+	over    bool          // the VMM has ended
+}
+
+func newChannel(path string) *channel {
+	return &channel{path: path, connected: make(chan struct{}), changed: make(chan struct{})}
+}
+
+// keep holds the connection until ctx, the VMM's life, ends.
+func (c *channel) keep(ctx context.Context) {
+	for first := true; ; first = false {
+		conn := connect(ctx, c.path)
+		if conn == nil {
+			c.set(nil, true)
+			return
+		}
+		mux := link.New(conn, link.Host)
+		c.set(mux, false)
+		if first {
+			close(c.connected)
+		}
+		select {
+		case <-mux.Done():
+			c.set(nil, false)
+			pause(ctx, connectMax)
+		case <-ctx.Done():
+			select { // what a dead VMM left in the socket is still read
+			case <-mux.Done():
+			case <-time.After(drain):
+				_ = mux.Close() // never fails
+			}
+		}
+	}
+}
+
+func (c *channel) set(m *link.Mux, over bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mux, c.over = m, over
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// open opens a stream, waiting for the VMM and its guest until ctx ends.
+func (c *channel) open(ctx context.Context) (*link.Stream, error) {
+	for {
+		c.mu.Lock()
+		mux, changed, over := c.mux, c.changed, c.over
+		c.mu.Unlock()
+		if over {
+			return nil, errors.New("the VM has ended")
+		}
+		if mux != nil {
+			s, err := mux.Open(ctx)
+			if err == nil || mux.Err() == nil {
+				return s, err
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the VMM has not answered on its channel: %w", ctx.Err())
+		}
+	}
+}
+
+func (c *channel) established() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mux != nil && c.mux.Established()
+}
+
+// connect connects to a socket of the VMM, which may not be there yet. It
+// returns nil when ctx has ended.
+func connect(ctx context.Context, path string) net.Conn {
+	var d net.Dialer
+	for wait := connectPause; ; wait = min(wait*3/2, connectMax) {
+		if conn, err := d.DialContext(ctx, "unix", path); err == nil {
+			return conn
+		}
+		if !pause(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+// pause waits, and reports whether ctx still lives.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,227 @@
+package shim_test
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"banger/link"
+	"banger/shim"
+)
+
+// The test binary plays the other processes too, so that what is killed in
+// these tests is a process and what holds a socket is the kernel.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "fake-vmm" {
+		fakeVMM(os.Args[2])
+	}
+	if len(os.Args) > 3 && os.Args[1] == "fake-daemon" {
+		fakeDaemon(os.Args[2], os.Args[3])
+	}
+	if os.Getenv("BANGER_TEST_SHIM") != "" {
+		os.Exit(shim.Main(os.Args[1:], nil))
+	}
+	os.Setenv("BANGER_TEST_SHIM", "1")
+	os.Exit(m.Run())
+}
+
+// fakeVMM listens like a VMM, in its working directory, and plays the guest.
+func fakeVMM(mode string) {
+	if mode == "refuse" {
+		fmt.Fprintln(os.Stderr, "fake-vmm: -drive: no such file")
+		os.Exit(3)
+	}
+	if mode == "never" {
+		select {}
+	}
+	port := &chardev{listener: listen("chan.sock")}
+	port.changed = sync.NewCond(&port.mu)
+	console := &chardev{listener: listen("console.sock")}
+	console.changed = sync.NewCond(&console.mu)
+	go port.accept()
+	go console.accept()
+	console.wait()
+	mux := link.New(link.Port(port), link.Guest)
+	held := map[uint32]*upload{}
+	var mu sync.Mutex
+	for {
+		c, err := mux.Accept()
+		if err != nil {
+			os.Exit(4)
+		}
+		go func() {
+			defer c.Close()
+			var head [13]byte
+			if _, err := io.ReadFull(c, head[:1]); err != nil {
+				return
+			}
+			switch head[0] {
+			case 'd', 'u':
+				if _, err := io.ReadFull(c, head[1:]); err != nil {
+					return
+				}
+				object, off := binary.BigEndian.Uint32(head[1:]), int64(binary.BigEndian.Uint64(head[5:]))
+				if head[0] == 'd' {
+					serveDownload(c, object, off)
+					return
+				}
+				mu.Lock()
+				u := held[object]
+				if u == nil {
+					u = &upload{}
+					held[object] = u
+				}
+				mu.Unlock()
+				serveUpload(c, u)
+			case 'e': // echo
+				io.Copy(c, c)
+			case '!': // a command line
+				line, _ := bufio.NewReader(c).ReadString('\n')
+				command(console, strings.TrimSpace(line))
+			}
+		}()
+	}
+}
+
+// command does what a line says: "say TEXT" on the console, "print TEXT" on
+// stderr, "exit N", "kill", "abort".
+func command(console io.Writer, line string) {
+	for part := range strings.SplitSeq(line, ";") {
+		verb, arg, _ := strings.Cut(part, " ")
+		switch verb {
+		case "say":
+			fmt.Fprintf(console, "[    1.234567] %s\r\n", arg)
+		case "print":
+			fmt.Fprintln(os.Stderr, arg)
+		case "flood":
+			for range 3000 {
+				fmt.Fprintln(os.Stderr, strings.Repeat("x", 1000))
+				fmt.Fprintln(console, strings.Repeat("y", 1000))
+			}
+		case "exit":
+			n := 0
+			fmt.Sscan(arg, &n)
+			os.Exit(n)
+		case "kill":
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+}
+
+func listen(path string) net.Listener {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(5)
+	}
+	return l
+}
+
+// chardev is a listening character device: one client at a time; what is
+// written while there is none is lost.
+type chardev struct {
+	listener net.Listener
+	mu       sync.Mutex
+	changed  *sync.Cond
+	conn     net.Conn
+}
+
+func (d *chardev) accept() {
+	for {
+		c, err := d.listener.Accept()
+		if err != nil {
+			os.Exit(6)
+		}
+		d.mu.Lock()
+		d.conn = c
+		d.changed.Broadcast()
+		for d.conn == c {
+			d.changed.Wait()
+		}
+		d.mu.Unlock()
+	}
+}
+
+func (d *chardev) current() net.Conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conn
+}
+
+func (d *chardev) drop(c net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn == c {
+		d.conn = nil
+		c.Close()
+		d.changed.Broadcast()
+	}
+}
+
+func (d *chardev) Read(b []byte) (int, error) {
+	c := d.current()
+	if c == nil {
+		return 0, io.EOF
+	}
+	n, err := c.Read(b)
+	if err != nil {
+		d.drop(c)
+		return n, io.EOF // however it ended
+	}
+	return n, nil
+}
+
+func (d *chardev) Write(b []byte) (int, error) {
+	if c := d.current(); c != nil {
+		c.Write(b) // into a dead client: lost
+	}
+	return len(b), nil
+}
+
+// wait returns when somebody is connected.
+func (d *chardev) wait() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.conn == nil {
+		d.changed.Wait()
+	}
+}
+
+func (d *chardev) Close() error { return nil }
+
+// fakeDaemon joins connections with streams, as the daemon does, until killed.
+func fakeDaemon(socket, dir string) {
+	os.Remove(socket)
+	l := listen(socket)
+	fmt.Println("ready")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			os.Exit(7)
+		}
+		go func() {
+			defer c.Close()
+			s, err := shim.Dial(backgroundContext, dir)
+			if err != nil {
+				return
+			}
+			defer s.Close()
+			go func() {
+				if _, err := io.Copy(s, c); err == nil {
+					s.(*net.UnixConn).CloseWrite()
+				}
+			}()
+			if _, err := io.Copy(c, s); err == nil {
+				c.(*net.UnixConn).CloseWrite()
+			}
+		}()
+	}
+}

@@ -1,0 +1,324 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/proc"
+)
+
+// Bounds of a shim's own steps.
+const (
+	lockWait  = 5 * time.Second // a killed predecessor may still be dying
+	lockPause = 5 * time.Millisecond
+	termGrace = 2 * time.Second // from SIGTERM to SIGKILL for a VMM that must end
+	lastWords = 1 << 10         // bytes of a log that go into an error
+	drain     = time.Second     // for what a VMM wrote just before it ended
+)
+
+// report is the one line a new shim says to who started it.
+type report struct {
+	Status Status `json:"status,omitzero"`
+	Error  string `json:"error,omitempty"`
+}
+
+// Main is the shim's process: `banger-shim DIR` takes its Config from stdin
+// and spawns the VMM, `banger-shim DIR PROCESS` attaches to the one that runs.
+// It returns the exit status.
+func Main(args []string, startNet StartNet) int {
+	// Only what we open ourselves and hand on may live in us and in the VMM.
+	// Before Linux 5.11 there is no such call; Go's own files are so anyway.
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
+	unix.Umask(0o077)
+	// Caught, not ignored: a VMM would inherit that. Who started us may be dead
+	// when we report, and needn't live.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE)
+	// A SIGTERM takes back a start. After that a shim lives as long as its VMM.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+
+	say := func(r report) { _ = json.NewEncoder(os.Stdout).Encode(r) }
+	cfg, attach, err := config(args)
+	if err == nil {
+		err = Run(ctx, cfg, attach, startNet, func(s Status) { say(report{Status: s}) })
+	}
+	if err != nil {
+		say(report{Error: err.Error()})
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func config(args []string) (cfg Config, attach bool, err error) {
+	switch len(args) {
+	case 1:
+		err = json.NewDecoder(os.Stdin).Decode(&cfg)
+		if err == nil && cfg.Dir != args[0] {
+			err = fmt.Errorf("configuration is for %s", cfg.Dir)
+		}
+	case 2:
+		attach = true
+		if err = readJSON(args[0]+"/"+ConfigFile, &cfg); err == nil {
+			err = json.Unmarshal([]byte(args[1]), &cfg.VMM)
+		}
+		cfg.Dir = args[0]
+	default:
+		err = errors.New("usage: banger-shim DIR [PROCESS]")
+	}
+	if err != nil {
+		return Config{}, false, fmt.Errorf("shim: %w", err)
+	}
+	return cfg, attach, cfg.check()
+}
+
+// shim is the running process.
+type shim struct {
+	cfg     Config
+	self    banger.Process
+	started time.Time
+	cmd     *exec.Cmd // nil when attached
+	channel *channel
+	trace   trace
+
+	listening chan struct{} // closed when the console is connected
+	ended     chan struct{} // closed when the VMM has ended
+	status    syscall.WaitStatus
+	waited    bool           // status is known; both are set before ended
+	settled   chan struct{}  // closed when exit.json is there
+	exit      banger.Exit    // set before settled
+	serving   sync.WaitGroup // connections
+	drained   sync.WaitGroup // readers of what the VMM and the guest say
+}
+
+// Run is a shim's life. It spawns the VMM of cfg, or attaches to cfg.VMM, calls
+// ready, and returns when the VMM has ended and those who wait for that were
+// told. When ctx ends before ready was called, or the start fails, nothing that
+// it started is left; afterwards ctx is not looked at. It changes the process's
+// working directory to cfg.Dir, so that no socket's path is too long.
+func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, ready func(Status)) error {
+	if err := os.Chdir(cfg.Dir); err != nil {
+		return err
+	}
+	lock, err := takeLock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	s := &shim{
+		cfg: cfg, started: time.Now(), channel: newChannel(cfg.Channel),
+		listening: make(chan struct{}), ended: make(chan struct{}), settled: make(chan struct{}),
+	}
+	if s.self, err = proc.Self(); err != nil {
+		return err
+	}
+	s.cfg.Shim = s.self
+	if err := s.clear(attach); err != nil {
+		return err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketFile, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if cfg.Net != nil && startNet != nil {
+		network, err := startNet(*cfg.Net)
+		if err != nil {
+			return err
+		}
+		defer network.Close()
+	}
+	if err := s.startVMM(ctx, attach); err != nil {
+		return err
+	}
+	go s.serve(l)
+	ready(s.state())
+	<-s.ended
+	return s.settle(l)
+}
+
+// takeLock makes sure that there is one shim.
+func takeLock(ctx context.Context) (*os.File, error) {
+	f, err := os.OpenFile(LockFile, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		select {
+		case <-time.After(lockPause):
+		case <-ctx.Done():
+			return nil, errors.Join(errors.New("another shim holds this VM"), err, f.Close())
+		}
+	}
+}
+
+// clear removes what a dead predecessor left.
+func (s *shim) clear(attach bool) error {
+	if attach {
+		if _, err := os.Stat(ExitFile); err == nil {
+			return errors.New("this VM has ended")
+		}
+		return removeAll(SocketFile)
+	}
+	return removeAll(ExitFile, SocketFile, s.cfg.Channel, VMMLog, VMMLog+".1")
+}
+
+// startVMM spawns or attaches to the VMM and connects to its sockets. A VMM it
+// spawned is ended again on error.
+func (s *shim) startVMM(ctx context.Context, attach bool) error {
+	if attach {
+		go s.watchVMM()
+	} else if err := s.spawn(); err != nil {
+		return fmt.Errorf("spawn VMM: %w", err)
+	}
+	if err := writeJSON(ConfigFile, s.cfg); err != nil {
+		return errors.Join(err, s.takeBack(attach))
+	}
+	live, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-s.ended
+		cancel()
+	}()
+	s.drained.Go(func() { s.channel.keep(live) })
+	s.drained.Go(func() { s.follow(live) })
+	s.drained.Go(func() { s.watchGuest(live) })
+	go boundVMMLog(live, s.cfg.LogLimit)
+	if attach {
+		return nil // the VMM may be stopped and answer later
+	}
+	for _, up := range []chan struct{}{s.channel.connected, s.listening} {
+		select {
+		case <-up:
+		case <-s.ended:
+			return fmt.Errorf("VMM ended at once: %s", s.exitNow().Detail)
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("start of the VMM: %w", ctx.Err()), s.takeBack(attach))
+		}
+	}
+	return nil
+}
+
+// takeBack ends a VMM whose start failed.
+func (s *shim) takeBack(attach bool) error {
+	if attach {
+		return nil
+	}
+	err := proc.Kill(s.cfg.VMM, unix.SIGKILL)
+	<-s.ended
+	return err
+}
+
+func (s *shim) spawn() error {
+	// O_APPEND: the log is cut while the VMM writes, see boundVMMLog.
+	log, err := os.OpenFile(VMMLog, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(s.cfg.Argv[0], s.cfg.Argv[1:]...)
+	cmd.Stdout, cmd.Stderr = log, log
+	// Nothing of who started us: a VMM needs no secrets from an environment.
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "LC_ALL=C"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.cmd = cmd
+	if s.cfg.VMM, err = proc.Read(cmd.Process.Pid); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
+	go s.watchVMM()
+	return nil
+}
+
+// watchVMM waits for the VMM's end, as its parent or else by pidfd.
+func (s *shim) watchVMM() {
+	defer close(s.ended)
+	if s.cmd != nil {
+		_ = s.cmd.Wait() // the state says all there is
+		s.status, s.waited = s.cmd.ProcessState.Sys().(syscall.WaitStatus)
+		return
+	}
+	for proc.Wait(context.Background(), s.cfg.VMM) != nil {
+		time.Sleep(time.Second) // out of descriptors: it can only get better
+	}
+}
+
+// settle writes down how the VMM ended, tells those who wait, and takes the
+// socket away. Whoever comes later reads the file.
+func (s *shim) settle(l *net.UnixListener) error {
+	s.drained.Wait() // each is bounded
+	s.exit = s.exitNow()
+	err := writeJSON(ExitFile, s.exit)
+	close(s.settled)
+	err = errors.Join(err, l.Close()) // unlinks the socket
+	s.serving.Wait()
+	return err
+}
+
+func (s *shim) state() Status {
+	return Status{VMM: s.cfg.VMM, Shim: s.self, Established: s.channel.established(), Started: s.started}
+}
+
+// exitNow judges the end of a VMM that has ended.
+func (s *shim) exitNow() banger.Exit {
+	e := evidence{waited: s.waited, status: s.status, words: words(VMMLog)}
+	s.trace.mu.Lock()
+	e.seen = s.trace.seen
+	s.trace.mu.Unlock()
+	exit := e.judge()
+	exit.Time = time.Now()
+	return exit
+}
+
+// endVMM ends a VMM whose guest has ended: politely, so that it closes its
+// disks, then surely.
+func (s *shim) endVMM() {
+	if err := proc.Kill(s.cfg.VMM, unix.SIGTERM); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	select {
+	case <-s.ended:
+	case <-time.After(termGrace):
+		if err := proc.Kill(s.cfg.VMM, unix.SIGKILL); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+}
+
+// words returns what may be shown of a log's end, "" when there is none.
+func words(path string) string { return printable(string(tail(path, lastWords))) }
+
+// tail returns the last n bytes of a file, nothing when it can't be read.
+func tail(path string, n int64) []byte {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > n {
+		_, _ = f.Seek(-n, io.SeekEnd) // a regular file always can
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, n))
+	return b
+}

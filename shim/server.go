@@ -1,0 +1,183 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/link"
+)
+
+const (
+	maxRequest  = 4 << 10
+	requestWait = 10 * time.Second // for a request line and for an answer to be taken
+	linger      = 10 * time.Second // for a dead client's last bytes to be taken by the guest
+)
+
+// request is the line a connection starts with.
+type request struct {
+	Op string `json:"op"` // "dial", "status", "wait"
+}
+
+// answer is the line that says whether a dial succeeded; bytes follow.
+type answer struct {
+	Error string `json:"error,omitempty"`
+}
+
+// serve answers on the shim's socket until it is closed.
+func (s *shim) serve(l *net.UnixListener) {
+	for {
+		conn, err := l.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(connectMax) // out of descriptors
+			continue
+		}
+		s.serving.Add(1)
+		go func() {
+			defer s.serving.Done()
+			defer conn.Close()
+			s.answer(conn)
+		}()
+	}
+}
+
+func (s *shim) answer(conn *net.UnixConn) {
+	_ = conn.SetReadDeadline(time.Now().Add(requestWait)) // a unix socket always can
+	req, rest, err := readRequest(conn)
+	_ = conn.SetReadDeadline(time.Time{})
+	if err != nil {
+		return
+	}
+	switch req.Op {
+	case "dial":
+		s.dial(conn, rest)
+	case "status":
+		say(conn, s.state())
+	case "wait":
+		gone, stop := hangUp(conn)
+		defer stop()
+		select {
+		case <-s.settled:
+			say(conn, s.exit)
+		case <-gone:
+		}
+	default:
+		say(conn, answer{Error: "unknown operation " + req.Op})
+	}
+}
+
+// say writes one JSON line. Who doesn't take it isn't there.
+func say(conn net.Conn, v any) {
+	_ = conn.SetWriteDeadline(time.Now().Add(requestWait))
+	_ = json.NewEncoder(conn).Encode(v)
+	_ = conn.SetWriteDeadline(time.Time{})
+}
+
+// readRequest reads a line and returns what came after it too.
+func readRequest(conn net.Conn) (req request, rest []byte, err error) {
+	buf := make([]byte, maxRequest)
+	for n := 0; n < len(buf); {
+		k, err := conn.Read(buf[n:])
+		n += k
+		if line, rest, ok := bytes.Cut(buf[:n], []byte("\n")); ok {
+			return req, rest, json.Unmarshal(line, &req)
+		}
+		if err != nil {
+			return req, nil, err
+		}
+	}
+	return req, nil, errors.New("request is too long")
+}
+
+// dial joins a connection with a new stream to the guest.
+func (s *shim) dial(conn *net.UnixConn, rest []byte) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	gone, stop := hangUp(conn)
+	go func() {
+		select {
+		case <-gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	stream, err := s.channel.open(ctx)
+	stop()
+	if err != nil {
+		say(conn, answer{Error: err.Error()})
+		return
+	}
+	say(conn, answer{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		toGuest(stream, conn, rest)
+	}()
+	fromGuest(conn, stream)
+	<-done
+}
+
+// toGuest copies a client's bytes and passes on its half-close. A client that
+// has gone altogether ends the stream, even if the guest never writes to it.
+func toGuest(stream *link.Stream, conn *net.UnixConn, rest []byte) {
+	_, err := stream.Write(rest)
+	if err == nil {
+		_, err = io.Copy(stream, conn)
+	}
+	if err == nil {
+		_ = stream.CloseWrite() // fails only when the stream has ended
+		gone, _ := hangUp(conn)
+		<-gone
+	}
+	_ = stream.Close() // likewise
+	time.AfterFunc(linger, stream.Reset)
+}
+
+// fromGuest copies the guest's bytes and passes on its half-close. A stream
+// that broke is a connection that ends without one.
+func fromGuest(conn *net.UnixConn, stream *link.Stream) {
+	_, err := io.Copy(conn, stream)
+	if err == nil {
+		err = conn.CloseWrite()
+	}
+	if err != nil {
+		_ = conn.Close() // wakes toGuest
+	}
+}
+
+// hangUp returns a channel that is closed when the other side has closed both
+// directions, or ours is closed. Until stop has returned nobody else may read.
+func hangUp(conn *net.UnixConn) (gone <-chan struct{}, stop func()) {
+	closed, returned := make(chan struct{}), make(chan struct{})
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		close(closed)
+		return closed, func() {}
+	}
+	go func() {
+		defer close(returned)
+		// Polling for no event still tells of POLLHUP: shut down both ways.
+		err := raw.Read(func(fd uintptr) bool {
+			p := []unix.PollFd{{Fd: int32(fd)}}
+			_, err := unix.Poll(p, 0)
+			return err == nil && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+		})
+		if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
+			close(closed)
+		}
+	}()
+	return closed, func() {
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
+		<-returned
+		_ = conn.SetReadDeadline(time.Time{})
+	}
+}
