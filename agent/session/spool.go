@@ -99,11 +99,12 @@ type cursor struct {
 }
 
 // seek places a cursor for a client that has the given bytes, or -1 for one
-// that wants what is kept. gap is how many bytes it will never see.
+// that wants what is kept. gap is how many bytes it will never see. Confirmed
+// bytes count as gone, though a chunk of the other stream may still hold them here.
 func (s *spool) seek(have [2]int64) (c cursor, gap [2]int64, ok bool) {
 	c.next = s.first
 	for i, h := range have {
-		start := s.start(i)
+		start := max(s.start(i), s.acked[i])
 		switch {
 		case h > s.end[i]:
 			return c, gap, false
