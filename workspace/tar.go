@@ -1,0 +1,155 @@
+package workspace
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"time"
+
+	"banger"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tar writes the repository as a tar of the directory Name: a .git of its
+// newest commit, the tracked files with their content of this moment, owned by
+// root. A file that changes its length while it is read is CodeUnavailable.
+func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
+	files, err := r.Files(ctx)
+	if err != nil {
+		return err
+	}
+	top, err := unix.Open(r.Top, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return banger.Errorf(banger.CodeInvalid, "open %s: %w", r.Top, err)
+	}
+	defer unix.Close(top)
+	t := &tree{w: tar.NewWriter(w), name: r.Name, top: top, now: time.Now(), made: map[string]bool{}}
+	if err := r.writeGit(ctx, t, files.index); err != nil {
+		return err
+	}
+	for _, dir := range files.Submodules {
+		if err := t.directory(dir); err != nil {
+			return err
+		}
+	}
+	for _, file := range files.Paths {
+		if ctx.Err() != nil {
+			return banger.Errorf(banger.CodeCanceled, "copy %s: %w", r.Name, context.Cause(ctx))
+		}
+		if err := t.add(file); err != nil {
+			return err
+		}
+	}
+	return t.w.Close()
+}
+
+// tree is a tar in the making.
+type tree struct {
+	w    *tar.Writer
+	name string // all entries are below it
+	top  int    // the work tree, O_PATH
+	now  time.Time
+	made map[string]bool // directories that have their entry
+}
+
+// directory writes a directory and those above it, once.
+func (t *tree) directory(dir string) error {
+	if t.made[dir] {
+		return nil
+	}
+	t.made[dir] = true
+	if dir != "." {
+		if err := t.directory(path.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	return t.w.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeDir, Name: path.Join(t.name, dir) + "/", Mode: 0o755, ModTime: t.now, Uname: "root", Gname: "root",
+	})
+}
+
+// header starts a regular file or, with a link, a symbolic link.
+func (t *tree) header(name string, mode int64, size int64, link string, modified time.Time) error {
+	if err := t.directory(path.Dir(name)); err != nil {
+		return err
+	}
+	h := &tar.Header{
+		Typeflag: tar.TypeReg, Name: path.Join(t.name, name), Mode: mode, Size: size, Linkname: link,
+		ModTime: modified, Uname: "root", Gname: "root", Format: tar.FormatPAX, // make(1) wants the nanoseconds
+	}
+	if link != "" {
+		h.Typeflag = tar.TypeSymlink
+	}
+	return t.w.WriteHeader(h)
+}
+
+// bytes writes a file whose content is at hand.
+func (t *tree) bytes(name string, data []byte) error {
+	if err := t.header(name, 0o644, int64(len(data)), "", t.now); err != nil {
+		return err
+	}
+	_, err := t.w.Write(data)
+	return err
+}
+
+// add writes one file of the work tree. One that is missing was deleted. What
+// stands there is looked at once, through a descriptor, so that it can't turn
+// into something else between a look and an open.
+func (t *tree) add(name string) error {
+	fd, err := unix.Openat2(t.top, name, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return nil // deleted, or a directory above it became a file or a link
+	case err != nil:
+		return fmt.Errorf("open %q: %w", name, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat %q: %w", name, err)
+	}
+	modified := time.Unix(st.Mtim.Unix())
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return t.copy(name, fd, st, modified)
+	case unix.S_IFLNK:
+		target := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, "", target)
+		if err != nil {
+			return fmt.Errorf("readlink %q: %w", name, err)
+		}
+		return t.header(name, 0o777, 0, string(target[:n]), modified)
+	}
+	return nil // a directory, socket or pipe where a file is tracked: git has no such thing
+}
+
+func (t *tree) copy(name string, fd int, st unix.Stat_t, modified time.Time) error {
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return banger.Errorf(banger.CodeInvalid, "read %q: %w", name, errors.Unwrap(err))
+	}
+	defer f.Close()
+	mode := int64(0o644)
+	if st.Mode&unix.S_IXUSR != 0 { // the one permission git knows
+		mode = 0o755
+	}
+	if err := t.header(name, mode, st.Size, "", modified); err != nil {
+		return err
+	}
+	n, err := io.Copy(t.w, io.LimitReader(f, st.Size))
+	if err != nil {
+		return fmt.Errorf("copy %q: %w", name, err)
+	}
+	if n < st.Size {
+		return banger.Errorf(banger.CodeUnavailable, "%q became shorter while it was read", name).WithHint("try again")
+	}
+	return nil
+}
