@@ -282,13 +282,14 @@ func (c *Client) Logs(ctx context.Context, ref string, follow bool) (io.ReadClos
 	return resp.Body, nil
 }
 
-// HoldVM keeps a VM made with Spec.Remove from being deleted for want of an
-// owner. It returns when ctx or the VM ends, not when a daemon does: the next
-// one is asked again.
+// HoldVM implements banger.Leases. It goes on at the next daemon when one ends.
 func (c *Client) HoldVM(ctx context.Context, ref string) error {
 	for {
 		err := c.call(ctx, "GET", vmPath(ref, "hold"), false, nil, &struct{}{}, nil)
-		if err == nil || !errors.Is(err, errLost) || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, errLost) {
 			return err
 		}
 		select {
@@ -307,6 +308,8 @@ func (c *Client) ImportImage(ctx context.Context, name, source string, replace b
 	var img banger.Image
 	in := &gate{r: tar}
 	defer in.shut()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // closes the connection when the answer came before the tar's end
 	resp, err := c.send(ctx, "POST", "/v1/images?"+q.Encode(), in)
 	if err == nil {
 		err = finish(ctx, resp, &img, p)
@@ -379,3 +382,9 @@ func (c *Client) Kernels(ctx context.Context) ([]banger.Kernel, error) {
 	err := c.call(ctx, "GET", "/v1/kernels", true, nil, &kernels, nil)
 	return kernels, err
 }
+
+var (
+	_ banger.VMService = (*Client)(nil)
+	_ banger.Catalog   = (*Client)(nil)
+	_ banger.Leases    = (*Client)(nil)
+)

@@ -21,15 +21,9 @@ import (
 type Server struct {
 	VMs     banger.VMService
 	Catalog banger.Catalog
-	Leases  Leases
+	Leases  banger.Leases
 	Stop    func() // ends the daemon; the VMs run on
 	Log     *slog.Logger
-}
-
-// Leases keeps VMs that belong to their client.
-type Leases interface {
-	// HoldVM returns when ctx ends or the VM is gone.
-	HoldVM(ctx context.Context, ref string) error
 }
 
 // access says who may use a route.

@@ -72,6 +72,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
 	defer func() { _ = rc.Close() }()
 	w.Header().Set("Content-Type", "application/octet-stream") // a guest's bytes: anything
 	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush() // the console may be silent for long
 	if _, err := io.Copy(flusher{w}, rc); err != nil && r.Context().Err() == nil {
 		s.Log.Warn("logs", "vm", r.PathValue("ref"), "err", err)
 		panic(http.ErrAbortHandler) // the client must not take half a log for a whole one

@@ -30,16 +30,10 @@ type App struct {
 
 	VMs     banger.VMService
 	Catalog banger.Catalog
-	Leases  Leases
+	Leases  banger.Leases
 	Daemon  Daemon
 
 	json bool // --json
-}
-
-// Leases keeps VMs that belong to their client.
-type Leases interface {
-	// HoldVM keeps a VM made with Spec.Remove until ctx ends.
-	HoldVM(ctx context.Context, ref string) error
 }
 
 // Daemon is the daemon itself. None of its methods starts one.

@@ -1,0 +1,635 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"banger"
+	"banger/api"
+	"banger/version"
+)
+
+// services is a daemon's inside, as far as the wire can tell: each method is a
+// function a test may replace, and the zero answers with nothing.
+type services struct {
+	create func(context.Context, banger.Spec, bool, banger.Progress) (banger.VM, error)
+	start  func(context.Context, string, banger.Progress) (banger.VM, error)
+	stop   func(context.Context, string, banger.StopOptions) (banger.VM, error)
+	remove func(context.Context, string) error
+	vm     func(context.Context, string) (banger.VM, error)
+	vms    func(context.Context) ([]banger.VM, error)
+	dial   func(context.Context, string) (net.Conn, error)
+	logs   func(context.Context, string, bool) (io.ReadCloser, error)
+	hold   func(context.Context, string) error
+	imp    func(context.Context, string, string, bool, io.Reader, banger.Progress) (banger.Image, error)
+	images func(context.Context) ([]banger.Image, error)
+	rmi    func(context.Context, string) error
+	pull   func(context.Context, string, banger.Progress) (banger.Kernel, error)
+}
+
+func (s *services) CreateVM(ctx context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
+	return s.create(ctx, spec, start, p)
+}
+func (s *services) StartVM(ctx context.Context, ref string, p banger.Progress) (banger.VM, error) {
+	return s.start(ctx, ref, p)
+}
+func (s *services) StopVM(ctx context.Context, ref string, opt banger.StopOptions) (banger.VM, error) {
+	return s.stop(ctx, ref, opt)
+}
+func (s *services) DeleteVM(ctx context.Context, ref string) error        { return s.remove(ctx, ref) }
+func (s *services) VM(ctx context.Context, ref string) (banger.VM, error) { return s.vm(ctx, ref) }
+func (s *services) VMs(ctx context.Context) ([]banger.VM, error)          { return s.vms(ctx) }
+func (s *services) Dial(ctx context.Context, ref string) (net.Conn, error) {
+	return s.dial(ctx, ref)
+}
+func (s *services) Logs(ctx context.Context, ref string, follow bool) (io.ReadCloser, error) {
+	return s.logs(ctx, ref, follow)
+}
+func (s *services) HoldVM(ctx context.Context, ref string) error { return s.hold(ctx, ref) }
+func (s *services) ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
+	return s.imp(ctx, name, source, replace, tar, p)
+}
+func (s *services) Images(ctx context.Context) ([]banger.Image, error) { return s.images(ctx) }
+func (s *services) DeleteImage(ctx context.Context, ref string) error  { return s.rmi(ctx, ref) }
+func (s *services) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
+	return s.pull(ctx, name, p)
+}
+func (s *services) Kernels(context.Context) ([]banger.Kernel, error) { return nil, nil }
+
+// serve runs a daemon at path until end is called.
+func serve(t *testing.T, path string, s *services) (end func()) {
+	t.Helper()
+	l, err := api.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	server := &api.Server{VMs: s, Catalog: s, Leases: s, Stop: cancel, Log: slog.New(slog.DiscardHandler)}
+	go func() { done <- server.Serve(ctx, l) }()
+	var once sync.Once
+	end = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("serve: %v", err)
+			}
+		})
+	}
+	t.Cleanup(end)
+	return end
+}
+
+func socket(t *testing.T) string { return filepath.Join(t.TempDir(), "run", "bangerd.sock") }
+
+func newClient(t *testing.T, s *services) *api.Client {
+	t.Helper()
+	path := socket(t)
+	serve(t, path, s)
+	return connect(path)
+}
+
+func connect(path string) *api.Client {
+	return api.NewClient(func(ctx context.Context) (net.Conn, error) { return api.Connect(ctx, path) })
+}
+
+var aVM = banger.VM{
+	ID: "0123456789ab", State: banger.Running, Reason: "started", Boots: 2, ImageID: "i", KernelID: "k",
+	Spec:    banger.Spec{Name: "web", Image: "debian-12", VCPU: 2, MemoryMiB: 512, DiskMiB: 1024, Net: banger.NetNone, Remove: true},
+	Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+	Exit:    &banger.Exit{Kind: banger.ExitPanic, Detail: "oops", Status: -1, Time: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC)},
+	Held:    banger.Handles{VMM: banger.Process{PID: 7, StartTime: 8, BootID: "b"}, RAMFile: "/dev/shm/x"},
+}
+
+// Every method carries its arguments there and its results back.
+func TestRoundTrip(t *testing.T) {
+	ctx := t.Context()
+	event := banger.Event{Op: "o1", VM: "v", Stage: "disk", Message: "m", Done: 1, Total: 2, Time: aVM.Created}
+	image := banger.Image{ID: "abc", Name: "a/b:c", Size: 5, Entries: 6, Source: "s", Created: aVM.Created}
+	kernel := banger.Kernel{ID: "k", Name: "debian-12-cloud", Version: "6.1", Source: "s", Created: aVM.Created}
+	var got []any
+	note := func(v ...any) { got = append(got, v...) }
+	s := &services{
+		create: func(_ context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
+			note(spec, start)
+			p(event)
+			return aVM, nil
+		},
+		start: func(_ context.Context, ref string, p banger.Progress) (banger.VM, error) {
+			note(ref)
+			p(event)
+			return aVM, nil
+		},
+		stop: func(_ context.Context, ref string, opt banger.StopOptions) (banger.VM, error) {
+			note(ref, opt)
+			return aVM, nil
+		},
+		remove: func(_ context.Context, ref string) error { note(ref); return nil },
+		vm:     func(_ context.Context, ref string) (banger.VM, error) { note(ref); return aVM, nil },
+		vms:    func(context.Context) ([]banger.VM, error) { return []banger.VM{aVM}, nil },
+		images: func(context.Context) ([]banger.Image, error) { return []banger.Image{image}, nil },
+		rmi:    func(_ context.Context, ref string) error { note(ref); return nil },
+		pull: func(_ context.Context, name string, p banger.Progress) (banger.Kernel, error) {
+			note(name)
+			p(event)
+			return kernel, nil
+		},
+		imp: func(_ context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
+			data, err := io.ReadAll(tar)
+			note(name, source, replace, string(data))
+			p(event)
+			return image, err
+		},
+	}
+	c := newClient(t, s)
+	var events []banger.Event
+	p := func(e banger.Event) { events = append(events, e) }
+	const ref = "a/b?c#d e" // must arrive as it is
+	opt := banger.StopOptions{Timeout: 3 * time.Second, Force: true}
+	for _, call := range []struct {
+		name   string
+		do     func() (any, error)
+		want   any
+		args   []any
+		events []banger.Event
+	}{
+		{"create", func() (any, error) { return c.CreateVM(ctx, aVM.Spec, true, p) }, aVM, []any{aVM.Spec, true}, []banger.Event{event}},
+		{"start", func() (any, error) { return c.StartVM(ctx, ref, p) }, aVM, []any{ref}, []banger.Event{event}},
+		{"stop", func() (any, error) { return c.StopVM(ctx, ref, opt) }, aVM, []any{ref, opt}, nil},
+		{"delete", func() (any, error) { return nil, c.DeleteVM(ctx, ref) }, nil, []any{ref}, nil},
+		{"vm", func() (any, error) { return c.VM(ctx, ref) }, aVM, []any{ref}, nil},
+		{"vms", func() (any, error) { return c.VMs(ctx) }, []banger.VM{aVM}, nil, nil},
+		{"images", func() (any, error) { return c.Images(ctx) }, []banger.Image{image}, nil, nil},
+		{"delete image", func() (any, error) { return nil, c.DeleteImage(ctx, ref) }, nil, []any{ref}, nil},
+		{"import", func() (any, error) { return c.ImportImage(ctx, ref, "&s", true, strings.NewReader("tar"), p) }, image, []any{ref, "&s", true, "tar"}, []banger.Event{event}},
+		{"pull", func() (any, error) { return c.PullKernel(ctx, "k", p) }, kernel, []any{"k"}, []banger.Event{event}},
+		{"kernels", func() (any, error) { return c.Kernels(ctx) }, []banger.Kernel{}, nil, nil},
+	} {
+		t.Run(call.name, func(t *testing.T) {
+			got, events = nil, nil
+			answer, err := call.do()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(call.want, answer); d != "" {
+				t.Errorf("answer: %s", d)
+			}
+			if d := cmp.Diff(call.args, got); d != "" {
+				t.Errorf("arguments: %s", d)
+			}
+			if d := cmp.Diff(call.events, events); d != "" {
+				t.Errorf("events: %s", d)
+			}
+		})
+	}
+}
+
+// An error crosses with everything a user may see, with and without progress
+// before it; one that isn't banger's own is internal.
+func TestErrors(t *testing.T) {
+	want := banger.Errorf(banger.CodeConflict, "name %q is taken", "web").WithHint("choose another")
+	want.Op = "op7"
+	s := &services{
+		create: func(_ context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
+			if start {
+				p(banger.Event{Stage: "disk"})
+			}
+			return banger.VM{}, fmt.Errorf("deep: %w", want)
+		},
+		vm:   func(context.Context, string) (banger.VM, error) { return banger.VM{}, errors.New("a bug") },
+		dial: func(context.Context, string) (net.Conn, error) { return nil, want },
+		logs: func(context.Context, string, bool) (io.ReadCloser, error) { return nil, want },
+	}
+	c := newClient(t, s)
+	check := func(err error) {
+		t.Helper()
+		e, ok := errors.AsType[*banger.Error](err)
+		if !ok || e.Code != want.Code || e.Message != want.Message || e.Hint != want.Hint || e.Op != want.Op {
+			t.Errorf("got %#v, want %#v", err, want)
+		}
+	}
+	_, err := c.CreateVM(t.Context(), banger.Spec{}, false, nil)
+	check(err)
+	_, err = c.CreateVM(t.Context(), banger.Spec{}, true, nil)
+	check(err)
+	_, err = c.Dial(t.Context(), "x")
+	check(err)
+	_, err = c.Logs(t.Context(), "x", false)
+	check(err)
+	if _, err = c.VM(t.Context(), "x"); banger.CodeOf(err) != banger.CodeInternal || err.Error() != "a bug" {
+		t.Errorf("a bug arrives as %v", err)
+	}
+}
+
+// A client that leaves ends its operation.
+func TestLeaving(t *testing.T) {
+	begun, ended := make(chan bool), make(chan bool)
+	c := newClient(t, &services{
+		create: func(ctx context.Context, _ banger.Spec, _ bool, _ banger.Progress) (banger.VM, error) {
+			close(begun)
+			<-ctx.Done()
+			close(ended)
+			return banger.VM{}, ctx.Err()
+		},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-begun; cancel() }()
+	_, err := c.CreateVM(ctx, banger.Spec{}, true, nil)
+	if banger.CodeOf(err) != banger.CodeCanceled {
+		t.Errorf("error %v, want canceled", err)
+	}
+	wait(t, ended)
+}
+
+func wait(t *testing.T, c <-chan bool) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it didn't happen")
+	}
+}
+
+// Progress of an import arrives while the tar is still being sent.
+func TestImportProgressWhileSending(t *testing.T) {
+	c := newClient(t, &services{
+		imp: func(_ context.Context, _, _ string, _ bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
+			if _, err := io.ReadFull(tar, make([]byte, 5)); err != nil {
+				return banger.Image{}, err
+			}
+			p(banger.Event{Stage: "import", Done: 5})
+			rest, err := io.ReadAll(tar)
+			return banger.Image{Name: string(rest)}, err
+		},
+	})
+	r, w := io.Pipe()
+	go func() { _, _ = w.Write([]byte("first")) }()
+	img, err := c.ImportImage(t.Context(), "n", "", false, r, func(e banger.Event) {
+		go func() { _, _ = w.Write([]byte("second")); _ = w.Close() }()
+	})
+	if err != nil || img.Name != "second" {
+		t.Errorf("image %+v, %v", img, err)
+	}
+}
+
+// A refused import reaches a client that would send for ever, and one whose
+// source says nothing more; a source that fails is said to have failed.
+func TestImportRefused(t *testing.T) {
+	refusal := banger.Errorf(banger.CodeInvalid, "entry ../x is outside")
+	for _, early := range []bool{true, false} {
+		c := newClient(t, &services{
+			imp: func(_ context.Context, _, _ string, _ bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
+				if !early {
+					p(banger.Event{Stage: "import"})
+					_, _ = io.ReadFull(tar, make([]byte, 1<<20))
+				}
+				return banger.Image{}, refusal
+			},
+		})
+		_, err := c.ImportImage(t.Context(), "n", "", false, endless{}, nil)
+		if banger.CodeOf(err) != banger.CodeInvalid || err.Error() != refusal.Message {
+			t.Errorf("endless, early %v: %v", early, err)
+		}
+	}
+	c := newClient(t, &services{
+		imp: func(context.Context, string, string, bool, io.Reader, banger.Progress) (banger.Image, error) {
+			return banger.Image{}, refusal
+		},
+	})
+	silent, _ := io.Pipe()
+	if _, err := c.ImportImage(t.Context(), "n", "", false, silent, nil); err == nil || err.Error() != refusal.Message {
+		t.Errorf("silent source: %v", err)
+	}
+	c = newClient(t, &services{
+		imp: func(_ context.Context, _, _ string, _ bool, tar io.Reader, _ banger.Progress) (banger.Image, error) {
+			_, err := io.Copy(io.Discard, tar)
+			return banger.Image{}, err
+		},
+	})
+	broken := io.MultiReader(strings.NewReader("x"), failing{})
+	if _, err := c.ImportImage(t.Context(), "n", "", false, broken, nil); banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), "disk on fire") {
+		t.Errorf("broken source: %v", err)
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, errors.New("disk on fire") }
+
+// A channel carries any bytes both ways; its guest's end is its end.
+func TestChannel(t *testing.T) {
+	agentSide := make(chan net.Conn, 1)
+	c := newClient(t, &services{dial: func(context.Context, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		agentSide <- far
+		return near, nil
+	}})
+	conn, err := c.Dial(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := <-agentSide
+	data := make([]byte, 3<<20+17)
+	_, _ = rand.Read(data)
+	go func() { _, _ = conn.Write(data) }()
+	echo := make([]byte, len(data))
+	go func() {
+		up := make([]byte, len(data))
+		_, _ = io.ReadFull(far, up)
+		_, _ = far.Write(up)
+		_ = far.Close()
+	}()
+	n, err := io.ReadFull(conn, echo)
+	if err != nil || !bytes.Equal(echo, data) {
+		t.Fatalf("%d of %d bytes came back right, %v", n, len(data), err)
+	}
+	if _, err := conn.Read(echo); err != io.EOF {
+		t.Errorf("after the guest's end: %v, want EOF", err)
+	}
+	_ = conn.Close()
+
+	if conn, err = c.Dial(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	far = <-agentSide
+	_ = conn.Close()
+	if _, err := far.Read(echo); err == nil {
+		t.Error("the client's close doesn't reach the guest")
+	}
+}
+
+// A daemon that ends closes what it carries, and doesn't wait for it.
+func TestEndClosesChannels(t *testing.T) {
+	agentSide := make(chan net.Conn, 1)
+	held := make(chan bool)
+	path := socket(t)
+	end := serve(t, path, &services{
+		dial: func(context.Context, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			agentSide <- far
+			return near, nil
+		},
+		vm:   func(context.Context, string) (banger.VM, error) { return aVM, nil },
+		hold: func(ctx context.Context, _ string) error { close(held); <-ctx.Done(); return nil },
+	})
+	c := connect(path)
+	conn, err := c.Dial(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { _ = c.HoldVM(ctx, "web") }()
+	wait(t, held)
+	end()
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("the client's end is still open")
+	}
+	if _, err := (<-agentSide).Read(make([]byte, 1)); err == nil {
+		t.Error("the guest's end is still open")
+	}
+}
+
+// The console comes as it is written, whatever its bytes.
+func TestLogsFollow(t *testing.T) {
+	r, w := io.Pipe()
+	c := newClient(t, &services{logs: func(_ context.Context, ref string, follow bool) (io.ReadCloser, error) {
+		if ref != "web" || !follow {
+			return nil, fmt.Errorf("asked for %q, follow %v", ref, follow)
+		}
+		return r, nil
+	}})
+	logs, err := c.Logs(t.Context(), "web", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logs.Close()
+	for _, text := range []string{"boot\n", "\x00\xff\x1b"} {
+		go func() { _, _ = w.Write([]byte(text)) }()
+		got := make([]byte, len(text))
+		if _, err := io.ReadFull(logs, got); err != nil || string(got) != text {
+			t.Fatalf("read %q, %v; want %q", got, err, text)
+		}
+	}
+	_ = w.CloseWithError(errors.New("lost"))
+	if _, err := io.ReadAll(logs); err == nil {
+		t.Error("a log that broke off looks whole")
+	}
+}
+
+// What may be repeated is repeated when the daemon dies under it; what may not
+// is reported.
+func TestDaemonDies(t *testing.T) {
+	path := socket(t)
+	var end func()
+	dying := make(chan bool)
+	blocked := func(ctx context.Context) error { close(dying); <-ctx.Done(); return ctx.Err() }
+	start := func(s *services) { dying = make(chan bool); end = serve(t, path, s) }
+	next := &services{
+		vms:    func(context.Context) ([]banger.VM, error) { return []banger.VM{aVM}, nil },
+		remove: func(context.Context, string) error { return banger.Errorf(banger.CodeNotFound, "no vm") },
+	}
+	// A dialer that waits for a daemon, as the autostart does.
+	c := api.NewClient(func(ctx context.Context) (net.Conn, error) {
+		for {
+			if conn, err := api.Connect(ctx, path); err == nil || ctx.Err() != nil {
+				return conn, err
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	replace := func() { <-dying; end(); start(next) }
+
+	start(&services{vms: func(ctx context.Context) ([]banger.VM, error) {
+		<-killConn(ctx, dying)
+		return nil, nil
+	}})
+	go replace()
+	if vms, err := c.VMs(t.Context()); err != nil || len(vms) != 1 {
+		t.Errorf("list: %v, %v", vms, err)
+	}
+	end()
+
+	start(&services{remove: func(ctx context.Context, _ string) error { <-killConn(ctx, dying); return nil }})
+	go replace()
+	if err := c.DeleteVM(t.Context(), "web"); err != nil {
+		t.Errorf("delete, finished by the next daemon: %v", err)
+	}
+	end()
+
+	start(&services{create: func(ctx context.Context, _ banger.Spec, _ bool, p banger.Progress) (banger.VM, error) {
+		p(banger.Event{Stage: "disk"})
+		_ = blocked(ctx)
+		panic(http.ErrAbortHandler)
+	}})
+	go func() { <-dying; end() }()
+	_, err := c.CreateVM(t.Context(), banger.Spec{}, true, nil)
+	if banger.CodeOf(err) != banger.CodeUnavailable {
+		t.Errorf("create: %v, want unavailable", err)
+	}
+}
+
+// killConn makes a handler die as its daemon would: the connection breaks
+// without an answer.
+func killConn(ctx context.Context, dying chan bool) <-chan bool {
+	close(dying)
+	<-ctx.Done()
+	panic(http.ErrAbortHandler)
+}
+
+// A daemon of another API version is refused with what to do, and can be ended.
+func TestOtherVersion(t *testing.T) {
+	path := socket(t)
+	l, err := api.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := make(chan bool)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(version.Daemon{API: version.API + 1, Build: "9.9"})
+	})
+	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "{}")
+		close(stopped)
+	})
+	srv := &http.Server{Handler: mux}
+	go func() { _ = srv.Serve(l) }()
+	defer srv.Close()
+	_, err = connect(path).VMs(t.Context())
+	e, ok := errors.AsType[*banger.Error](err)
+	if !ok || !strings.Contains(e.Message, "9.9") || !strings.Contains(e.Hint, "banger daemon stop") {
+		t.Errorf("error %#v", err)
+	}
+	conn, err := api.Connect(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := api.Stop(t.Context(), conn); err != nil {
+		t.Error(err)
+	}
+	wait(t, stopped)
+}
+
+// Only the daemon's own user may use it; who can't be told is nobody.
+func TestStranger(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // no peer credentials here
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &services{vms: func(context.Context) ([]banger.VM, error) { t.Error("served"); return nil, nil }}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- (&api.Server{VMs: s, Catalog: s, Leases: s, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
+	}()
+	defer func() { cancel(); <-done }()
+	base := "http://" + l.Addr().String()
+	for path, want := range map[string]int{"/v1/version": 200, "/v1/vms": 403, "/v1/none": 404} {
+		resp, err := http.Get(base + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("GET %s: %d, want %d", path, resp.StatusCode, want)
+		}
+	}
+}
+
+// Requests are bounded, and what isn't understood is refused.
+func TestBadRequests(t *testing.T) {
+	path := socket(t)
+	serve(t, path, &services{create: func(context.Context, banger.Spec, bool, banger.Progress) (banger.VM, error) {
+		t.Error("served")
+		return banger.VM{}, nil
+	}})
+	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return api.Connect(ctx, path) }}}
+	for name, body := range map[string]io.Reader{
+		"unknown field": strings.NewReader(`{"spec":{"nmae":"x"}}`),
+		"no JSON":       strings.NewReader(`{`),
+		"two values":    strings.NewReader(`{} {}`),
+		"too large":     io.MultiReader(strings.NewReader(`{"spec":{"name":"`), io.LimitReader(endless{}, 5<<20)),
+	} {
+		resp, err := c.Post("http://banger/v1/vms", "application/json", body)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var answer struct{ Error *banger.Error }
+		err = json.NewDecoder(resp.Body).Decode(&answer)
+		_ = resp.Body.Close()
+		if err != nil || resp.StatusCode != 400 || answer.Error == nil || answer.Error.Code != banger.CodeInvalid {
+			t.Errorf("%s: %s, %+v, %v", name, resp.Status, answer.Error, err)
+		}
+	}
+}
+
+// A hold goes on at the next daemon and ends with its context.
+func TestHold(t *testing.T) {
+	path := socket(t)
+	held := make(chan bool)
+	ended := make(chan bool)
+	s := &services{
+		vm:   func(context.Context, string) (banger.VM, error) { return aVM, nil },
+		hold: func(ctx context.Context, _ string) error { held <- true; <-ctx.Done(); ended <- true; return nil },
+	}
+	end := serve(t, path, s)
+	c := connect(path)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan bool)
+	go func() { _ = c.HoldVM(ctx, "web"); close(done) }()
+	wait(t, held)
+	go end()
+	wait(t, ended)
+	end()
+	serve(t, path, s)
+	wait(t, held)
+	cancel()
+	wait(t, ended)
+	wait(t, done)
+}
+
+// The path of a socket may be longer than the kernel's sun_path.
+func TestLongPath(t *testing.T) {
+	path := filepath.Join(t.TempDir(), strings.Repeat("long", 30), "bangerd.sock")
+	serve(t, path, &services{vms: func(context.Context) ([]banger.VM, error) { return []banger.VM{aVM}, nil }})
+	if vms, err := connect(path).VMs(t.Context()); err != nil || len(vms) != 1 {
+		t.Errorf("%v, %v", vms, err)
+	}
+}
+
+func FuzzBytes(f *testing.F) {
+	f.Add([]byte("text"))
+	f.Add([]byte{0xff, 0, '"', '\\'})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		data, err := json.Marshal(api.Bytes(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out api.Bytes
+		if err := json.Unmarshal(data, &out); err != nil || !bytes.Equal(in, out) {
+			t.Errorf("%q → %s → %q, %v", in, data, out, err)
+		}
+	})
+}

@@ -1,0 +1,168 @@
+// Command bangerd is the daemon of one user. This package is wiring: it reads
+// environment and configuration, makes sure that it is alone, gives the engine
+// its drivers and the API its socket. It refuses to hold any state of its own:
+// it may be killed at any instant, and the next one goes on.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"banger/api"
+	"banger/version"
+	"banger/xdg"
+)
+
+func main() {
+	ready := flag.Int("ready-fd", -1, "write a line to this file descriptor when the socket listens")
+	show := flag.Bool("version", false, "print the version and end")
+	flag.Usage = func() {
+		fmt.Fprintln(os.Stderr, "bangerd is banger's daemon. The banger command starts it; SIGTERM ends it, and VMs run on.")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	if *show {
+		fmt.Println(version.String())
+		return
+	}
+	if err := run(*ready); err != nil {
+		fmt.Fprintln(os.Stderr, "bangerd:", err)
+		os.Exit(1)
+	}
+}
+
+// errTaken means that another daemon serves this user: nothing to do.
+var errTaken = errors.New("another daemon is running")
+
+func run(readyFD int) (err error) {
+	syscall.Umask(0o077)
+	// The daemon is idle nearly always: a smaller heap is worth more collections.
+	debug.SetGCPercent(40)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	dirs, err := xdg.Of(os.Getenv)
+	if err != nil {
+		return err
+	}
+	conf, err := readConfig(dirs.Config + "/config.toml")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dirs.State, 0o700); err != nil {
+		return err
+	}
+	lock, err := alone(ctx, dirs)
+	if errors.Is(err, errTaken) {
+		return tell(readyFD)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: conf.level}))
+	h, err := open(ctx, dirs, conf, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+	l, err := api.Listen(dirs.Socket)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	if err := tell(readyFD); err != nil {
+		return err
+	}
+	// From here on commands connect and wait; what a predecessor left comes first.
+	if err := h.start(ctx); err != nil {
+		return err
+	}
+	log.Info("serving", "version", version.String(), "socket", dirs.Socket, "pid", os.Getpid())
+	debug.FreeOSMemory() // what opening needed, serving doesn't
+	ctx, lost := context.WithCancel(ctx)
+	defer lost()
+	go watchSocket(ctx, dirs.Socket, lost)
+	server := &api.Server{VMs: h.engine, Catalog: h.engine, Leases: h.engine, Stop: stop, Log: log}
+	err = server.Serve(ctx, l)
+	log.Info("ending; VMs run on", "err", err)
+	return err
+}
+
+// tell says that the socket listens.
+func tell(fd int) error {
+	if fd < 0 {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), "ready")
+	if f == nil {
+		return fmt.Errorf("--ready-fd %d is no file descriptor", fd)
+	}
+	_, err := f.WriteString("ready\n")
+	_ = f.Close()
+	if errors.Is(err, syscall.EPIPE) {
+		return nil // who asked has left; the next command will find us
+	}
+	return err
+}
+
+// alone takes the user's daemon lock. When another daemon has it and answers,
+// that is errTaken; one that is about to end is waited for.
+func alone(ctx context.Context, dirs xdg.Dirs) (*os.File, error) {
+	path := dirs.State + "/daemon.lock"
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(12 * time.Second); ; {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
+			_ = f.Close()
+			return nil, &os.PathError{Op: "lock", Path: path, Err: err}
+		}
+		if conn, err := api.Connect(ctx, dirs.Socket); err == nil {
+			_ = conn.Close()
+			_ = f.Close()
+			return nil, errTaken
+		}
+		if ctx.Err() != nil || time.Now().After(end) {
+			_ = f.Close()
+			return nil, fmt.Errorf("another daemon holds %s but doesn't listen on %s", path, dirs.Socket)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// watchSocket ends the daemon when its socket is taken away, as logind does
+// with the whole runtime directory when the user logs out: nobody could reach
+// this daemon any more, and it would keep the next one from starting.
+func watchSocket(ctx context.Context, path string, lost func()) {
+	first, err := os.Stat(path)
+	if err != nil {
+		lost()
+		return
+	}
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if now, err := os.Stat(path); err != nil || !os.SameFile(first, now) {
+			lost()
+			return
+		}
+	}
+}

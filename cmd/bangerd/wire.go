@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"banger"
+	"banger/debian"
+	"banger/diskfile"
+	"banger/engine"
+	"banger/initramfs"
+	"banger/kvm"
+	"banger/qemu"
+	"banger/rootfs"
+	"banger/sqlite"
+	"banger/xdg"
+)
+
+// host is the engine with all it stands on.
+type host struct {
+	engine *engine.Engine
+	store  *sqlite.Store
+	opened bool
+}
+
+// open gives the engine its drivers. Nothing runs yet: Open does that.
+func open(ctx context.Context, dirs xdg.Dirs, conf config, log *slog.Logger) (*host, error) {
+	shim, err := sibling("banger-shim")
+	if err != nil {
+		return nil, err
+	}
+	agent, err := sibling("banger-agent")
+	if err != nil {
+		return nil, err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	ram, err := ramDir(dirs.State)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{dirs.Data, dirs.Cache} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	probed, err := kvm.Cached(ctx, filepath.Join(dirs.Cache, "kvm.json"))
+	if err != nil { // then emulation, which works everywhere
+		log.Warn("kvm could not be judged", "err", err)
+	}
+	log.Info("hypervisor", "kvm", probed.Verdict, "detail", probed.Detail, "tsc_khz", probed.TSCKHz)
+	images := &rootfs.Store{Dir: filepath.Join(dirs.Data, "images")}
+	if err := images.Clean(); err != nil {
+		log.Warn("what dead imports left could not be removed", "err", err)
+	}
+	store, err := sqlite.Open(ctx, filepath.Join(dirs.State, "banger.db"))
+	if err != nil {
+		return nil, err
+	}
+	catalog := &engine.Catalog{
+		Store: store, ImageFiles: images, Now: time.Now,
+		KernelFiles: &debian.Kernels{
+			Dir: filepath.Join(dirs.Data, "kernels"), CacheDir: filepath.Join(dirs.Cache, "downloads"),
+			Mirror: conf.Mirror, Agent: agent, Flatten: flatten, Initramfs: writeInitramfs,
+		},
+	}
+	return &host{store: store, engine: &engine.Engine{
+		Catalog: catalog,
+		Hypervisors: map[string]banger.Hypervisor{"qemu": qemu.New(qemu.Config{
+			Shim: shim, CacheDir: dirs.Cache, KVM: probed.Verdict == kvm.Works, TSCKHz: probed.TSCKHz,
+		})},
+		Disks: diskfile.Disks{Dir: filepath.Join(dirs.Data, "disks")},
+		Dir:   dirs.State, RAMDir: ram, BootID: boot,
+		Defaults: engine.Defaults{
+			Hypervisor: conf.Hypervisor, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
+			VCPU: conf.VCPU, MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,
+		},
+		NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
+	}}, nil
+}
+
+func (h *host) start(ctx context.Context) error {
+	err := h.engine.Open(ctx)
+	h.opened = err == nil
+	return err
+}
+
+func (h *host) close() error {
+	if h.opened {
+		h.engine.Close()
+	}
+	return h.store.Close()
+}
+
+// flatten and writeInitramfs join drivers that don't know each other.
+func flatten(ctx context.Context, tar io.Reader, out *os.File) error {
+	_, err := rootfs.Write(ctx, tar, out, nil)
+	return err
+}
+
+func writeInitramfs(w io.Writer, agent []byte, early, late []debian.Module) error {
+	return initramfs.Build(w, agent, modules(early), modules(late))
+}
+
+func modules(in []debian.Module) []initramfs.Module {
+	out := make([]initramfs.Module, len(in))
+	for i, m := range in {
+		out[i] = initramfs.Module(m)
+	}
+	return out
+}
