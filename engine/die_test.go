@@ -93,26 +93,26 @@ func (s *script) count() int {
 	return len(s.points)
 }
 
-// trial is one run of a verb in a fresh world of VMs: an acknowledged VM "old"
-// that runs, and "it". It returns what is wrong at the end.
+// trial is one run of a verb on the VM "it", beside an acknowledged VM "old"
+// that runs through all trials.
 type trial struct {
-	w       *world
-	v       verb
-	old     banger.VM
-	strange []int
+	w *world
+	v verb
 }
 
 func newTrial(w *world, v verb) *trial {
 	t := &trial{w: w, v: v}
 	d := w.open(nil)
-	var err error
-	if t.old, err = d.CreateVM(context.Background(), banger.Spec{Name: "old"}, true, nil); err != nil {
-		w.t.Fatal(err)
+	defer d.kill()
+	if w.old.ID == "" {
+		var err error
+		if w.old, err = d.CreateVM(context.Background(), banger.Spec{Name: "old"}, true, nil); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 	if v.prepare != nil {
 		v.prepare(w, d)
 	}
-	d.kill()
 	return t
 }
 
@@ -128,7 +128,7 @@ func (t *trial) end(d *daemon, acknowledged, failed bool) []string {
 		}
 		return &vm
 	}
-	if old := find("old"); old == nil || old.State != banger.Running || old.Held.VMM != t.old.Held.VMM {
+	if old := find("old"); old == nil || old.State != banger.Running || old.Held.VMM != w.old.Held.VMM {
 		bad = append(bad, fmt.Sprintf("the running VM was lost: %+v", old))
 	}
 	it := find("it")
@@ -145,8 +145,8 @@ func (t *trial) end(d *daemon, acknowledged, failed bool) []string {
 			conn.Close()
 		}
 	}
-	for _, name := range []string{"it", "old"} {
-		if err := d.DeleteVM(context.Background(), name); err != nil && banger.CodeOf(err) != banger.CodeNotFound {
+	if it != nil {
+		if err := d.DeleteVM(context.Background(), "it"); err != nil && banger.CodeOf(err) != banger.CodeNotFound {
 			bad = append(bad, fmt.Sprintf("and it can't be deleted: %v", err))
 		}
 	}
@@ -175,31 +175,53 @@ func die(w *world, v verb, i, j int) (bad []string, during, recovery int) {
 	return bad, first.count(), second.count()
 }
 
-// Whatever point the daemon dies at, and whatever point of the recovery the
-// next one dies at, the one after puts everything in order.
-func TestDieEverywhere(t *testing.T) {
-	w := newWorld(t)
-	deaths := 0
+// search kills the daemon everywhere and returns how many deaths it tried, and
+// the first thing that was wrong. With deep, every recovery is killed at each of
+// its points too.
+func search(w *world, deep bool) (deaths int, wrong string) {
 	for _, v := range verbs {
 		for i := 0; ; i++ {
 			bad, during, recovery := die(w, v, i, -1)
-			report(t, bad, "%s, death at point %d", v.name, i)
+			if bad != nil {
+				return deaths, fmt.Sprintf("%s, death at point %d:\n  %s", v.name, i, strings.Join(bad, "\n  "))
+			}
 			if i >= during {
 				break // the verb has no such point: it was acknowledged
 			}
 			deaths++
-			for j := range recovery {
+			for j := 0; deep && j < recovery; j++ {
 				bad, _, n := die(w, v, i, j)
-				report(t, bad, "%s, death at point %d and in recovery at %d", v.name, i, j)
+				if bad != nil {
+					return deaths, fmt.Sprintf("%s, death at point %d and in recovery at %d:\n  %s", v.name, i, j, strings.Join(bad, "\n  "))
+				}
 				if j < n {
 					deaths += 2
 				}
 			}
 		}
 	}
+	return deaths, ""
+}
+
+// Whatever point the daemon dies at, and whatever point of the recovery the
+// next one dies at, the one after puts everything in order.
+func TestDieEverywhere(t *testing.T) {
+	deaths, wrong := search(newWorld(t), true)
 	t.Logf("%d deaths tried", deaths)
-	if deaths < 1000 {
+	if wrong != "" {
+		t.Fatal(wrong)
+	}
+	if deaths < 2000 {
 		t.Errorf("only %d deaths were tried: points were lost", deaths)
+	}
+}
+
+// The same with the real database.
+func TestDieEverywhereOnDisk(t *testing.T) {
+	deaths, wrong := search(onDisk(t), false)
+	t.Logf("%d deaths tried", deaths)
+	if wrong != "" {
+		t.Fatal(wrong)
 	}
 }
 
@@ -210,30 +232,40 @@ func report(t *testing.T, bad []string, format string, args ...any) {
 	}
 }
 
+// fail lets point i of a verb fail, and reports what is wrong while the daemon
+// lives on and after it died, how many points there were, and the call's error.
+func fail(w *world, v verb, i int) (bad []string, points int, err error) {
+	t := newTrial(w, v)
+	s := &script{at: -1, fate: fake.Fail}
+	d := w.open(s.decide)
+	s.arm(i)
+	err = d.do(func() error { return v.call(context.Background(), d) })
+	w.settled(d)
+	points = s.count()
+	for _, b := range w.check(d) {
+		bad = append(bad, "while the daemon lives: "+b)
+	}
+	d.kill()
+	return append(bad, t.end(w.open(nil), err == nil, err != nil)...), points, err
+}
+
 // Whatever step fails, once, the call succeeds or is undone, and the daemon
 // that lives on puts the rest in order by itself.
 func TestFailEverywhere(t *testing.T) {
-	w := newWorld(t)
 	failures := 0
+	w := onDisk(t)
 	for _, v := range verbs {
 		for i := 0; ; i++ {
-			tr := newTrial(w, v)
-			s := &script{at: -1, fate: fake.Fail}
-			d := w.open(s.decide)
-			s.arm(i)
-			err := d.do(func() error { return v.call(context.Background(), d) })
-			w.settled(d)
-			report(t, w.check(d), "%s, failure at point %d, while the daemon lives", v.name, i)
-			n := s.count()
-			d.kill()
-			report(t, tr.end(w.open(nil), err == nil, err != nil), "%s, failure at point %d (%v)", v.name, i, err)
-			if i >= n {
-				if err != nil {
-					t.Fatalf("%s: %v", v.name, err)
-				}
-				break
+			bad, n, err := fail(w, v, i)
+			report(t, bad, "%s, failure at point %d (%v)", v.name, i, err)
+			if i < n {
+				failures++
+				continue
 			}
-			failures++
+			if err != nil {
+				t.Fatalf("%s: %v", v.name, err)
+			}
+			break
 		}
 	}
 	t.Logf("%d failures tried", failures)

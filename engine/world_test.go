@@ -24,9 +24,10 @@ import (
 type world struct {
 	t     testing.TB
 	host  *fake.Host
-	store *sqlite.Store
+	store banger.Store
 	dir   string
 	ids   atomic.Int64
+	old   banger.VM // runs through all trials
 
 	// Saboteurs, for the tests of the test.
 	sabotageStore func(banger.Store) banger.Store
@@ -35,7 +36,25 @@ type world struct {
 	defaults engine.Defaults
 }
 
+// newWorld keeps its records in memory, onDisk in a real database.
 func newWorld(t testing.TB) *world {
+	t.Helper()
+	return begin(t, fake.NewStore(), tempDir(t))
+}
+
+// tempDir is in memory where there is such a place: thousands of trials sync
+// their files, and no power is cut here.
+func tempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "banger-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func onDisk(t testing.TB) *world {
 	t.Helper()
 	dir := t.TempDir()
 	store, err := sqlite.Open(t.Context(), filepath.Join(dir, "banger.db"), sqlite.Unsafe)
@@ -43,6 +62,11 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
+	return begin(t, store, dir)
+}
+
+func begin(t testing.TB, store banger.Store, dir string) *world {
+	t.Helper()
 	w := &world{t: t, host: fake.NewHost(), store: store, dir: dir}
 	w.defaults = engine.Defaults{
 		Hypervisor: "fake", Image: "debian", Kernel: "cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024,

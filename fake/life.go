@@ -86,15 +86,15 @@ func (l *Life) mustLive() {
 }
 
 // Store makes every write of a store a step of this life.
-func (l *Life) Store(s banger.Store) banger.Store { return store{s, l} }
+func (l *Life) Store(s banger.Store) banger.Store { return living{s, l} }
 
-type store struct {
+type living struct {
 	banger.Store
 	l *Life
 }
 
 // Commit is the step "commit STATE OPERATION".
-func (s store) Commit(ctx context.Context, vm banger.VM, op *banger.Op, durable bool) error {
+func (s living) Commit(ctx context.Context, vm banger.VM, op *banger.Op, durable bool) error {
 	name := "commit " + string(vm.State)
 	if vm.State == banger.Gone {
 		name = "commit gone"
@@ -109,16 +109,16 @@ func (s store) Commit(ctx context.Context, vm banger.VM, op *banger.Op, durable 
 }
 
 // PutImage is the step "put image".
-func (s store) PutImage(ctx context.Context, img banger.Image, replace bool) error {
+func (s living) PutImage(ctx context.Context, img banger.Image, replace bool) error {
 	return s.l.Step("put image", func() error { return s.Store.PutImage(ctx, img, replace) })
 }
 
 // DeleteImage is the step "delete image".
-func (s store) DeleteImage(ctx context.Context, name string) error {
+func (s living) DeleteImage(ctx context.Context, name string) error {
 	return s.l.Step("delete image", func() error { return s.Store.DeleteImage(ctx, name) })
 }
 
 // PutKernel is the step "put kernel".
-func (s store) PutKernel(ctx context.Context, k banger.Kernel) error {
+func (s living) PutKernel(ctx context.Context, k banger.Kernel) error {
 	return s.l.Step("put kernel", func() error { return s.Store.PutKernel(ctx, k) })
 }

@@ -1,0 +1,16 @@
+package fake_test
+
+import (
+	"testing"
+
+	"banger"
+	"banger/fake"
+	"banger/storetest"
+)
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(*testing.T) storetest.Subject {
+		s := fake.NewStore()
+		return storetest.Subject{Store: s, Reopen: func() banger.Store { return s }}
+	})
+}

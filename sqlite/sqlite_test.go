@@ -1,0 +1,183 @@
+package sqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/sqlite"
+	"banger/storetest"
+)
+
+func open(t testing.TB, path string) *sqlite.Store {
+	t.Helper()
+	s, err := sqlite.Open(context.Background(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Subject {
+		// A name that a URI or a query string could trip over.
+		path := filepath.Join(t.TempDir(), "a ?mode=ro&%2f#b.db")
+		s := open(t, path)
+		return storetest.Subject{Store: s, Reopen: func() banger.Store {
+			s.Close()
+			return open(t, path)
+		}}
+	})
+}
+
+func TestFilesArePrivate(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, filepath.Join(dir, "db"))
+	if err := s.PutKernel(t.Context(), banger.Kernel{ID: "cccccccccccc"}); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) < 3 {
+		t.Fatalf("%v, %v: database, log and lock expected", entries, err)
+	}
+	for _, e := range entries {
+		if st, err := e.Info(); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v (%v)", e.Name(), st.Mode(), err)
+		}
+	}
+}
+
+func TestSecondDaemonIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	first := open(t, path)
+	_, err := sqlite.Open(t.Context(), path)
+	if banger.CodeOf(err) != banger.CodeConflict {
+		t.Fatalf("a second store was opened beside the first: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, path)
+}
+
+// raw runs a statement on the file behind the store's back.
+func raw(t *testing.T, path, query string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(query); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNewerDatabaseIsRefusedUntouched(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	open(t, path).Close()
+	raw(t, path, "PRAGMA user_version=9999; CREATE TABLE from_the_future (x)")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sqlite.Open(t.Context(), path)
+	if banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), "9999") {
+		t.Fatalf("got %v", err)
+	}
+	if after, _ := os.ReadFile(path); string(after) != string(before) {
+		t.Error("the refused database was changed")
+	}
+}
+
+func TestDamagedDatabaseIsRefusedUntouched(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	junk := []byte(strings.Repeat("this is no database ", 500))
+	if err := os.WriteFile(path, junk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := sqlite.Open(t.Context(), path)
+	if banger.CodeOf(err) != banger.CodeInvalid {
+		t.Fatalf("got %v", err)
+	}
+	if after, _ := os.ReadFile(path); string(after) != string(junk) {
+		t.Error("the damaged database was changed")
+	}
+}
+
+// Many writers and readers at once: nothing is lost and nothing is "locked".
+func TestConcurrent(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	if err := s.PutImage(t.Context(), banger.Image{ID: "aaaaaaaaaaaa", Name: "debian"}, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutKernel(t.Context(), banger.Kernel{ID: "cccccccccccc"}); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			vm := banger.VM{
+				ID: fmt.Sprintf("%012x", i), State: banger.Stopped, ImageID: "aaaaaaaaaaaa", KernelID: "cccccccccccc",
+				Spec: banger.Spec{Name: fmt.Sprintf("vm-%d", i)}, Created: time.Now(),
+			}
+			for n := range 10 {
+				vm.Boots = n
+				if err := s.Commit(t.Context(), vm, nil, n%2 == 0); err != nil {
+					t.Error(err)
+				}
+				if _, err := s.VMs(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	list, err := s.VMs(t.Context())
+	if err != nil || len(list) != 20 {
+		t.Fatalf("%d VMs, %v", len(list), err)
+	}
+	for _, vm := range list {
+		if vm.Boots != 9 {
+			t.Errorf("vm %s: the last write was lost: %d", vm.ID, vm.Boots)
+		}
+	}
+}
+
+// A client that has left doesn't make the outcome of its commit unknown.
+func TestCommitOutlivesItsContext(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.PutKernel(ctx, banger.Kernel{ID: "cccccccccccc"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func BenchmarkCommit(b *testing.B) {
+	for _, durable := range []bool{false, true} {
+		b.Run(fmt.Sprintf("durable=%v", durable), func(b *testing.B) {
+			s := open(b, filepath.Join(b.TempDir(), "db"))
+			if err := s.PutImage(b.Context(), banger.Image{ID: "aaaaaaaaaaaa", Name: "debian"}, false); err != nil {
+				b.Fatal(err)
+			}
+			if err := s.PutKernel(b.Context(), banger.Kernel{ID: "cccccccccccc"}); err != nil {
+				b.Fatal(err)
+			}
+			vm := banger.VM{ID: "111111111111", State: banger.Stopped, ImageID: "aaaaaaaaaaaa", KernelID: "cccccccccccc"}
+			for b.Loop() {
+				if err := s.Commit(b.Context(), vm, nil, durable); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
