@@ -35,7 +35,7 @@ func (k *Kernels) build(ctx context.Context, deb, dir string, r *record) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	f, err := os.Open(deb)
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func addModules(root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	defer modules.Close()
+	defer func() { _ = modules.Close() }()
 	tree, err := kmod.Read(modules.FS())
 	if err != nil {
 		return err
@@ -263,7 +263,7 @@ func (k *Kernels) writeInitramfs(dir, file, sum string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
+	defer func() { _ = os.Remove(tmp.Name()) }() // gone by its new name when all went well
 	defer tmp.Close()
 	if err := k.Initramfs(tmp, agent, first, second); err != nil {
 		return err

@@ -168,7 +168,7 @@ func (f *fetcher) open(ctx context.Context, address string, from int64) (io.Read
 	body.timer = time.AfterFunc(f.stall, func() { cancel(errStalled) })
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		body.Close()
+		_ = body.Close()
 		return nil, 0, permanent{err}
 	}
 	req.Header.Set("User-Agent", "banger")
@@ -178,13 +178,13 @@ func (f *fetcher) open(ctx context.Context, address string, from int64) (io.Read
 	resp, err := f.client.Do(req)
 	if err != nil {
 		err = body.why(err)
-		body.Close()
+		_ = body.Close()
 		return nil, 0, err
 	}
 	body.ReadCloser = resp.Body
 	start, err := bodyStart(resp, from)
 	if err != nil {
-		body.Close()
+		_ = body.Close()
 		return nil, 0, err
 	}
 	return body, start, nil

@@ -151,7 +151,7 @@ func (k *Kernels) pull(ctx context.Context, name string, s suite, report reporte
 	if err != nil {
 		return banger.Kernel{}, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // gone by its new name when all went well
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s", name, format, p.blob.sha256))
 	r := record{Format: format, Kernel: banger.Kernel{
 		ID: hex.EncodeToString(sum[:6]), Name: name, Created: a.now,

@@ -27,11 +27,11 @@ func (r *Repo) writeGit(ctx context.Context, t *tree, index []indexEntry) error 
 	if err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp("", "banger-git-*")
+	tmp, remove, err := scratch(os.TempDir())
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer remove()
 	if err := r.writePack(ctx, tmp, h, index); err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return banger.Errorf(banger.CodeInvalid, "open %s: %w", r.Top, err)
 	}
-	defer unix.Close(top)
+	defer func() { _ = unix.Close(top) }()
 	t := &tree{w: tar.NewWriter(w), name: r.Name, top: top, now: time.Now(), made: map[string]bool{}}
 	if err := r.writeGit(ctx, t, files.index); err != nil {
 		return err
@@ -111,7 +111,7 @@ func (t *tree) add(name string) error {
 	case err != nil:
 		return fmt.Errorf("open %q: %w", name, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("stat %q: %w", name, err)

@@ -391,7 +391,7 @@ func TestStaysInside(t *testing.T) {
 		}
 	}
 	for name, set := range map[string]func(dir string){
-		"file":     func(dir string) { os.RemoveAll(dir + "/.git"); write(t, dir+"/.git", "gitdir: "+secret+"/.git\n") },
+		"file":     func(dir string) { _ = os.RemoveAll(dir + "/.git"); write(t, dir+"/.git", "gitdir: "+secret+"/.git\n") },
 		"link":     func(dir string) { link(secret+"/.git", dir+"/.git") },
 		"common":   func(dir string) { write(t, dir+"/.git/commondir", secret+"/.git\n") },
 		"refs":     func(dir string) { link(secret+"/.git/refs", dir+"/.git/refs") },
@@ -400,7 +400,7 @@ func TestStaysInside(t *testing.T) {
 		"branch":   func(dir string) { link(secret+"/.git/refs/heads/trunk/x", dir+"/.git/refs/heads/trunk/x") },
 		"branches": func(dir string) { link(secret+"/.git/refs/heads/trunk", dir+"/.git/refs/heads/trunk") },
 		"common of a fake work tree": func(dir string) {
-			os.Rename(dir+"/.git", dir+"/fake")
+			_ = os.Rename(dir+"/.git", dir+"/fake")
 			write(t, dir+"/.git", "gitdir: "+dir+"/fake\n")
 			write(t, dir+"/fake/gitdir", dir+"/.git\n")
 			write(t, dir+"/fake/commondir", secret+"/.git\n")
@@ -435,7 +435,7 @@ func TestStaysInside(t *testing.T) {
 	})
 	t.Run("files that are none", func(t *testing.T) {
 		dir := newRepo(t, "evil")
-		os.Remove(dir + "/a.txt")
+		_ = os.Remove(dir + "/a.txt")
 		if err := unix.Mkfifo(dir+"/a.txt", 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -463,3 +463,29 @@ func TestStaysInside(t *testing.T) {
 		}
 	})
 }
+
+// TestLeavesNothing: the directory git writes to is gone afterwards, and that
+// of a process killed in the middle goes with the next use.
+func TestLeavesNothing(t *testing.T) {
+	dir := newRepo(t, "r")
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	write(t, tmp+"/banger-git-dead/pack-1.pack", "x")
+	write(t, tmp+"/other/file", "x")
+	for range 2 {
+		if err := open(t, dir).Tar(t.Context(), io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := open(t, dir).Tar(t.Context(), failing{}); err == nil {
+		t.Error("a writer that fails went unnoticed")
+	}
+	left, err := os.ReadDir(tmp)
+	if err != nil || len(left) != 1 || left[0].Name() != "other" {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
