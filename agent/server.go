@@ -70,14 +70,14 @@ func (s *Server) stream(conn net.Conn) {
 	req, err := guest.ReadRequest(r)
 	if err != nil {
 		if guest.CodeOf(err) == guest.CodeProtocol {
-			respond(conn, guest.Version, nil, err)
+			_ = respond(conn, guest.Version, nil, err)
 		}
 		return
 	}
 	_ = conn.SetReadDeadline(time.Time{})
 	version, err := req.Accept()
 	if err != nil {
-		respond(conn, guest.Version, nil, err)
+		_ = respond(conn, guest.Version, nil, err)
 		return
 	}
 	switch req.Op {
@@ -89,7 +89,7 @@ func (s *Server) stream(conn net.Conn) {
 		}
 	default:
 		body, err := s.answer(req)
-		respond(conn, version, body, err)
+		_ = respond(conn, version, body, err)
 	}
 }
 
@@ -108,10 +108,10 @@ func (s *Server) exec(conn net.Conn, r *bufio.Reader, version int, body json.Raw
 		err = guest.Errorf(guest.CodeUnavailable, "the guest isn't configured yet: it has no root to run commands in")
 	}
 	if err != nil {
-		respond(conn, version, nil, err)
+		_ = respond(conn, version, nil, err)
 		return
 	}
-	s.Sessions.Exec(conn, r, version, req)
+	_ = s.Sessions.Exec(conn, r, version, req)
 }
 
 // answer does an operation that is one request and one response.

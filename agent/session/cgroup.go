@@ -76,6 +76,10 @@ func (g *cgroups) give(c *cgroup) {
 		g.free = append(g.free, c)
 		return
 	}
+	c.drop()
+}
+
+func (c *cgroup) drop() {
 	c.dir.Close()
 	_ = os.Remove(c.path)
 }

@@ -177,13 +177,17 @@ func (t *Table) start(p *program, spec *guest.ExecSpec) (*process, error) {
 	}
 	proc.begun = time.Now()
 	err = t.fork(p, proc)
-	if proc.group != nil && cgroupRefused(err) {
-		t.groups.give(proc.group)
+	if group := proc.group; group != nil && err != nil {
+		// Who failed, execve or the group (clone(2), CLONE_INTO_CGROUP)? Kernels
+		// disagree about the second's errors, so try without.
 		proc.group, p.attr.Sys.UseCgroupFD = nil, false
-		err = t.fork(p, proc)
+		if err = t.fork(p, proc); err == nil {
+			group.drop()
+		} else {
+			t.groups.give(group)
+		}
 	}
 	if err != nil {
-		t.groups.give(proc.group)
 		proc.close()
 		return nil, startError(p.argv[0], err)
 	}
@@ -213,13 +217,6 @@ func (t *Table) fork(p *program, proc *process) (err error) {
 		proc.pid, _, err = syscall.StartProcess("/bin/sh", script, &p.attr)
 	}
 	return err
-}
-
-// cgroupRefused reports whether err can only mean that the kernel didn't let
-// the child be born in the group (clone(2), CLONE_INTO_CGROUP).
-func cgroupRefused(err error) bool {
-	return errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EOPNOTSUPP) ||
-		errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EINVAL)
 }
 
 func startError(name string, err error) error {

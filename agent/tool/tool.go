@@ -29,7 +29,7 @@ func Known(name string) bool { return tools[name] != nil }
 // status. args[0] is Name: a program that finds it there calls Main first thing.
 func Main(args []string) int {
 	if len(args) < 2 || !Known(args[1]) {
-		os.Stderr.WriteString("no such tool\n")
+		_, _ = os.Stderr.WriteString("no such tool\n")
 		return 127
 	}
 	out := bufio.NewWriterSize(os.Stdout, 64<<10)
@@ -38,7 +38,7 @@ func Main(args []string) int {
 		err = flushErr
 	}
 	if err != nil {
-		os.Stderr.WriteString(args[1] + ": " + err.Error() + "\n")
+		_, _ = os.Stderr.WriteString(args[1] + ": " + err.Error() + "\n")
 		return 1
 	}
 	return 0
