@@ -16,10 +16,10 @@ const maxChunks = 1 << 20
 // become holes. An error of r is returned as it is; an early end is
 // io.ErrUnexpectedEOF.
 func (w *Writer) File(a Attr, size int64, r io.Reader) (Inode, error) {
-	if inodeSize+int64(len(a.Xattrs))+size <= blockSize {
+	if size == 0 || size <= int64(blockSize-inodeSize-len(a.Xattrs)) {
 		return w.small(a, size, r)
 	}
-	blocks := uint64(size+blockSize-1) / blockSize
+	blocks := (uint64(size) + blockSize - 1) / blockSize
 	shift := max(0, bits.Len64((blocks-1)/maxChunks))
 	if shift > 31 {
 		return 0, fmt.Errorf("%w: file of %d bytes", ErrTooLarge, size)

@@ -65,9 +65,6 @@ func xattrs(h *tar.Header, typ uint16) (map[string]string, error) {
 		if !canHold(name, typ) {
 			continue
 		}
-		if strings.ContainsRune(name, 0) || name == "user." || name == "trusted." || name == "security." {
-			return nil, fmt.Errorf("has an extended attribute with the name %q", name)
-		}
 		if name == accessACL || name == defaultACL {
 			if err := checkACL(value); err != nil {
 				return nil, err
