@@ -74,8 +74,9 @@ func TestSystemd(t *testing.T) {
 // waitInit waits until the image's init says word of itself.
 func (v *vm) waitInit(word string) {
 	v.t.Helper()
-	v.wait(time.Minute, "init to be "+word, func() error {
+	v.wait(3*time.Minute, "init to be "+word, func() error {
 		h, err := v.client.Health(bound(v.t))
+		time.Sleep(200 * time.Millisecond) // the guest needs its CPU for itself
 		if err == nil && h.Init != word {
 			err = fmt.Errorf("it is %q", h.Init)
 		}

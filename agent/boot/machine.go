@@ -1,15 +1,12 @@
 package boot
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,9 +28,7 @@ type Machine struct {
 	mu     sync.Mutex // guards failed; held while the root is assembled
 	failed error      // what ended the one attempt there is
 
-	initMu   sync.Mutex // guards what follows: the last answer about the image's init
-	initSaid string
-	initAt   time.Time
+	systemd asker
 }
 
 // state is what an agent must know that replaces a dead one.
@@ -55,6 +50,10 @@ func Open(version string, args []string) (*Machine, error) {
 	m.early = decodeStages(os.Getenv(stagesEnv))
 	if err := os.Unsetenv(stagesEnv); err != nil {
 		return nil, err
+	}
+	if n := len(m.early); n > 0 {
+		began := m.early[n-1].AtUS + m.early[n-1].TookUS
+		m.early = append(m.early, guest.Stage{Name: "agent: start", AtUS: began, TookUS: uptimeUS() - began})
 	}
 	data, err := os.ReadFile(statePath)
 	if errors.Is(err, os.ErrNotExist) {
@@ -155,8 +154,10 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 	w.lap("disk driver")
 	network := make(chan error, 1)
 	go func() {
-		for _, l := range late {
-			l.load()
+		if id.Net != nil {
+			for _, l := range late {
+				l.load()
+			}
 		}
 		network <- configureNetwork(id.Net)
 	}()
@@ -212,40 +213,16 @@ func (m *Machine) Shutdown(ctx context.Context, verb string) error {
 	return askInit(ctx, verb)
 }
 
-// initFresh is how long an answer about the image's init is given again: asking
-// costs a process.
-const initFresh = time.Second
-
 // InitState says how far the image's init is, as guest.Health.Init does.
 func (m *Machine) InitState() string {
 	s := m.done.Load()
-	if s == nil {
+	switch {
+	case s == nil:
 		return ""
-	}
-	if s.Ready.Init == "" {
+	case s.Ready.Init == "":
 		return "none"
-	}
-	if !isSystemd(s.Ready.Init) {
+	case !isSystemd(s.Ready.Init):
 		return "running" // others can't be asked
 	}
-	m.initMu.Lock()
-	defer m.initMu.Unlock()
-	if time.Since(m.initAt) > initFresh {
-		m.initSaid, m.initAt = askSystemd(), time.Now()
-	}
-	return m.initSaid
-}
-
-func askSystemd() string {
-	if _, err := os.Stat("/run/systemd/private"); err != nil {
-		return "starting" // it doesn't listen yet
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // its status says the same
-	word := string(bytes.TrimSpace(out))
-	if word == "" || len(word) > 20 || strings.ContainsAny(word, " \n") {
-		return "unknown"
-	}
-	return word
+	return m.systemd.state()
 }
