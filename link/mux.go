@@ -41,7 +41,8 @@ type Mux struct {
 // handshake is what has been said and is to be said about the epochs.
 type handshake struct {
 	mine, peer uint64 // peer is 0 until heard of
-	refused    error  // the peer speaks no version we do
+	mismatch   error  // the peer speaks no version we do
+	refused    error  // likewise, and it is no stale HELLO: it knows our epoch
 	helloDue   bool
 	zerosDue   bool
 }
@@ -281,12 +282,11 @@ func (m *Mux) hello(p []byte) {
 	}
 	if theirs != m.hs.peer {
 		m.drop(fmt.Errorf("%w: the other side was replaced", ErrReset))
-		m.hs.peer, m.hs.refused = theirs, nil
+		m.hs.peer, m.hs.mismatch, m.hs.refused = theirs, nil, nil
 		m.hs.helloDue, m.hs.zerosDue = true, true
 		m.session.tag = m.tag()
 		if low > maxVersion || high < minVersion {
-			m.hs.refused = fmt.Errorf("the other side speaks versions %d to %d of the channel, this one %d to %d", low, high, minVersion, maxVersion)
-			m.settle()
+			m.hs.mismatch = fmt.Errorf("the other side speaks versions %d to %d of the channel, this one %d to %d", low, high, minVersion, maxVersion)
 		}
 	}
 	if echo == m.hs.mine {
@@ -299,10 +299,8 @@ func (m *Mux) hello(p []byte) {
 
 // establish notes that the peer knows our epoch.
 func (m *Mux) establish() {
-	if m.session.established || m.hs.refused != nil {
-		return
-	}
-	m.session.established = true
+	m.hs.refused = m.hs.mismatch
+	m.session.established = m.hs.mismatch == nil
 	m.settle()
 }
 
@@ -366,7 +364,7 @@ func (m *Mux) handle(f frame) {
 		m.hello(f.payload)
 		return
 	}
-	if m.err != nil || m.hs.peer == 0 || m.hs.refused != nil || f.tag != m.session.tag {
+	if m.err != nil || m.hs.peer == 0 || m.hs.mismatch != nil || f.tag != m.session.tag {
 		return // of an earlier session
 	}
 	m.establish() // only who knows our epoch can make its tag
