@@ -107,7 +107,7 @@ func decompressSized(packed []byte, size int64) ([]byte, error) {
 	case bytes.HasPrefix(packed, []byte("\xFD7zXZ\x00")):
 		r, err := xz.ReaderConfig{SingleStream: true}.NewReader(bytes.NewReader(packed))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("xz, whose x86 filter isn't supported: %w", err)
 		}
 		return readAtMost(r, size)
 	}

@@ -137,6 +137,9 @@ func (k *Kernels) pull(ctx context.Context, name string, s suite, report reporte
 	if err != nil {
 		return banger.Kernel{}, err
 	}
+	if err := sweepCache(k.CacheDir, time.Now().Add(-keepDownloads)); err != nil {
+		return banger.Kernel{}, err
+	}
 	p, err := a.find(ctx, k.CacheDir, report)
 	if err != nil {
 		return banger.Kernel{}, err
@@ -169,6 +172,30 @@ func (k *Kernels) pull(ctx context.Context, name string, s suite, report reporte
 		}
 	}
 	return r.Kernel, nil
+}
+
+// keepDownloads is how long an unfinished download is worth continuing: by then
+// the archive has moved on.
+const keepDownloads = 7 * 24 * time.Hour
+
+var downloadName = regexp.MustCompile(`^[0-9a-f]{64}(\.part)?$`)
+
+// sweepCache removes downloads that nobody touched since.
+func sweepCache(dir string, since time.Time) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !downloadName.MatchString(e.Name()) || info.ModTime().After(since) {
+			continue // gone by itself, not ours, or in use
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (k *Kernels) archive(s suite) (*archive, error) {

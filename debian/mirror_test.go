@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -212,6 +213,10 @@ func TestPull(t *testing.T) {
 	if err := os.MkdirAll(stale, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	old := filepath.Join(k.CacheDir, strings.Repeat("0", 64)+".part")
+	if err := errors.Join(os.MkdirAll(k.CacheDir, 0o755), os.WriteFile(old, nil, 0o600), os.Chtimes(old, time.Time{}, time.Now().AddDate(0, 0, -8))); err != nil {
+		t.Fatal(err)
+	}
 	var events []banger.Event
 	got, err := k.Pull(t.Context(), "debian-12-cloud", func(e banger.Event) { events = append(events, e) })
 	if err != nil {
@@ -239,6 +244,16 @@ func TestPull(t *testing.T) {
 	again, err := k.Pull(t.Context(), "debian-12-cloud", nil)
 	if err != nil || again.ID != got.ID || m.asked(releasePath) != 1 {
 		t.Errorf("second pull: %+v, %v, %d requests", again, err, m.asked(releasePath))
+	}
+}
+
+// TestOutsideTheSignature: what stands around the signed text says nothing.
+func TestOutsideTheSignature(t *testing.T) {
+	m := newMirror(t, goodDeb())
+	lie := "Codename: sid\nSHA256:\n " + strings.Repeat("0", 64) + " 1 main/binary-amd64/Packages.xz\n"
+	m.files[releasePath] = slices.Concat([]byte(lie), m.files[releasePath], []byte("\n"+lie))
+	if _, err := m.kernels(t).Pull(t.Context(), "debian-12-cloud", nil); err != nil {
+		t.Error(err)
 	}
 }
 
