@@ -37,6 +37,8 @@ func (d *Driver) Adopt(ctx context.Context, m banger.Machine, saved banger.Handl
 	}
 	st, err := askShim(ctx, m)
 	if err != nil {
+		d.attaching.Lock()
+		defer d.attaching.Unlock()
 		ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 		defer cancel()
 		if st, err = shim.Attach(ctx, d.cfg.Shim, m.Dir, vmm); err != nil {
@@ -50,7 +52,7 @@ func (d *Driver) Adopt(ctx context.Context, m banger.Machine, saved banger.Handl
 // findVMM returns the machine's living VMM. saved may be empty, or another
 // process's by now: nothing is believed that doesn't carry the machine's name.
 func findVMM(ctx context.Context, m banger.Machine, saved banger.Process) (banger.Process, bool) {
-	if pid, err := askPID(ctx, m); err == nil {
+	if pid, err := askPID(ctx, m, answerTimeout); err == nil {
 		if p, err := proc.Read(pid); err == nil && isVMM(pid, m.ID) {
 			return p, true
 		}
@@ -62,8 +64,8 @@ func findVMM(ctx context.Context, m banger.Machine, saved banger.Process) (bange
 }
 
 // askPID returns who listens on the machine's monitor, made sure to be its own.
-func askPID(ctx context.Context, m banger.Machine) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+func askPID(ctx context.Context, m banger.Machine, within time.Duration) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	q, err := dialMonitor(ctx, m.Dir)
 	if err != nil {

@@ -36,9 +36,10 @@ type Config struct {
 // Driver is the banger.Hypervisor for QEMU. Calls for different machines may
 // run side by side; those for one machine may not.
 type Driver struct {
-	cfg   Config
-	mu    sync.Mutex // guards known
-	known build
+	cfg       Config
+	mu        sync.Mutex // guards known
+	known     build
+	attaching sync.Mutex // two new shims at once would fight for one machine
 }
 
 var _ banger.Hypervisor = (*Driver)(nil)
@@ -97,11 +98,37 @@ func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles,
 	if err != nil {
 		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
 	}
+	if err := awaitMachine(ctx, m, st.VMM); err != nil {
+		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
+	}
 	return banger.Handles{VMM: st.VMM, Shim: st.Shim, RAMFile: ramFile(m)}, nil
 }
 
-// undoTimeout bounds the undoing of a Start that didn't succeed.
-const undoTimeout = 30 * time.Second
+// awaitMachine returns when QEMU has made the whole machine, or has ended. Its
+// sockets listen before it opens kernel and disks; the monitor answers after.
+// One that takes its time on a busy host may go on: the guest boots meanwhile.
+func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process) error {
+	_, err := askPID(ctx, m, machineTimeout)
+	if err == nil || ctx.Err() != nil || isTimeout(err) && proc.Alive(vmm) {
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	exit, err := shim.Wait(ctx, m.Dir)
+	if err != nil {
+		return fmt.Errorf("QEMU ended, its shim doesn't say how: %w", err)
+	}
+	return errors.New("QEMU ended: " + exit.Detail)
+}
+
+func isTimeout(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+}
+
+const (
+	machineTimeout = 5 * time.Second  // the making of a machine: 40 ms on a quiet host
+	undoTimeout    = 30 * time.Second // the undoing of a Start that didn't succeed
+)
 
 // makeRAM makes the guest memory file before QEMU would, which makes it 0644.
 func makeRAM(m banger.Machine) error {
