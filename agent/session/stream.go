@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"time"
 
 	"banger/guest"
 )
@@ -15,8 +16,12 @@ import (
 // all of it is.
 const stdinAckEvery = 64 << 10
 
+// goodbyeTimeout bounds how long a client that was sent away may stay.
+const goodbyeTimeout = 5 * time.Second
+
 // follower is one client's stream of a session. The session's lock guards it.
 type follower struct {
+	s        *session
 	at       cursor
 	stdinAck int64
 	err      error // what the client is told before the stream ends early
@@ -50,14 +55,24 @@ func (t *Table) Exec(conn net.Conn, r *bufio.Reader, version int, req guest.Exec
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.leave(f, s.receive(f, r))
+		f.leave(f.receive(r))
 	}()
-	if err := s.transmit(f, conn, hello); err != nil {
-		s.leave(f, err)
+	if err := f.transmit(conn, hello); err != nil {
+		f.leave(err)
 		conn.Close()
 	}
-	<-done // the client says goodbye, or an error frame tells it to go
+	if f.told() {
+		_ = conn.SetReadDeadline(time.Now().Add(goodbyeTimeout))
+	}
+	<-done // the client says goodbye
 	return nil
+}
+
+// told reports whether the client was sent away with an error.
+func (f *follower) told() bool {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	return f.err != nil
 }
 
 // attach makes a client the follower, in place of the one before.
@@ -86,14 +101,15 @@ func (s *session) attach(req guest.ExecRequest) (*follower, guest.Attached, erro
 		s.grace.Stop()
 	}
 	s.lossy = false
-	s.follower = &follower{at: at} // confirms all of stdin anew: the last time may have been lost
+	s.follower = &follower{s: s, at: at} // confirms all of stdin anew: the last time may have been lost
 	s.out.ack(at.sent)
 	s.wake.Broadcast()
 	return s.follower, d, nil
 }
 
 // leave ends a follower; a session without one waits for the next.
-func (s *session) leave(f *follower, err error) {
+func (f *follower) leave(err error) {
+	s := f.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, told := errors.AsType[*guest.Error](err); !told {
@@ -113,7 +129,7 @@ func (s *session) leave(f *follower, err error) {
 
 // transmit sends hello and then what the session has, until it has ended, the
 // client has gone, or the stream breaks; that last one is returned.
-func (s *session) transmit(f *follower, conn net.Conn, hello []byte) error {
+func (f *follower) transmit(conn net.Conn, hello []byte) error {
 	buf := hello
 	for last := false; ; {
 		if len(buf) > 0 {
@@ -121,7 +137,7 @@ func (s *session) transmit(f *follower, conn net.Conn, hello []byte) error {
 				return err
 			}
 		}
-		buf, last = s.gather(f, buf[:0])
+		buf, last = f.gather(buf[:0])
 		if buf == nil {
 			return nil
 		}
@@ -130,7 +146,8 @@ func (s *session) transmit(f *follower, conn net.Conn, hello []byte) error {
 
 // gather waits for frames to send and appends them to buf. Nil: the client has
 // gone; last: nothing comes after these.
-func (s *session) gather(f *follower, buf []byte) (_ []byte, last bool) {
+func (f *follower) gather(buf []byte) (_ []byte, last bool) {
+	s := f.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
@@ -174,14 +191,14 @@ func errorFrame(err error) guest.Frame {
 
 // receive takes the client's frames until its side ends. It never waits for the
 // command.
-func (s *session) receive(f *follower, r io.Reader) error {
+func (f *follower) receive(r io.Reader) error {
 	frames := guest.NewFrameReader(r)
 	for {
 		fr, err := frames.Next()
 		if err != nil {
 			return err
 		}
-		if err := s.take(f, fr); err != nil {
+		if err := f.take(fr); err != nil {
 			return err
 		}
 		if fr.Type == guest.FrameForget {
@@ -191,8 +208,9 @@ func (s *session) receive(f *follower, r io.Reader) error {
 }
 
 // take does what one frame of the client says.
-func (s *session) take(f *follower, fr guest.Frame) error {
-	if !s.follows(f) {
+func (f *follower) take(fr guest.Frame) error {
+	s := f.s
+	if !f.current() {
 		return guest.Errorf(guest.CodeSuperseded, "another client follows session %s now", s.spec.ID)
 	}
 	short := guest.Errorf(guest.CodeProtocol, "a frame of type %d with %d bytes", fr.Type, len(fr.Data))
@@ -205,14 +223,14 @@ func (s *session) take(f *follower, fr guest.Frame) error {
 		if len(fr.Data) != 8 {
 			return short
 		}
-		return s.confirm(f, [2]int64{fr.Offset, int64(binary.BigEndian.Uint64(fr.Data))})
+		return f.confirm([2]int64{fr.Offset, int64(binary.BigEndian.Uint64(fr.Data))})
 	case guest.FrameResize:
 		if len(fr.Data) != 4 {
 			return short
 		}
 		s.resize(guest.WinSize{Rows: binary.BigEndian.Uint16(fr.Data), Cols: binary.BigEndian.Uint16(fr.Data[2:])})
 	case guest.FrameSignal:
-		return s.signalFrame(fr.Offset, string(fr.Data))
+		return f.signal(fr.Offset, string(fr.Data))
 	case guest.FrameClose:
 		if fr.Offset != 1 && fr.Offset != 2 {
 			return short
@@ -230,14 +248,17 @@ func (s *session) take(f *follower, fr guest.Frame) error {
 	return nil
 }
 
-func (s *session) follows(f *follower) bool {
+// current reports whether no other client has taken over.
+func (f *follower) current() bool {
+	s := f.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.follower == f
 }
 
 // confirm notes what a client has, which can't be more than it was sent.
-func (s *session) confirm(f *follower, have [2]int64) error {
+func (f *follower) confirm(have [2]int64) error {
+	s := f.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if have[stdout] > f.at.sent[stdout] || have[stderr] > f.at.sent[stderr] {
@@ -250,8 +271,9 @@ func (s *session) confirm(f *follower, have [2]int64) error {
 	return nil
 }
 
-// signalFrame delivers the index-th signal of a client, once.
-func (s *session) signalFrame(index int64, name string) error {
+// signal delivers the index-th signal of a client, once.
+func (f *follower) signal(index int64, name string) error {
+	s := f.s
 	sig, err := signalNumber(name)
 	if err != nil {
 		return err
