@@ -74,7 +74,10 @@ func (s *shim) heard(line string) {
 // only somebody writing to the console.
 func (s *shim) expectEnd() {
 	client := &guest.Client{Dial: s.dialGuest}
-	for range silenceTries {
+	for try := range silenceTries {
+		if try > 0 {
+			time.Sleep(silence / silenceTries)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), silence)
 		_, err := client.Health(ctx)
 		cancel()
@@ -87,7 +90,6 @@ func (s *shim) expectEnd() {
 			s.endVMM()
 			return
 		}
-		time.Sleep(silence / silenceTries)
 	}
 	s.trace.mu.Lock()
 	s.trace.seen.kind, s.trace.seen.line = "", ""

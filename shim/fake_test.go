@@ -9,9 +9,13 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
+	"banger/agent"
+	"banger/agent/session"
+	"banger/guest"
 	"banger/link"
 	"banger/shim"
 )
@@ -49,6 +53,9 @@ func fakeVMM(mode string) {
 	go console.accept()
 	console.wait()
 	mux := link.New(link.Port(port), link.Guest)
+	if mode != "serve" {
+		realAgent(mode, mux, console)
+	}
 	held := map[uint32]*upload{}
 	var mu sync.Mutex
 	for {
@@ -88,6 +95,47 @@ func fakeVMM(mode string) {
 			}
 		}()
 	}
+}
+
+// realAgent answers with the agent's own server. "forge": somebody writes a
+// kernel's last word to the console. "notice": the guest powers off.
+func realAgent(mode string, mux *link.Mux, console io.Writer) {
+	var asked atomic.Int32
+	server := &agent.Server{Sessions: &session.Table{}, InitState: func() string {
+		fmt.Fprintln(os.Stderr, "asked", asked.Add(1))
+		return "running"
+	}}
+	if mode == "forge" {
+		command(console, "say reboot: System halted")
+		server.Serve(mux)
+	} else {
+		// Remembered, and told to the first who watches.
+		server.Notify(backgroundContext, guest.Notice{Kind: "poweroff"})
+		server.Serve(untilConfirmed{mux})
+	}
+	os.Exit(8)
+}
+
+// untilConfirmed accepts the host's watch stream and ends the machine when the
+// notice on it was confirmed: that is the second thing the host says there.
+type untilConfirmed struct{ net.Listener }
+
+func (l untilConfirmed) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return &confirmed{Conn: c}, err
+}
+
+type confirmed struct {
+	net.Conn
+	reads int
+}
+
+func (c *confirmed) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.reads++; n > 0 && c.reads == 2 {
+		os.Exit(0)
+	}
+	return n, err
 }
 
 // command does what a line says: "say TEXT" on the console, "print TEXT" on

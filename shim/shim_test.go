@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/guest"
 	"banger/proc"
 	"banger/shim"
 )
@@ -228,6 +229,44 @@ func TestHowVMsEnd(t *testing.T) {
 				t.Errorf("asked later: %+v, %v", later, err)
 			}
 		})
+	}
+}
+
+// A guest's init says more than its console: here the machine ends by itself
+// after the notice was taken.
+func TestNotice(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, "notice")
+	st, err := shim.Spawn(t.Context(), exe(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end(t, cfg.Dir, st.VMM)
+	exit, err := shim.Wait(t.Context(), cfg.Dir)
+	if err != nil || exit.Kind != banger.ExitPoweroff || exit.Status != 0 {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
+}
+
+// Anybody in a guest can write to its console. While the agent answers, that
+// ends no VM.
+func TestForgedLastWords(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, "forge")
+	st, err := shim.Spawn(t.Context(), exe(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end(t, cfg.Dir, st.VMM)
+	for asked := ""; !strings.Contains(asked, "asked 3"); time.Sleep(10 * time.Millisecond) {
+		b, _ := os.ReadFile(filepath.Join(cfg.Dir, shim.VMMLog))
+		asked = string(b)
+		if !proc.Alive(st.VMM) {
+			t.Fatalf("the VM was ended: %s", asked)
+		}
+	}
+	if _, err := (&guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return shim.Dial(ctx, cfg.Dir) }}).Health(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
