@@ -60,6 +60,8 @@ var mayImport = map[string][]string{
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/session", "agent/tool", "guest", "link", "version"},
 
+	"bench": {"banger", "api", "guest", "shim", "xdg"},
+
 	// Fakes and the contract suites that hold them.
 	"fake":           {"banger", "guest"},
 	"hypervisortest": {"banger", "guest"},
@@ -69,7 +71,7 @@ var mayImport = map[string][]string{
 
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
-	"os/exec":               {"agent", "agent/boot", "agent/session", "cli", "cmd/banger", "diskfile", "qemu", "shim", "workspace"},
+	"os/exec":               {"bench", "agent", "agent/boot", "agent/session", "cli", "cmd/banger", "diskfile", "qemu", "shim", "workspace"},
 	"net/http":              {"api", "cmd/banger", "cmd/bangerd", "debian"},
 	"database/sql":          {"sqlite"},
 	"golang.org/x/sys/unix": {"agent", "agent/boot", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},

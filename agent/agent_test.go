@@ -418,6 +418,23 @@ func TestClock(t *testing.T) {
 	}
 }
 
+func TestEcho(t *testing.T) {
+	conn, err := openAgent(t, &agent.Server{}).Echo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, sent := range []string{"x", "many bytes"} {
+		got := make([]byte, len(sent))
+		if _, err := conn.Write([]byte(sent)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != sent {
+			t.Errorf("%q came back as %q, %v", sent, got, err)
+		}
+	}
+}
+
 func TestWatch(t *testing.T) {
 	s := &agent.Server{}
 	c := openAgent(t, s)

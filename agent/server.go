@@ -9,6 +9,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -86,6 +87,10 @@ func (s *Server) stream(conn net.Conn) {
 	case guest.OpWatch:
 		if respond(conn, version, nil, nil) == nil {
 			s.watchers.serve(conn, r)
+		}
+	case guest.OpEcho:
+		if respond(conn, version, nil, nil) == nil {
+			_, _ = io.Copy(conn, r) // ends with the stream
 		}
 	default:
 		body, err := s.answer(req)

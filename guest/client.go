@@ -136,6 +136,23 @@ func (c *Client) Watch(ctx context.Context, notice func(Notice)) error {
 	}
 }
 
+// Echo returns a stream on which the agent sends back what it gets: the cost of
+// the bare channel, for measurements and for telling a slow channel from a slow
+// guest.
+func (c *Client) Echo(ctx context.Context) (net.Conn, error) {
+	conn, err := c.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	unbind := bind(ctx, conn)
+	defer unbind()
+	if err := exchange(conn, bufio.NewReader(conn), OpEcho, nil, nil); err != nil {
+		_ = conn.Close()
+		return nil, because(ctx, err)
+	}
+	return conn, nil
+}
+
 // NewID returns a fresh session id.
 func NewID() string {
 	var b [16]byte

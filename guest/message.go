@@ -23,6 +23,7 @@ const (
 	OpSessions  = "sessions"  // → []Session
 	OpSignal    = "signal"    // SignalRequest → nothing
 	OpForget    = "forget"    // SessionRequest → nothing
+	OpEcho      = "echo"      // → nothing, then every byte comes back until the client closes
 )
 
 // Request opens a stream: the versions the client speaks, and one operation.

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"banger"
+)
+
+// firstLine is what the agent prints on the console before anything else, as /init.
+const firstLine = "banger-agent"
+
+// cold compares `vm run --rm -- echo` to its first byte with plain QEMU, the
+// same command line and the same files, to the first line of /init.
+func (b *bench) cold(ctx context.Context) error {
+	vm, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor"}, true, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = b.client.DeleteVM(ctx, vm.ID) }()
+	argv, err := b.argv(vm.ID)
+	if err != nil {
+		return err
+	}
+	if _, err := b.client.StopVM(ctx, vm.ID, banger.StopOptions{Force: true}); err != nil {
+		return err
+	}
+	var ours, floor []time.Duration
+	stages := map[string][]time.Duration{}
+	for range b.n {
+		d, err := plainQEMU(argv, b.vmDir(vm.ID))
+		if err != nil {
+			return fmt.Errorf("plain QEMU: %w", err)
+		}
+		floor = append(floor, d)
+		if d, err = b.run(); err != nil {
+			return err
+		}
+		ours = append(ours, d)
+		if err := b.staged(ctx, stages); err != nil {
+			return err
+		}
+	}
+	print("plain QEMU to the first line of /init", floor)
+	print("banger vm run --rm -- echo, to its output", ours)
+	fmt.Printf("ratio of medians: %.2f\n\nwhere create's time goes, by the daemon's own events (n=%d):\n", float64(median(ours))/float64(median(floor)), b.n)
+	for _, name := range slices.Sorted(func(yield func(string) bool) {
+		for k := range stages {
+			if !yield(k) {
+				return
+			}
+		}
+	}) {
+		print("  "+name, stages[name])
+	}
+	return nil
+}
+
+// argv returns QEMU's command line as the VM's shim recorded it.
+func (b *bench) argv(id string) ([]string, error) {
+	data, err := os.ReadFile(filepath.Join(b.vmDir(id), "shim.json"))
+	if err != nil {
+		return nil, err
+	}
+	var cfg struct {
+		Argv []string `json:"argv"`
+	}
+	return cfg.Argv, json.Unmarshal(data, &cfg)
+}
+
+// plainQEMU spawns the VMM and reads its console to the first line of /init.
+func plainQEMU(argv []string, dir string) (time.Duration, error) {
+	for _, sock := range []string{"console.sock", "chan.sock", "qmp.sock", "vmm.net"} {
+		_ = os.Remove(filepath.Join(dir, sock)) // of the run before
+	}
+	start := time.Now()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = dir
+	var words bytes.Buffer
+	cmd.Stderr = &words
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	var console net.Conn
+	for end := start.Add(20 * time.Second); console == nil; {
+		var err error
+		if console, err = net.Dial("unix", filepath.Join(dir, "console.sock")); err != nil {
+			if time.Now().After(end) {
+				return 0, fmt.Errorf("no console: %w: %s", err, words.String())
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	defer console.Close()
+	_ = console.SetReadDeadline(start.Add(time.Minute))
+	var seen []byte
+	buf := make([]byte, 4096)
+	for !bytes.Contains(seen, []byte(firstLine)) {
+		n, err := console.Read(buf)
+		if err != nil {
+			return 0, fmt.Errorf("console ended: %w: %q", err, seen)
+		}
+		seen = append(seen, buf[:n]...)
+	}
+	return time.Since(start), nil
+}
+
+// run is the whole command, from its start to the first byte of the guest's output.
+func (b *bench) run() (time.Duration, error) {
+	start := time.Now()
+	cmd := exec.Command(b.banger, "vm", "run", "--rm", "-q", "--", "echo", "up")
+	var words strings.Builder
+	cmd.Stderr = &words
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	one := make([]byte, 1)
+	_, err = io.ReadFull(out, one)
+	took := time.Since(start)
+	_, _ = io.Copy(io.Discard, out)
+	if werr := cmd.Wait(); err != nil || werr != nil {
+		return 0, fmt.Errorf("vm run: %v, %v: %s", err, werr, words.String())
+	}
+	return took, nil
+}
+
+// staged creates a VM and notes the time between the daemon's events.
+func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) error {
+	var last time.Time
+	n, name := 0, ""
+	vm, err := b.client.CreateVM(ctx, banger.Spec{}, true, func(e banger.Event) {
+		if name != "" {
+			stages[name] = append(stages[name], e.Time.Sub(last))
+		}
+		n++
+		name, last = fmt.Sprintf("%02d %s %s", n, e.Stage, e.Message), e.Time
+	})
+	if err != nil {
+		return err
+	}
+	stages[name] = append(stages[name], time.Since(last))
+	return b.client.DeleteVM(ctx, vm.ID)
+}

@@ -1,0 +1,80 @@
+// Command bench measures banger against the floor: the same machine driven by
+// nothing but QEMU, the same command's own cost in the guest, the bare channel.
+// Runs are interleaved and medians are printed as ratios; absolute times of a
+// shared machine mean little.
+//
+// It uses the user's own installation and refuses to know how banger works
+// inside, beyond the command line it starts QEMU with.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"banger/api"
+	"banger/xdg"
+)
+
+func main() {
+	n := flag.Int("n", 15, "runs of each kind")
+	flag.Parse()
+	dirs, err := xdg.Of(os.Getenv)
+	if err == nil {
+		b := &bench{n: *n, dirs: dirs, banger: "banger", client: api.NewClient(func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", dirs.Socket)
+		})}
+		err = b.all(context.Background())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type bench struct {
+	n      int
+	dirs   xdg.Dirs
+	banger string // the CLI, in PATH
+	client *api.Client
+}
+
+// all runs the four measurements; one that fails doesn't hide the others.
+func (b *bench) all(ctx context.Context) error {
+	var errs []error
+	for _, m := range []struct {
+		name string
+		run  func(context.Context) error
+	}{{"cold start", b.cold}, {"exec", b.exec}, {"disk", b.disk}, {"daemon's memory", b.memory}} {
+		fmt.Printf("## %s\n", m.name)
+		if err := m.run(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", m.name, err))
+		}
+		fmt.Println()
+	}
+	return errors.Join(errs...)
+}
+
+func (b *bench) vmDir(id string) string { return filepath.Join(b.dirs.State, "vms", id) }
+
+// median of a sample; the spread is printed beside it.
+func median(d []time.Duration) time.Duration {
+	s := slices.Sorted(slices.Values(d))
+	return s[len(s)/2]
+}
+
+// print writes one line of figures: minimum, median, maximum.
+func print(what string, d []time.Duration) {
+	s := slices.Sorted(slices.Values(d))
+	round := time.Millisecond
+	if median(d) < 100*time.Millisecond {
+		round = 10 * time.Microsecond
+	}
+	fmt.Printf("%-44s min %10v  median %10v  max %10v  (n=%d)\n", what, s[0].Round(round), median(d).Round(round), s[len(s)-1].Round(round), len(s))
+}
