@@ -457,7 +457,8 @@ func TestDaemonDies(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	})
-	replace := func() { <-dying; end(); start(next) }
+	replaced := make(chan bool)
+	replace := func() { <-dying; end(); start(next); replaced <- true }
 
 	start(&services{vms: func(ctx context.Context) ([]banger.VM, error) {
 		<-killConn(ctx, dying)
@@ -467,6 +468,7 @@ func TestDaemonDies(t *testing.T) {
 	if vms, err := c.VMs(t.Context()); err != nil || len(vms) != 1 {
 		t.Errorf("list: %v, %v", vms, err)
 	}
+	wait(t, replaced)
 	end()
 
 	start(&services{remove: func(ctx context.Context, _ string) error { <-killConn(ctx, dying); return nil }})
@@ -474,6 +476,7 @@ func TestDaemonDies(t *testing.T) {
 	if err := c.DeleteVM(t.Context(), "web"); err != nil {
 		t.Errorf("delete, finished by the next daemon: %v", err)
 	}
+	wait(t, replaced)
 	end()
 
 	start(&services{create: func(ctx context.Context, _ banger.Spec, _ bool, p banger.Progress) (banger.VM, error) {
@@ -481,7 +484,8 @@ func TestDaemonDies(t *testing.T) {
 		_ = blocked(ctx)
 		panic(http.ErrAbortHandler)
 	}})
-	go func() { <-dying; end() }()
+	last := end
+	go func() { <-dying; last() }()
 	_, err := c.CreateVM(t.Context(), banger.Spec{}, true, nil)
 	if banger.CodeOf(err) != banger.CodeUnavailable {
 		t.Errorf("create: %v, want unavailable", err)

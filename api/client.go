@@ -152,8 +152,9 @@ func finish(ctx context.Context, resp *http.Response, out any, p banger.Progress
 // answeredError reads the error a daemon answered with.
 func answeredError(resp *http.Response) error {
 	var l line
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	if err == nil && json.Unmarshal(data, &l) == nil && l.Error != nil {
+	// Decoded without waiting for the answer's end: the server may still be
+	// reading what we send.
+	if json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&l) == nil && l.Error != nil {
 		return l.Error
 	}
 	return banger.Errorf(banger.CodeInternal, "the daemon answered %s without saying why", resp.Status)

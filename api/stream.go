@@ -15,12 +15,30 @@ import (
 // result or error. Until the first event the answer hasn't begun, so an error
 // without any progress still has its HTTP status.
 func stream[T any](w http.ResponseWriter, op func(banger.Progress) (T, error)) error {
+	lines := &lineWriter{w: w}
+	result, err := told(lines, op)
+	if err != nil && !lines.begun {
+		return err
+	}
+	if err != nil {
+		lines.write(line{Error: wire(err)})
+		return nil
+	}
+	data, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	lines.write(line{Result: data})
+	return nil
+}
+
+// told runs op and writes its events beside it. Nothing is being written any
+// more when it returns, or panics.
+func told[T any](lines *lineWriter, op func(banger.Progress) (T, error)) (T, error) {
 	events := make(chan banger.Event, 64)
-	opened := make(chan bool)
-	over := make(chan struct{})
+	over, written := make(chan struct{}), make(chan struct{})
 	go func() {
-		lines := &lineWriter{w: w}
-		defer func() { opened <- lines.begun }()
+		defer close(written)
 		for {
 			select {
 			case e := <-events:
@@ -34,28 +52,13 @@ func stream[T any](w http.ResponseWriter, op func(banger.Progress) (T, error)) e
 			}
 		}
 	}()
-	result, err := op(func(e banger.Event) {
+	defer func() { close(over); <-written }()
+	return op(func(e banger.Event) {
 		select {
 		case events <- e:
 		default: // a slow reader loses progress; an operation never waits for it
 		}
 	})
-	close(over)
-	begun := <-opened
-	if err != nil && !begun {
-		return err
-	}
-	lines := &lineWriter{w: w, begun: begun}
-	if err != nil {
-		lines.write(line{Error: wire(err)})
-		return nil
-	}
-	data, err := json.Marshal(result)
-	if err != nil {
-		return err
-	}
-	lines.write(line{Result: data})
-	return nil
 }
 
 // lineWriter writes lines as they come. A client that left is noticed by the
