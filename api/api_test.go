@@ -518,7 +518,7 @@ func TestOtherVersion(t *testing.T) {
 	})
 	srv := &http.Server{Handler: mux}
 	go func() { _ = srv.Serve(l) }()
-	defer srv.Close()
+	defer func() { _ = srv.Close() }()
 	_, err = connect(path).VMs(t.Context())
 	e, ok := errors.AsType[*banger.Error](err)
 	if !ok || !strings.Contains(e.Message, "9.9") || !strings.Contains(e.Hint, "banger daemon stop") {
@@ -547,7 +547,7 @@ func TestStranger(t *testing.T) {
 	go func() {
 		done <- (&api.Server{VMs: s, Catalog: s, Leases: s, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
 	}()
-	defer func() { cancel(); <-done }()
+	defer func() { cancel(); _ = <-done }()
 	base := "http://" + l.Addr().String()
 	for path, want := range map[string]int{"/v1/version": 200, "/v1/vms": 403, "/v1/none": 404} {
 		resp, err := http.Get(base + path)

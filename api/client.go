@@ -96,27 +96,44 @@ func plain(ctx context.Context, conn net.Conn, method, path string, result any) 
 	return finish(ctx, resp, result, nil)
 }
 
-// call makes a request and decodes its answer, whatever form it has. With
-// again, one that the daemon's end cut off is made once more.
-func (c *Client) call(ctx context.Context, method, path string, again bool, in, out any, p banger.Progress) error {
-	data, err := json.Marshal(in)
+// call makes a request and decodes its answer, whatever form it has.
+func (c *Client) call(ctx context.Context, method, path string, in, out any, p banger.Progress) error {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	resp, err := c.send(ctx, method, path, body)
 	if err != nil {
 		return err
 	}
-	for {
-		var body io.Reader
-		if in != nil {
-			body = bytes.NewReader(data)
+	return finish(ctx, resp, out, p)
+}
+
+// repeat makes a call that may be repeated, again while daemons go away under
+// it: a new connection may still reach the one that is ending.
+func repeat(ctx context.Context, call func() error) (repeated bool, err error) {
+	for pause := 10 * time.Millisecond; ; pause *= 4 {
+		err = call()
+		if !errors.Is(err, errLost) || pause > time.Second {
+			return repeated, err
 		}
-		resp, err := c.send(ctx, method, path, body)
-		if err == nil {
-			err = finish(ctx, resp, out, p)
+		repeated = true
+		select {
+		case <-ctx.Done():
+			return repeated, transportError(ctx, ctx.Err())
+		case <-time.After(pause):
 		}
-		if err == nil || !again || !errors.Is(err, errLost) {
-			return err
-		}
-		again = false
 	}
+}
+
+// callRepeated is a call that may be repeated.
+func (c *Client) callRepeated(ctx context.Context, method, path string, in, out any, p banger.Progress) error {
+	_, err := repeat(ctx, func() error { return c.call(ctx, method, path, in, out, p) })
+	return err
 }
 
 func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
@@ -193,7 +210,7 @@ func vmPath(ref string, rest ...string) string {
 // CreateVM implements banger.VMService.
 func (c *Client) CreateVM(ctx context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
 	var vm banger.VM
-	err := c.call(ctx, "POST", "/v1/vms", false, createRequest{spec, start}, &vm, p)
+	err := c.call(ctx, "POST", "/v1/vms", createRequest{spec, start}, &vm, p)
 	if e, ok := errors.AsType[*banger.Error](err); ok && errors.Is(err, errLost) {
 		err = e.WithHint("what it was making is undone when it starts again, or is complete: `banger ps` tells")
 	}
@@ -203,27 +220,22 @@ func (c *Client) CreateVM(ctx context.Context, spec banger.Spec, start bool, p b
 // StartVM implements banger.VMService.
 func (c *Client) StartVM(ctx context.Context, ref string, p banger.Progress) (banger.VM, error) {
 	var vm banger.VM
-	err := c.call(ctx, "POST", vmPath(ref, "start"), true, nil, &vm, p)
+	err := c.callRepeated(ctx, "POST", vmPath(ref, "start"), nil, &vm, p)
 	return vm, err
 }
 
 // StopVM implements banger.VMService.
 func (c *Client) StopVM(ctx context.Context, ref string, opt banger.StopOptions) (banger.VM, error) {
 	var vm banger.VM
-	err := c.call(ctx, "POST", vmPath(ref, "stop"), true, opt, &vm, nil)
+	err := c.callRepeated(ctx, "POST", vmPath(ref, "stop"), opt, &vm, nil)
 	return vm, err
 }
 
 // DeleteVM implements banger.VMService.
 func (c *Client) DeleteVM(ctx context.Context, ref string) error {
-	err := c.call(ctx, "DELETE", vmPath(ref), false, nil, &struct{}{}, nil)
-	if !errors.Is(err, errLost) {
-		return err
-	}
-	// The deletion was recorded, and then its recovery finished it, or it wasn't.
-	err = c.call(ctx, "DELETE", vmPath(ref), false, nil, &struct{}{}, nil)
-	if banger.CodeOf(err) == banger.CodeNotFound {
-		return nil
+	repeated, err := repeat(ctx, func() error { return c.call(ctx, "DELETE", vmPath(ref), nil, &struct{}{}, nil) })
+	if repeated && banger.CodeOf(err) == banger.CodeNotFound {
+		return nil // the deletion was recorded, and the next daemon's recovery finished it
 	}
 	return err
 }
@@ -231,19 +243,27 @@ func (c *Client) DeleteVM(ctx context.Context, ref string) error {
 // VM implements banger.VMService.
 func (c *Client) VM(ctx context.Context, ref string) (banger.VM, error) {
 	var vm banger.VM
-	err := c.call(ctx, "GET", vmPath(ref), true, nil, &vm, nil)
+	err := c.callRepeated(ctx, "GET", vmPath(ref), nil, &vm, nil)
 	return vm, err
 }
 
 // VMs implements banger.VMService.
 func (c *Client) VMs(ctx context.Context) ([]banger.VM, error) {
 	var vms []banger.VM
-	err := c.call(ctx, "GET", "/v1/vms", true, nil, &vms, nil)
+	err := c.callRepeated(ctx, "GET", "/v1/vms", nil, &vms, nil)
 	return vms, err
 }
 
 // Dial implements banger.VMService.
-func (c *Client) Dial(ctx context.Context, ref string) (net.Conn, error) {
+func (c *Client) Dial(ctx context.Context, ref string) (conn net.Conn, err error) {
+	_, err = repeat(ctx, func() error {
+		conn, err = c.dial(ctx, ref)
+		return err
+	})
+	return conn, err
+}
+
+func (c *Client) dial(ctx context.Context, ref string) (net.Conn, error) {
 	ws, resp, err := websocket.Dial(ctx, "http://banger"+vmPath(ref, "channel"), &websocket.DialOptions{
 		HTTPClient:      c.http,
 		CompressionMode: websocket.CompressionDisabled,
@@ -286,7 +306,7 @@ func (c *Client) Logs(ctx context.Context, ref string, follow bool) (io.ReadClos
 // HoldVM implements banger.Leases. It goes on at the next daemon when one ends.
 func (c *Client) HoldVM(ctx context.Context, ref string) error {
 	for {
-		err := c.call(ctx, "GET", vmPath(ref, "hold"), false, nil, &struct{}{}, nil)
+		err := c.call(ctx, "GET", vmPath(ref, "hold"), nil, &struct{}{}, nil)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -361,26 +381,26 @@ func (g *gate) shut() {
 // Images implements banger.Catalog.
 func (c *Client) Images(ctx context.Context) ([]banger.Image, error) {
 	var images []banger.Image
-	err := c.call(ctx, "GET", "/v1/images", true, nil, &images, nil)
+	err := c.callRepeated(ctx, "GET", "/v1/images", nil, &images, nil)
 	return images, err
 }
 
 // DeleteImage implements banger.Catalog.
 func (c *Client) DeleteImage(ctx context.Context, ref string) error {
-	return c.call(ctx, "DELETE", "/v1/images/"+url.PathEscape(ref), false, nil, &struct{}{}, nil)
+	return c.call(ctx, "DELETE", "/v1/images/"+url.PathEscape(ref), nil, &struct{}{}, nil)
 }
 
 // PullKernel implements banger.Catalog.
 func (c *Client) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
 	var k banger.Kernel
-	err := c.call(ctx, "POST", "/v1/kernels", true, pullRequest{name}, &k, p)
+	err := c.callRepeated(ctx, "POST", "/v1/kernels", pullRequest{name}, &k, p)
 	return k, err
 }
 
 // Kernels implements banger.Catalog.
 func (c *Client) Kernels(ctx context.Context) ([]banger.Kernel, error) {
 	var kernels []banger.Kernel
-	err := c.call(ctx, "GET", "/v1/kernels", true, nil, &kernels, nil)
+	err := c.callRepeated(ctx, "GET", "/v1/kernels", nil, &kernels, nil)
 	return kernels, err
 }
 

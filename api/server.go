@@ -114,7 +114,7 @@ func (s *Server) guard(rt route) http.Handler {
 		uid, _ := r.Context().Value(uidKey{}).(int)
 		if rt.may != anyone && (rt.may != owner || uid != os.Getuid()) {
 			s.Log.Warn("refused", "method", r.Method, "path", r.URL.Path, "uid", uid)
-			answer(w, http.StatusForbidden, line{Error: banger.Errorf(banger.CodeInvalid, "user %d may not use the daemon of user %d", uid, os.Getuid())})
+			_ = answer(w, http.StatusForbidden, line{Error: banger.Errorf(banger.CodeInvalid, "user %d may not use the daemon of user %d", uid, os.Getuid())})
 			return
 		}
 		err := rt.handler(w, r)
