@@ -228,15 +228,3 @@ func TestReaper(t *testing.T) {
 		t.Errorf("hostname %q", got)
 	}
 }
-
-func TestSpeed(t *testing.T) {
-	v := start(t, busyboxImage(t), newDisk(t, 1024))
-	v.client.Health(bound(t))
-	t.Logf("spawn to the agent's answer: %v", time.Since(v.spawned))
-	began := time.Now()
-	ready := v.configure()
-	t.Logf("configure: %v", time.Since(began))
-	for _, s := range ready.Stages {
-		t.Logf("%8.1f ms %6.1f ms  %s", float64(s.AtUS)/1000, float64(s.TookUS)/1000, s.Name)
-	}
-}

@@ -204,11 +204,6 @@ func modules(t *testing.T, names []string) []initramfs.Module {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if os.Getenv("STRIP") != "" {
-			if i := bytes.LastIndex(data, []byte("~Module signature appended~\n")); i > 0 {
-				data = data[:i-12-int(data[i-1])-int(data[i-2])<<8]
-			}
-		}
 		list = append(list, initramfs.Module{Name: n, Data: data})
 	}
 	return list
@@ -252,7 +247,7 @@ func start(t *testing.T, image, disk string) *vm {
 	}
 	args := []string{"-M", "microvm,accel=tcg", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", kernel, "-initrd", v.path("initrd"),
-		"-append", "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz=" + tscKHz(t) + os.Getenv("BANGER_TEST_APPEND"),
+		"-append", "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz=" + tscKHz(t),
 		"-serial", "file:" + v.path("console"),
 		"-chardev", "socket,id=ch,path=" + v.path("chan") + ",server=on,wait=off",
 		"-device", "virtio-serial-device,max_ports=2", "-device", "virtserialport,chardev=ch,name=banger.agent,nr=1",
