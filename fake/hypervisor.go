@@ -19,6 +19,7 @@ func (l *Life) Hypervisor() *Hypervisor { return &Hypervisor{l} }
 // machine is what the host knows of a VM that runs.
 type machine struct {
 	banger.Machine
+	vmm   banger.Process
 	ended chan struct{} // closed when its VMM is gone
 }
 
@@ -41,7 +42,7 @@ func (v *Hypervisor) Start(ctx context.Context, m banger.Machine) (banger.Handle
 	if err == nil {
 		err = v.locked("start vmm", func() {
 			held.VMM = h.spawn("vmm", m.ID)
-			h.guests[m.ID] = &machine{Machine: m, ended: make(chan struct{})}
+			h.guests[m.ID] = &machine{Machine: m, vmm: held.VMM, ended: make(chan struct{})}
 		})
 	}
 	if err != nil {
@@ -165,14 +166,13 @@ func (v *Hypervisor) Wait(ctx context.Context, m banger.Machine, _ banger.Handle
 	return banger.Exit{Kind: banger.ExitUnknown, Status: -1}, nil
 }
 
-// Kill ends a VM's VMM and shim and removes its memory, each a step. What saved
-// names but isn't what it was is left alone.
+// Kill ends a VM's VMM and shim and removes its memory, each a step. They are
+// found by whose they are: a process that saved names may be anybody's.
 func (v *Hypervisor) Kill(ctx context.Context, m banger.Machine, saved banger.Handles) (banger.Handles, error) {
 	h := v.l.host
 	left := saved
 	err := v.locked("kill vmm", func() {
 		h.end(m.ID, banger.Exit{Kind: banger.ExitKilled, Detail: "KILL", Status: -1})
-		h.shoot(saved.VMM)
 		left.VMM = banger.Process{}
 	})
 	if err == nil {
@@ -182,7 +182,6 @@ func (v *Hypervisor) Kill(ctx context.Context, m banger.Machine, saved banger.Ha
 					delete(h.procs, pid)
 				}
 			}
-			h.shoot(saved.Shim)
 			left.Shim = banger.Process{}
 		})
 	}

@@ -22,7 +22,10 @@ type Bed struct {
 	Hypervisor banger.Hypervisor
 	// Machine is one that boots to its agent. It was never started.
 	Machine banger.Machine
-	Host    Host
+	// Spoil sees to it that the machine's next Start must fail, late. Nil: its
+	// kernel will be missing.
+	Spoil func()
+	Host  Host
 }
 
 // Host does to a host what the suite needs done.
@@ -31,8 +34,9 @@ type Host interface {
 	Alive(p banger.Process) bool
 	// Kill ends this process by SIGKILL and returns when it is gone.
 	Kill(t *testing.T, p banger.Process)
-	// Bystander starts a process that isn't ours and will live for the test.
-	Bystander(t *testing.T) banger.Process
+	// Bystander starts a process that isn't ours and will live for the test. Its
+	// arguments say otherwise.
+	Bystander(t *testing.T, m banger.Machine) banger.Process
 	// Held lists all that a machine holds outside its directory: processes and
 	// memory files, in words.
 	Held(t *testing.T, m banger.Machine) []string
@@ -168,10 +172,14 @@ func testStartClearsADeadPredecessor(t *testing.T, b Bed) {
 }
 
 func testStartLeavesNothing(t *testing.T, b Bed) {
-	b.Machine.Kernel = filepath.Join(b.Machine.Dir, "no-such-kernel")
+	if b.Spoil != nil {
+		b.Spoil()
+	} else {
+		b.Machine.Kernel = filepath.Join(b.Machine.Dir, "no-such-kernel")
+	}
 	h, err := b.Hypervisor.Start(t.Context(), b.Machine)
 	if err == nil {
-		t.Error("Start succeeded without a kernel")
+		t.Error("Start succeeded")
 	}
 	if !h.Empty() {
 		t.Errorf("Start failed and returned %+v", h)
@@ -276,7 +284,7 @@ func testAdoptNothing(t *testing.T, b Bed) {
 
 // A saved PID may be another process's by now, even with all the rest right.
 func testRecycledProcess(t *testing.T, b Bed) {
-	innocent := b.Host.Bystander(t)
+	innocent := b.Host.Bystander(t, b.Machine)
 	another := innocent
 	another.StartTime-- // the process that had this PID before
 	for _, p := range []banger.Process{innocent, another} {

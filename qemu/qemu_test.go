@@ -185,15 +185,19 @@ func (host) Kill(t *testing.T, p banger.Process) {
 	}
 }
 
-// Bystander is a program that calls itself what a driver would look for.
-func (host) Bystander(t *testing.T) banger.Process {
+// Bystander is a shell whose arguments are a VMM's and a shim's.
+func (host) Bystander(t *testing.T, m banger.Machine) banger.Process {
 	t.Helper()
-	cmd := exec.Command("sleep", "600")
+	cmd := exec.Command("sh", "-c", "read line", "qemu-system-x86_64", "-name", "banger-"+m.ID, m.Dir)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = stdin.Close() // the shell reads the end of its input and ends
 		_ = cmd.Wait()
 	})
 	p, err := proc.Read(cmd.Process.Pid)
@@ -211,7 +215,7 @@ func (host) Held(t *testing.T, m banger.Machine) (held []string) {
 	}
 	for _, path := range cmdlines {
 		b, err := os.ReadFile(path)
-		if err == nil && (strings.Contains(string(b), "banger-"+m.ID) || strings.Contains(string(b), m.Dir)) {
+		if err == nil && !strings.HasPrefix(string(b), "sh\x00") && (strings.Contains(string(b), "banger-"+m.ID) || strings.Contains(string(b), m.Dir)) {
 			held = append(held, fmt.Sprintf("%s: %.100q", path, b))
 		}
 	}
