@@ -35,6 +35,18 @@ func create(start bool) func(context.Context, *daemon) error {
 
 func remove(ctx context.Context, d *daemon) error { return d.DeleteVM(ctx, "it") }
 
+// ends lets the guest end by itself and waits for what comes of it.
+func ends(kind banger.ExitKind, wanted func(banger.VM) bool) func(context.Context, *daemon) error {
+	return func(ctx context.Context, d *daemon) error {
+		vm, err := d.VM(ctx, "it")
+		if err != nil {
+			return err
+		}
+		d.host.EndGuest(vm.ID, banger.Exit{Kind: kind})
+		return d.until("it", wanted)
+	}
+}
+
 func made(start bool) func(*world, *daemon) {
 	return func(w *world, d *daemon) {
 		if err := create(start)(context.Background(), d); err != nil {
@@ -58,6 +70,10 @@ var verbs = []verb{
 		_, err := d.StopVM(ctx, "it", banger.StopOptions{Force: true})
 		return err
 	}, is(banger.Stopped)},
+	{"guest powers off", made(true), ends(banger.ExitPoweroff, func(vm banger.VM) bool { return vm.State == banger.Stopped }), is(banger.Stopped)},
+	{"guest reboots", made(true), ends(banger.ExitReboot, func(vm banger.VM) bool {
+		return vm.Boots == 2 && (vm.State == banger.Running || vm.State == banger.Stopped)
+	}), func(vm *banger.VM) bool { return vm != nil }},
 	{"delete running", made(true), remove, gone},
 	{"delete stopped", made(false), remove, gone},
 }

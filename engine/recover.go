@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -21,7 +22,7 @@ func (e *Engine) recover(ctx context.Context) {
 	slots := make(chan struct{}, recoverers)
 	for _, vm := range e.all() {
 		r := e.vms[vm.ID]
-		if vm.State == banger.Stopped && r.op == nil {
+		if vm.State == banger.Stopped && r.op == nil && !rebooting(vm) {
 			e.arm(r)
 			continue
 		}
@@ -58,11 +59,30 @@ func (e *Engine) settle(ctx context.Context, r *record) {
 		err = j.adopt(ctx)
 	}
 	if err != nil {
-		e.Log.Error("recover; will be tried again", "vm", j.vm.ID, "op", j.op.ID, "error", err)
+		e.Log.Error("put in order; will be tried again", "vm", j.vm.ID, "op", j.op.ID, "error", err)
 		e.later(r)
 		return
 	}
+	j.reboot(ctx)
 	e.arm(r)
+}
+
+// rebooting reports whether the guest asked for a reboot that it has not had
+// yet. A stop that was asked for never ends so.
+func rebooting(vm banger.VM) bool {
+	return vm.State == banger.Stopped && vm.Exit != nil && vm.Exit.Kind == banger.ExitReboot
+}
+
+// reboot starts the VM again if that is what its guest asked for. A start that
+// fails is not tried again: the reason stands in the record.
+func (j *job) reboot(ctx context.Context) {
+	if !rebooting(j.vm) {
+		return
+	}
+	next := &job{e: j.e, r: j.r, vm: j.vm, op: banger.Op{ID: j.e.NewID()}}
+	if err := next.start(ctx); err != nil {
+		j.e.Log.Error("start after the guest's reboot", "vm", j.vm.ID, "op", next.op.ID, "error", err)
+	}
 }
 
 // pending reports whether an operation was in flight when the job opened.
@@ -87,7 +107,7 @@ func (j *job) adopt(ctx context.Context) error {
 		j.e.keep(j.r, h)
 		return j.finish(ctx, exit)
 	}
-	if h != j.vm.Held {
+	if h != j.held() || h != j.vm.Held {
 		j.hold(h)
 		if err := j.write(ctx, nil, false); err != nil {
 			return err
@@ -138,8 +158,7 @@ func (e *Engine) watch(r *record) {
 	})
 }
 
-// ended cleans up after a run that ended by itself, and starts the VM again
-// when the guest asked for that.
+// ended sees to a run that ended by itself.
 func (e *Engine) ended(ctx context.Context, r *record, boots int, exit banger.Exit) {
 	j, err := e.open(ctx, r, nil)
 	if err != nil {
@@ -155,21 +174,14 @@ func (e *Engine) ended(ctx context.Context, r *record, boots int, exit banger.Ex
 		e.later(r)
 		return
 	}
-	if exit.Kind != banger.ExitReboot {
-		return
-	}
-	if !e.mayReboot(r, e.Now()) {
-		e.Log.Warn("too many reboots, left stopped", "vm", j.vm.ID)
-		return
-	}
-	next := &job{e: e, r: r, vm: j.vm, op: banger.Op{ID: e.NewID()}}
-	if err := next.start(ctx); err != nil {
-		e.Log.Error("start after the guest's reboot", "vm", j.vm.ID, "op", next.op.ID, "error", err)
-	}
+	j.reboot(ctx)
 }
 
 // finish takes a VM whose machine ended by itself to Stopped.
 func (j *job) finish(ctx context.Context, exit banger.Exit) error {
+	if exit.Kind == banger.ExitReboot && !j.e.mayReboot(j.r, j.e.Now()) {
+		exit.Kind, exit.Detail = banger.ExitKilled, fmt.Sprintf("it rebooted more than %d times within %s", rebootLimit, rebootSpan)
+	}
 	j.vm.Exit = &exit
 	if err := j.begin(ctx, banger.OpStop, banger.Stopping, endedBy(exit), running); err != nil {
 		return err

@@ -158,6 +158,9 @@ func (j *job) shutdown(ctx context.Context, opt banger.StopOptions) *banger.Exit
 	})
 	exit, err := hv.Wait(ctx, m, j.held())
 	if err == nil {
+		if exit.Kind == banger.ExitReboot { // which would have it started again
+			exit.Kind, exit.Detail = banger.ExitPoweroff, "it asked for a reboot"
+		}
 		return &exit
 	}
 	select {

@@ -87,6 +87,7 @@ func begin(t testing.TB, store banger.Store, dir string) *world {
 type daemon struct {
 	*engine.Engine
 	life *fake.Life
+	host *fake.Host
 }
 
 // open starts a daemon; it returns when its recovery is over, or its life.
@@ -108,7 +109,7 @@ func (w *world) open(fate func(string) fake.Fate) *daemon {
 		Log:   slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	e.HookFiles(life.Step)
-	d := &daemon{e, life}
+	d := &daemon{e, life, w.host}
 	if err := d.do(func() error { return e.Open(context.Background()) }); err != nil && err != errDead {
 		w.t.Fatalf("open: %v", err)
 	}
@@ -131,6 +132,26 @@ func (d *daemon) do(call func() error) error {
 		}
 	case <-d.life.Dead():
 		return errDead
+	}
+}
+
+// until waits for a VM to be as wanted, or for the daemon's death.
+func (d *daemon) until(ref string, wanted func(banger.VM) bool) error {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		vm, err := d.VM(context.Background(), ref)
+		if err == nil && wanted(vm) {
+			return nil
+		}
+		select {
+		case <-d.life.Dead():
+			return errDead
+		default:
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("vm %s: waited in vain, last seen %+v (%v)", ref, vm, err)
+		}
+		time.Sleep(100 * time.Microsecond)
 	}
 }
 

@@ -33,10 +33,12 @@ func (g *Guest) cut() {
 // off. It runs no commands.
 func (g *Guest) serve() {
 	defer g.Close()
-	req, err := guest.ReadRequest(g)
-	if err != nil {
-		return
+	if req, err := guest.ReadRequest(g); err == nil {
+		g.respond(req)
 	}
+}
+
+func (g *Guest) respond(req guest.Request) {
 	version, err := req.Accept()
 	var body any
 	var after func()
@@ -74,3 +76,17 @@ func (g *Guest) answer(req guest.Request) (body any, after func(), err error) {
 	}
 	return nil, nil, guest.Errorf(guest.CodeInvalid, "the fake guest can't %s", req.Op)
 }
+
+// Serve is the agent built in, for an Agent that answers some of the time.
+func (g *Guest) Serve() { g.serve() }
+
+// Answer serves one request if allow says so, and else leaves it hanging.
+func (g *Guest) Answer(allow func(guest.Request) bool) {
+	req, err := guest.ReadRequest(g)
+	if err == nil && allow(req) {
+		g.respond(req)
+	}
+}
+
+// VMM is the process this guest runs in.
+func (g *Guest) VMM() banger.Process { return g.machine.vmm }
