@@ -48,9 +48,8 @@ type memoryRegion struct {
 }
 
 type registers struct {
-	RAX, RBX, RCX, RDX, RSI, RDI, RSP, RBP uint64
-	R8, R9, R10, R11, R12, R13, R14, R15   uint64
-	RIP, RFLAGS                            uint64
+	General     [16]uint64 // RAX RBX RCX RDX RSI RDI RSP RBP R8 …
+	RIP, RFLAGS uint64
 }
 
 type segment struct {
@@ -68,11 +67,14 @@ type table struct {
 }
 
 type specialRegisters struct {
-	CS, DS, ES, FS, GS, SS, TR, LDT segment
-	GDT, IDT                        table
-	CR0, CR2, CR3, CR4, CR8         uint64
-	EFER, APICBase                  uint64
-	InterruptBitmap                 [4]uint64
+	CS              segment
+	Data            [5]segment // DS ES FS GS SS
+	TR, LDT         segment
+	GDT, IDT        table
+	CR0, CR2, CR3   uint64
+	CR4, CR8        uint64
+	EFER, APICBase  uint64
+	InterruptBitmap [4]uint64
 }
 
 // vcpu is a machine with one CPU in long mode, about to run its code.
@@ -139,11 +141,11 @@ func (v *vcpu) longMode() error {
 	s.CR0, s.CR3, s.CR4, s.EFER = pe|mp|et|ne|wp|pg, pml4, pae, lme|lma
 	s.CS = segment{Limit: ^uint32(0), Selector: 8, Type: 11, Present: 1, S: 1, L: 1, G: 1}
 	data := segment{Limit: ^uint32(0), Selector: 16, Type: 3, Present: 1, DB: 1, S: 1, G: 1}
-	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
+	s.Data = [5]segment{data, data, data, data, data}
 	if _, err := ioctl(v.cpu, kvmSetSregs, uintptr(unsafe.Pointer(&s))); err != nil {
 		return fmt.Errorf("set special registers: %w", err)
 	}
-	r := registers{RIP: entry, RSP: memSize - 16, RFLAGS: 2}
+	r := registers{RIP: entry, RFLAGS: 2}
 	if _, err := ioctl(v.cpu, kvmSetRegs, uintptr(unsafe.Pointer(&r))); err != nil {
 		return fmt.Errorf("set registers: %w", err)
 	}
