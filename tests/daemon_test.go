@@ -1,0 +1,138 @@
+package tests_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"flag"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"banger/agent"
+	"banger/agent/session"
+	"banger/api"
+	"banger/engine"
+	"banger/fake"
+	"banger/guest"
+	"banger/sqlite"
+	"banger/xdg"
+
+	root "banger"
+)
+
+// fakeDaemon is bangerd with the host in memory: the same engine, database and
+// API, and guests that are this process's own agent.
+func fakeDaemon() error {
+	ready := flag.Int("ready-fd", -1, "")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	dirs, err := xdg.Of(os.Getenv)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dirs.State, 0o700); err != nil {
+		return err
+	}
+	store, err := sqlite.Open(ctx, filepath.Join(dirs.State, "banger.db"), sqlite.Unsafe)
+	if root.CodeOf(err) == root.CodeConflict {
+		return tell(*ready) // another daemon has it: that one will answer
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	l, err := api.Listen(dirs.Socket)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	if err := tell(*ready); err != nil {
+		return err
+	}
+	host := fake.NewHost()
+	guests := &guests{servers: map[string]*agent.Server{}}
+	host.Agent = guests.serve
+	life := host.Live(nil)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	e := &engine.Engine{
+		Catalog:     &engine.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Now: time.Now},
+		Hypervisors: map[string]root.Hypervisor{"fake": life.Hypervisor()},
+		Disks:       life.Disks(),
+		Dir:         dirs.State, RAMDir: "/ram", BootID: host.BootID(),
+		Defaults: engine.Defaults{Hypervisor: "fake", Image: "debian-12", Kernel: "debian-12-cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024},
+		NewID:    newID, Log: log,
+	}
+	if err := e.Open(ctx); err != nil {
+		return err
+	}
+	defer e.Close()
+	return (&api.Server{VMs: e, Catalog: e, Leases: e, Stop: stop, Log: log}).Serve(ctx, l)
+}
+
+func tell(fd int) error {
+	f := os.NewFile(uintptr(fd), "ready")
+	if f == nil {
+		return nil
+	}
+	_, err := f.WriteString("ready\n")
+	return firstOf(err, f.Close())
+}
+
+func firstOf(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func newID() string {
+	var b [6]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// guests are the agents of the fake host's VMs, one for each run.
+type guests struct {
+	mu      sync.Mutex
+	servers map[string]*agent.Server
+}
+
+func (g *guests) serve(stream *fake.Guest) {
+	g.mu.Lock()
+	s := g.servers[stream.ID()]
+	if s == nil {
+		s = &agent.Server{
+			Version:   "fake",
+			Sessions:  &session.Table{},
+			Configure: func(context.Context, guest.Identity) (guest.Ready, error) { return guest.Ready{Agent: "fake"}, nil },
+			InitState: func() string { return "running" },
+			SetClock:  func(time.Time) error { return nil },
+		}
+		g.servers[stream.ID()] = s
+	}
+	g.mu.Unlock()
+	s.Shutdown = func(context.Context, string) error { stream.Poweroff(); return nil }
+	_ = s.Serve(&once{conn: stream})
+}
+
+// once is a listener with one connection to give.
+type once struct{ conn net.Conn }
+
+func (o *once) Accept() (net.Conn, error) {
+	if o.conn == nil {
+		return nil, io.EOF
+	}
+	c := o.conn
+	o.conn = nil
+	return c, nil
+}
+func (o *once) Close() error   { return nil }
+func (o *once) Addr() net.Addr { return &net.UnixAddr{} }
