@@ -77,8 +77,12 @@ func TestScripts(t *testing.T) {
 	}
 	image := rootTar(t)
 	cache := t.TempDir()
-	if user, err := os.UserCacheDir(); err == nil {
-		cache = filepath.Join(user, "banger-test")
+	if user, err := os.UserCacheDir(); err == nil && *host == "qemu" {
+		cache = filepath.Join(user, "banger-test", "script")
+	}
+	kernels := filepath.Join(cache, "kernels")
+	if err := os.MkdirAll(kernels, 0o700); err != nil {
+		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -96,7 +100,14 @@ func TestScripts(t *testing.T) {
 				}
 				env.Setenv(key, dir)
 			}
-			env.Setenv("XDG_CACHE_HOME", cache) // downloads are kept between runs
+			// Kernels are fetched once and kept between runs.
+			env.Setenv("XDG_CACHE_HOME", cache)
+			if err := os.MkdirAll(filepath.Join(env.WorkDir, "data/banger"), 0o700); err != nil {
+				return err
+			}
+			if err := os.Symlink(kernels, filepath.Join(env.WorkDir, "data/banger/kernels")); err != nil {
+				return err
+			}
 			env.Setenv("IMAGE", image)
 			env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 			env.Defer(func() { endDaemon(t, env) })
