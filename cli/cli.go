@@ -154,8 +154,8 @@ its own kernel, disk and network, made in seconds and thrown away as easily.`,
   banger ps                            what there is`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          cobra.ArbitraryArgs,
+		RunE:          helpOrUsage,
 	}
 	root.Long += "\n" + statuses
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON: results to standard output, errors to standard error")
@@ -163,16 +163,16 @@ its own kernel, disk and network, made in seconds and thrown away as easily.`,
 		return banger.Errorf(banger.CodeInvalid, "%w", err).
 			WithHint("`%s --help` lists the flags; what belongs to a command in the VM goes after --", cmd.CommandPath())
 	})
-	ps := a.listCommand()
+	ps := listCommand(a)
 	ps.Use = "ps"
-	root.AddCommand(a.vmCommand(), ps, a.imageCommand(), a.kernelCommand(), a.daemonCommand(), a.versionCommand())
+	root.AddCommand(vmCommand(a), ps, imageCommand(a), kernelCommand(a), daemonCommand(a), versionCommand(a))
 	return root
 }
 
-func (a *App) vmCommand() *cobra.Command {
+func vmCommand(a *App) *cobra.Command {
 	cmd := group("vm", "Make, use and delete VMs")
-	cmd.AddCommand(a.runCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.deleteCommand(),
-		a.listCommand(), a.showCommand(), a.execCommand(), a.logsCommand())
+	cmd.AddCommand(runCommand(a), createCommand(a), startCommand(a), stopCommand(a), deleteCommand(a),
+		listCommand(a), showCommand(a), execCommand(a), logsCommand(a))
 	return cmd
 }
 
@@ -180,13 +180,16 @@ func (a *App) vmCommand() *cobra.Command {
 func group(use, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
-			}
-			return usage(cmd, "%s has no command %q", cmd.CommandPath(), args[0])
-		},
+		RunE: helpOrUsage,
 	}
+}
+
+func helpOrUsage(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	return banger.Errorf(banger.CodeInvalid, "%s has no command %q", cmd.CommandPath(), args[0]).
+		WithHint("`%s --help` lists them", cmd.CommandPath())
 }
 
 // usage is an error in how a command was called.

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func (a *App) createCommand() *cobra.Command {
+func createCommand(a *App) *cobra.Command {
 	var spec specFlags
 	var noStart, quiet bool
 	cmd := &cobra.Command{

@@ -10,14 +10,14 @@ import (
 	"banger/version"
 )
 
-func (a *App) daemonCommand() *cobra.Command {
+func daemonCommand(a *App) *cobra.Command {
 	cmd := group("daemon", "See and end the daemon")
 	cmd.Long = "The daemon starts by itself when a command needs it. VMs don't need it to run."
-	cmd.AddCommand(a.daemonStatusCommand(), a.daemonStopCommand())
+	cmd.AddCommand(daemonStatusCommand(a), daemonStopCommand(a))
 	return cmd
 }
 
-func (a *App) daemonStatusCommand() *cobra.Command {
+func daemonStatusCommand(a *App) *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Say whether a daemon runs, and where its files are", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -38,7 +38,7 @@ func (a *App) daemonStatusCommand() *cobra.Command {
 	}
 }
 
-func (a *App) daemonStopCommand() *cobra.Command {
+func daemonStopCommand(a *App) *cobra.Command {
 	return &cobra.Command{
 		Use: "stop", Short: "End the daemon; running VMs run on", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,7 +56,7 @@ type versions struct {
 	Daemon *version.Daemon `json:"daemon,omitempty"`
 }
 
-func (a *App) versionCommand() *cobra.Command {
+func versionCommand(a *App) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the versions of banger and of the running daemon", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func (a *App) deleteCommand() *cobra.Command {
+func deleteCommand(a *App) *cobra.Command {
 	return &cobra.Command{
 		Use:               "delete VM...",
 		Aliases:           []string{"rm"},

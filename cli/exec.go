@@ -8,7 +8,7 @@ import (
 	"banger"
 )
 
-func (a *App) execCommand() *cobra.Command {
+func execCommand(a *App) *cobra.Command {
 	var f commandFlags
 	cmd := &cobra.Command{
 		Use:   "exec [flags] VM [-- COMMAND...]",

@@ -14,13 +14,13 @@ import (
 	"banger"
 )
 
-func (a *App) imageCommand() *cobra.Command {
+func imageCommand(a *App) *cobra.Command {
 	cmd := group("image", "Import, list and delete images")
-	cmd.AddCommand(a.imageImportCommand(), a.imageListCommand(), a.imageDeleteCommand())
+	cmd.AddCommand(imageImportCommand(a), imageListCommand(a), imageDeleteCommand(a))
 	return cmd
 }
 
-func (a *App) imageImportCommand() *cobra.Command {
+func imageImportCommand(a *App) *cobra.Command {
 	var name string
 	var replace, quiet bool
 	cmd := &cobra.Command{
@@ -74,7 +74,7 @@ func imageName(file string) string {
 	return name
 }
 
-func (a *App) imageListCommand() *cobra.Command {
+func imageListCommand(a *App) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List images", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -99,7 +99,7 @@ func (a *App) imageListCommand() *cobra.Command {
 	}
 }
 
-func (a *App) imageDeleteCommand() *cobra.Command {
+func imageDeleteCommand(a *App) *cobra.Command {
 	return &cobra.Command{
 		Use: "delete IMAGE...", Aliases: []string{"rm"}, Short: "Delete images no VM uses", Args: nargs(1, -1),
 		ValidArgsFunction: a.completeImages,

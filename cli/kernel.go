@@ -10,13 +10,13 @@ import (
 	"banger"
 )
 
-func (a *App) kernelCommand() *cobra.Command {
+func kernelCommand(a *App) *cobra.Command {
 	cmd := group("kernel", "Fetch and list kernels")
-	cmd.AddCommand(a.kernelPullCommand(), a.kernelListCommand())
+	cmd.AddCommand(kernelPullCommand(a), kernelListCommand(a))
 	return cmd
 }
 
-func (a *App) kernelPullCommand() *cobra.Command {
+func kernelPullCommand(a *App) *cobra.Command {
 	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "pull [KERNEL]",
@@ -45,7 +45,7 @@ func (a *App) kernelPullCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *App) kernelListCommand() *cobra.Command {
+func kernelListCommand(a *App) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List kernels", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

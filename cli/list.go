@@ -13,7 +13,7 @@ import (
 	"banger"
 )
 
-func (a *App) listCommand() *cobra.Command {
+func listCommand(a *App) *cobra.Command {
 	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "list",

@@ -10,7 +10,7 @@ import (
 	"banger"
 )
 
-func (a *App) logsCommand() *cobra.Command {
+func logsCommand(a *App) *cobra.Command {
 	var follow bool
 	cmd := &cobra.Command{
 		Use:   "logs VM",

@@ -20,7 +20,7 @@ type runOptions struct {
 	remove, detach, untracked, quiet bool
 }
 
-func (a *App) runCommand() *cobra.Command {
+func runCommand(a *App) *cobra.Command {
 	var o runOptions
 	cmd := &cobra.Command{
 		Use:   "run [flags] [PATH] [-- COMMAND...]",

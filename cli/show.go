@@ -10,7 +10,7 @@ import (
 	"banger"
 )
 
-func (a *App) showCommand() *cobra.Command {
+func showCommand(a *App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show VM",
 		Short: "Show one VM: what it is, how it is, why",

@@ -9,7 +9,7 @@ import (
 	"banger"
 )
 
-func (a *App) startCommand() *cobra.Command {
+func startCommand(a *App) *cobra.Command {
 	var quiet bool
 	cmd := &cobra.Command{
 		Use:               "start VM...",

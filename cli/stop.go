@@ -8,7 +8,7 @@ import (
 	"banger"
 )
 
-func (a *App) stopCommand() *cobra.Command {
+func stopCommand(a *App) *cobra.Command {
 	var opt banger.StopOptions
 	cmd := &cobra.Command{
 		Use:   "stop VM...",
