@@ -138,6 +138,20 @@ func (c *Catalog) resolve(ctx context.Context, vm *banger.VM, p banger.Progress)
 	return err
 }
 
+// kernelVersion returns the release (uname -r) of a recorded kernel.
+func (c *Catalog) kernelVersion(ctx context.Context, id string) (string, error) {
+	kernels, err := c.Store.Kernels(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, k := range kernels {
+		if k.ID == id {
+			return k.Version, nil
+		}
+	}
+	return "", banger.Errorf(banger.CodeNotFound, "kernel %s isn't recorded", id)
+}
+
 // image finds an image by name, id, or four digits and more of one.
 func (c *Catalog) image(ctx context.Context, ref string) (banger.Image, error) {
 	list, err := c.Store.Images(ctx)

@@ -1,12 +1,11 @@
 package engine
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"strings"
+	"time"
 
 	"banger"
 	"banger/guest"
@@ -38,31 +37,16 @@ func mac(id string) string {
 }
 
 // identity makes a booted guest this VM. Entropy and time are fresh each time.
-func (j *job) identity(ctx context.Context, m banger.Machine) (guest.Identity, error) {
-	e, vm := j.e, j.vm
-	kernels, err := e.Store.Kernels(ctx)
-	if err != nil {
-		return guest.Identity{}, err
-	}
+func identity(vm banger.VM, kernel string, now time.Time) guest.Identity {
 	id := guest.Identity{
 		ID: vm.ID, Hostname: vm.Spec.Name, MachineID: machineID(vm.ID),
-		Time: e.Now(), Entropy: make([]byte, 64), Drives: serials,
+		Time: now, Entropy: make([]byte, 64), Drives: serials, KernelVersion: kernel,
 	}
-	for _, k := range kernels {
-		if k.ID == vm.KernelID {
-			id.KernelVersion = k.Version
-		}
+	_, _ = rand.Read(id.Entropy) // never fails (crypto/rand)
+	if n := network(vm); n.Mode == banger.NetUser {
+		id.Net = &guest.NetIdentity{MAC: n.MAC, Address: n.Address, Gateway: n.Gateway, DNS: n.DNS}
 	}
-	if id.KernelVersion == "" {
-		return id, fmt.Errorf("kernel %s isn't recorded", vm.KernelID)
-	}
-	if _, err := rand.Read(id.Entropy); err != nil {
-		return id, err
-	}
-	if m.Net.Mode == banger.NetUser {
-		id.Net = &guest.NetIdentity{MAC: m.Net.MAC, Address: m.Net.Address, Gateway: m.Net.Gateway, DNS: m.Net.DNS}
-	}
-	return id, nil
+	return id
 }
 
 // machineID follows machine-id(5): 32 hex digits that say nothing about what

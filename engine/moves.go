@@ -50,7 +50,7 @@ func (j *job) vmm() move {
 			if err != nil {
 				return err
 			}
-			m, err := j.bootable(ctx)
+			m, err := j.e.bootable(ctx, j.vm)
 			if err != nil {
 				return err
 			}
@@ -112,11 +112,11 @@ func (j *job) greet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m := j.e.machine(j.vm)
-	id, err := j.identity(ctx, m)
+	kernel, err := j.e.kernelVersion(ctx, j.vm.KernelID)
 	if err != nil {
 		return err
 	}
+	m := j.e.machine(j.vm)
 	boot, cancel := context.WithTimeout(ctx, j.e.Defaults.Boot)
 	defer cancel()
 	ended, held := make(chan banger.Exit, 1), j.held()
@@ -127,7 +127,7 @@ func (j *job) greet(ctx context.Context) error {
 		}
 	})
 	c := guest.Client{Dial: dialer(hv, m)}
-	_, err = c.Configure(boot, id)
+	_, err = c.Configure(boot, identity(j.vm, kernel, j.e.Now()))
 	if err == nil {
 		return nil
 	}
@@ -173,8 +173,7 @@ func (e *Engine) machine(vm banger.VM) banger.Machine {
 }
 
 // bootable is what a driver needs to start one.
-func (j *job) bootable(ctx context.Context) (banger.Machine, error) {
-	e, vm := j.e, j.vm
+func (e *Engine) bootable(ctx context.Context, vm banger.VM) (banger.Machine, error) {
 	m := e.machine(vm)
 	boot, err := e.KernelFiles.Boot(ctx, vm.KernelID)
 	if err != nil {

@@ -21,12 +21,15 @@ func (e *Engine) recover(ctx context.Context) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, recoverers)
 	for _, vm := range e.all() {
-		r := e.vms[vm.ID]
+		r, err := e.find(vm.ID)
+		if err != nil {
+			continue // its lease ran out already
+		}
 		if vm.State == banger.Stopped && r.op == nil && !rebooting(vm) {
 			e.arm(r)
 			continue
 		}
-		r.held = e.recall(vm)
+		e.keep(r, e.recall(vm))
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
@@ -46,7 +49,7 @@ func (e *Engine) settle(ctx context.Context, r *record) {
 	}
 	defer j.close()
 	switch {
-	case j.pending():
+	case j.op.Kind != "": // an operation was in flight
 		reason := "its " + string(j.op.Kind) + " was cut short"
 		if j.op.Kind == banger.OpStop {
 			if j.vm.Exit == nil {
@@ -85,9 +88,6 @@ func (j *job) reboot(ctx context.Context) {
 	}
 }
 
-// pending reports whether an operation was in flight when the job opened.
-func (j *job) pending() bool { return j.op.Kind != "" }
-
 // adopt finds a running VM again, or finds it ended.
 func (j *job) adopt(ctx context.Context) error {
 	hv, err := j.e.hypervisor(j.vm)
@@ -100,7 +100,7 @@ func (j *job) adopt(ctx context.Context) error {
 		return err
 	}
 	if !alive {
-		exit := j.exit(ctx, hv, m)
+		exit := exitOf(ctx, hv, m, h, j.e.Now())
 		if boot := j.held().VMM.BootID; exit.Kind == banger.ExitUnknown && boot != "" && boot != j.e.BootID {
 			exit.Detail = "the host was restarted"
 		}
@@ -117,13 +117,13 @@ func (j *job) adopt(ctx context.Context) error {
 	return nil
 }
 
-// exit asks how a machine that isn't there any more ended.
-func (j *job) exit(ctx context.Context, hv banger.Hypervisor, m banger.Machine) banger.Exit {
+// exitOf asks how a machine that isn't there any more ended.
+func exitOf(ctx context.Context, hv banger.Hypervisor, m banger.Machine, h banger.Handles, now time.Time) banger.Exit {
 	ctx, cancel := context.WithTimeout(ctx, seenTime)
 	defer cancel()
-	x, err := hv.Wait(ctx, m, j.held())
+	x, err := hv.Wait(ctx, m, h)
 	if err != nil {
-		return banger.Exit{Kind: banger.ExitUnknown, Status: -1, Time: j.e.Now()}
+		return banger.Exit{Kind: banger.ExitUnknown, Status: -1, Time: now}
 	}
 	return x
 }
@@ -165,7 +165,7 @@ func (e *Engine) ended(ctx context.Context, r *record, boots int, exit banger.Ex
 		return
 	}
 	defer j.close()
-	if j.vm.State != banger.Running || j.vm.Boots != boots || j.pending() {
+	if j.vm.State != banger.Running || j.vm.Boots != boots || j.op.Kind != "" {
 		return // whoever had the VM before us saw to it
 	}
 	e.unwatch(r, boots)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"os"
 	"strconv"
 	"strings"
 
@@ -145,22 +144,6 @@ func room(s banger.Spec, have func() int) error {
 			WithHint("ask for less with --memory, or stop another VM")
 	}
 	return nil
-}
-
-// AvailableMemoryMiB asks Linux how much memory could be used without
-// swapping: MemAvailable in proc_meminfo(5); 0 when it doesn't say.
-func AvailableMemoryMiB() int {
-	raw, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(raw)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemAvailable:" {
-			kib, _ := strconv.Atoi(f[1])
-			return kib >> 10
-		}
-	}
-	return 0
 }
 
 // nameFor makes a name of two words out of an id: the same id and try give the

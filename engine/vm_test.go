@@ -198,9 +198,11 @@ func TestBootIsTriedTwice(t *testing.T) {
 		if !ok {
 			wantCode(t, err, banger.CodeTimeout)
 		}
+		mu.Lock()
 		if len(boots) != 2 {
 			t.Errorf("%d boots", len(boots))
 		}
+		mu.Unlock()
 		report(t, w.check(d), "%d deaf boots", deaf)
 		d.kill()
 	}
@@ -461,10 +463,10 @@ func TestStorm(t *testing.T) {
 		if round%5 == 4 {
 			w.host.Reboot()
 		}
-		d = w.open(nil)
-		w.settled(d)
-		report(t, w.check(d), "round %d of seed %d", round, seed)
-		d.kill()
+		next := w.open(nil) // who called the last one may still be looking at it
+		w.settled(next)
+		report(t, w.check(next), "round %d of seed %d", round, seed)
+		next.kill()
 	}
 }
 

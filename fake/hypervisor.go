@@ -50,7 +50,7 @@ func (v *Hypervisor) Start(ctx context.Context, m banger.Machine) (banger.Handle
 		return banger.Handles{}, err
 	}
 	if f, err := os.OpenFile(filepath.Join(m.Dir, "console.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err == nil {
-		f.WriteString("the fake guest " + m.ID + " boots\n")
+		_, _ = f.WriteString("the fake guest " + m.ID + " boots\n")
 		f.Close()
 	}
 	return held, nil

@@ -52,7 +52,7 @@ func Open(ctx context.Context, path string, options ...Option) (*Store, error) {
 		return nil, err
 	}
 	if err := s.open(ctx, path); err != nil {
-		s.Close()
+		_ = s.Close()
 		return nil, explain(path, err)
 	}
 	return s, nil
@@ -128,7 +128,7 @@ func (s *Store) tx(ctx context.Context, durable bool, fn func(context.Context, *
 	if err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // back to the pool, the only one in it
 	if durable && s.full != s.sync {
 		// Only outside a transaction; with WAL the commit then syncs the log, and
 		// with it every earlier commit.

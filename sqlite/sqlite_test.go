@@ -22,7 +22,7 @@ func open(t testing.TB, path string) *sqlite.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
@@ -32,7 +32,7 @@ func TestStore(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "a ?mode=ro&%2f#b.db")
 		s := open(t, path)
 		return storetest.Subject{Store: s, Reopen: func() banger.Store {
-			s.Close()
+			_ = s.Close()
 			return open(t, path)
 		}}
 	})
@@ -83,7 +83,7 @@ func raw(t *testing.T, path, query string) {
 
 func TestNewerDatabaseIsRefusedUntouched(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	open(t, path).Close()
+	_ = open(t, path).Close()
 	raw(t, path, "PRAGMA user_version=9999; CREATE TABLE from_the_future (x)")
 	before, err := os.ReadFile(path)
 	if err != nil {
