@@ -20,6 +20,9 @@ import (
 // image's init; where there is none, it stays and reaps. It doesn't return: if
 // it can't go on, the kernel panics with its last words on the console.
 func Init() {
+	// Where the kernel's time ends and ours begins, for the console and for
+	// benchmarks.
+	fmt.Fprintln(os.Stderr, "banger-agent: the first line of /init")
 	w := newStopwatch()
 	if err := earlyMounts(); err != nil {
 		die("mount", err)
