@@ -75,7 +75,7 @@ func raw(t *testing.T, path, query string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	if _, err := db.Exec(query); err != nil {
 		t.Fatal(err)
 	}
