@@ -547,7 +547,12 @@ func TestStranger(t *testing.T) {
 	go func() {
 		done <- (&api.Server{VMs: s, Catalog: s, Leases: s, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
 	}()
-	defer func() { cancel(); _ = <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	}()
 	base := "http://" + l.Addr().String()
 	for path, want := range map[string]int{"/v1/version": 200, "/v1/vms": 403, "/v1/none": 404} {
 		resp, err := http.Get(base + path)

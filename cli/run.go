@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger"
-	"banger/guest"
 	"banger/workspace"
 )
 
@@ -77,11 +76,10 @@ func (o *runOptions) run(ctx context.Context, a *App, dir string, argv []string)
 	defer stop()
 	var repo *workspace.Repo
 	if dir != "" {
-		if repo, err = workspace.Open(making, dir); err != nil {
+		if repo, err = a.openRepo(making, dir, o.untracked, o.quiet); err != nil {
 			return err
 		}
-		repo.IncludeUntracked = o.untracked
-		spec.Workspace = path.Join("/root", repo.Name, repo.Dir)
+		spec.Workspace = path.Join(repoParent, repo.Name, repo.Dir)
 	}
 	show := a.progress(o.quiet)
 	defer show.end()
@@ -155,37 +153,6 @@ func (o *runOptions) leave(ctx context.Context, a *App, vm banger.VM, argv []str
 		}
 	}
 	return a.print(vm, func(w io.Writer) { _, _ = fmt.Fprintln(w, vm.Spec.Name) })
-}
-
-// putRepo copies the repository into the guest.
-func (a *App) putRepo(ctx context.Context, vm banger.VM, repo *workspace.Repo, show *progress) error {
-	r, w := io.Pipe()
-	c := &counter{w: w, step: func(n int64) { show.event(banger.Event{VM: vm.ID, Stage: "workspace", Done: n}) }}
-	tarred := make(chan error, 1)
-	go func() {
-		err := repo.Tar(ctx, c)
-		_ = w.CloseWithError(err)
-		tarred <- err
-	}()
-	err := a.guest(vm).Put(ctx, "/root", r, guest.PutOptions{})
-	_ = r.CloseWithError(io.ErrClosedPipe)
-	if terr := <-tarred; terr != nil && banger.CodeOf(terr) != banger.CodeInternal {
-		return terr // the cause, where Put only saw its stream break
-	}
-	return err
-}
-
-type counter struct {
-	w    io.Writer
-	n    int64
-	step func(int64)
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	c.step(c.n)
-	return n, err
 }
 
 // farewell tells how to come back to a VM that stays.
