@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,7 +43,7 @@ func (j *job) hold(h banger.Handles) {
 	path := filepath.Join(j.e.dir(j.vm.ID), scratchName)
 	var err error
 	if h.Empty() {
-		err = j.e.fs("unlink handles", func() error { return remove(path) })
+		err = j.e.fs("unlink handles", func() error { return os.RemoveAll(path) })
 	} else {
 		err = j.e.fs("write handles", func() error {
 			return replace(path, scratch{VM: j.vm.ID, Boots: j.vm.Boots, Handles: h})
@@ -53,13 +52,6 @@ func (j *job) hold(h banger.Handles) {
 	if err != nil {
 		j.e.Log.Warn("handles.json; a restarted daemon will use the record", "vm", j.vm.ID, "error", err)
 	}
-}
-
-func remove(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 // replace writes a file so that a reader, and a power cut, find the old one or
@@ -114,7 +106,7 @@ func readScratch(dir string, vm banger.VM, boot string) (banger.Handles, error) 
 		return none, err
 	}
 	var s scratch
-	if err := json.NewDecoder(bytes.NewReader(raw)).Decode(&s); err != nil {
+	if err := json.Unmarshal(raw, &s); err != nil {
 		return none, fmt.Errorf("parse %s: %w", f.Name(), err)
 	}
 	switch {
