@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 
 	// In the guest.
 	"agent":         {"guest", "agent/session", "version"},
-	"agent/session": {"guest"},
+	"agent/session": {"agent/tool", "guest"},
 	"agent/tool":    {},
 	"agent/boot":    {"guest"},
 
@@ -92,7 +92,8 @@ const (
 )
 
 // plainData names structs that only carry values: specs, configs, wire types.
-var plainData = []string{"banger.VM", "banger.Spec", "guest.ExecSpec"}
+// The registers are the kernel's own (kvm.h).
+var plainData = []string{"banger.VM", "banger.Spec", "guest.ExecSpec", "kvm.registers", "kvm.specialRegisters"}
 
 type source struct {
 	pkg, path string

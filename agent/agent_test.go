@@ -418,6 +418,36 @@ func TestClock(t *testing.T) {
 	}
 }
 
+// A clock that is off is set; one that isn't is left alone.
+func TestSyncClock(t *testing.T) {
+	var sets []time.Time
+	c := openAgent(t, &agent.Server{SetClock: func(now time.Time) error { sets = append(sets, now); return nil }})
+	if _, err := c.SyncClock(deadline(t)); err != nil || len(sets) != 0 {
+		t.Errorf("a right clock was set %d times, %v", len(sets), err)
+	}
+	c = openAgent(t, &agent.Server{
+		Now:      func() time.Time { return time.Now().Add(-time.Hour) },
+		SetClock: func(now time.Time) error { sets = append(sets, now); return nil },
+	})
+	off, err := c.SyncClock(deadline(t))
+	if err != nil || off.Round(time.Minute) != -time.Hour || len(sets) != 1 || time.Since(sets[0]).Abs() > time.Minute {
+		t.Errorf("a clock an hour late: off by %v, set to %v, %v", off, sets, err)
+	}
+}
+
+// The time of an identity is that of its sending, not of its making.
+func TestIdentityCarriesTheTimeOfSending(t *testing.T) {
+	var got guest.Identity
+	c := openAgent(t, &agent.Server{Configure: func(_ context.Context, id guest.Identity) (guest.Ready, error) {
+		got = id
+		return guest.Ready{}, nil
+	}})
+	before := time.Now()
+	if _, err := c.Configure(deadline(t), guest.Identity{ID: "0123456789ab"}); err != nil || got.Time.Before(before) || got.ID != "0123456789ab" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestEcho(t *testing.T) {
 	conn, err := openAgent(t, &agent.Server{}).Echo(t.Context())
 	if err != nil {

@@ -41,6 +41,8 @@ type Server struct {
 	Shutdown func(ctx context.Context, verb string) error
 	// SetClock sets the wall clock. Nil: the kernel's.
 	SetClock func(now time.Time) error
+	// Now reads the wall clock. Nil: time.Now.
+	Now func() time.Time
 
 	configuring sync.Mutex
 	watchers    watchers
@@ -163,6 +165,9 @@ func (s *Server) configure(body json.RawMessage) (any, error) {
 
 func (s *Server) health() guest.Health {
 	h := guest.Health{Agent: s.Version, Configured: s.Configured == nil || s.Configured(), Time: time.Now(), Sessions: s.Sessions.Len()}
+	if s.Now != nil {
+		h.Time = s.Now()
+	}
 	if s.InitState != nil {
 		h.Init = s.InitState()
 	}

@@ -30,15 +30,27 @@ type Client struct {
 
 // Configure makes the booted guest the VM of this identity and returns when its
 // root is assembled. Repeated with the same identity it returns the same
-// answer; another identity is CodeConflict.
+// answer; another identity is CodeConflict. A zero Time is replaced by this
+// host's at the moment it is sent: a booting guest may keep it waiting.
 func (c *Client) Configure(ctx context.Context, id Identity) (Ready, error) {
 	var r Ready
-	err := c.call(ctx, OpConfigure, id, &r)
+	err := c.call(ctx, OpConfigure, leaving{id}, &r)
 	r.Agent, r.Init = clean(r.Agent), clean(r.Init)
 	for i := range r.Stages {
 		r.Stages[i].Name = clean(r.Stages[i].Name)
 	}
 	return r, err
+}
+
+// leaving is an Identity on its way.
+type leaving struct{ Identity }
+
+// MarshalJSON is the last moment before the identity leaves.
+func (s leaving) MarshalJSON() ([]byte, error) {
+	if s.Time.IsZero() {
+		s.Time = time.Now()
+	}
+	return json.Marshal(s.Identity)
 }
 
 // Health asks for a sign of life.
@@ -52,6 +64,32 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 // Clock sets the guest's wall clock.
 func (c *Client) Clock(ctx context.Context, now time.Time) error {
 	return c.call(ctx, OpClock, now, nil)
+}
+
+// clockTolerance is how far a guest's clock may be off before it is set. A step
+// backwards hurts programs more than a few milliseconds do.
+const clockTolerance = 10 * time.Millisecond
+
+// SyncClock compares the guest's wall clock with this host's and sets it when
+// it is surely off; it returns how far it was, positive when ahead. What a round
+// trip takes can't be told from an offset, so the best of a few readings counts.
+func (c *Client) SyncClock(ctx context.Context) (time.Duration, error) {
+	var offset, trip time.Duration
+	for n := range 3 {
+		start := time.Now()
+		h, err := c.Health(ctx)
+		if err != nil {
+			return 0, err
+		}
+		took := time.Since(start)
+		if n == 0 || took < trip {
+			trip, offset = took, h.Time.Sub(start.Add(took/2))
+		}
+	}
+	if offset.Abs() <= clockTolerance+trip/2 {
+		return offset, nil
+	}
+	return offset, c.Clock(ctx, time.Now().Add(trip/2))
 }
 
 // Shutdown asks the guest's init to end the machine: verb "poweroff" or

@@ -33,7 +33,7 @@ type Identity struct {
 	ID            string       `json:"id"`
 	Hostname      string       `json:"hostname"`
 	MachineID     string       `json:"machine_id"` // 32 hex digits, machine-id(5)
-	Time          time.Time    `json:"time"`       // the host's clock as this is sent
+	Time          time.Time    `json:"time"`       // the host\'s clock as this is sent; zero: Client.Configure puts it there
 	Entropy       []byte       `json:"entropy"`    // 32 to 256 bytes, credited to the guest's pool
 	Net           *NetIdentity `json:"net,omitempty"`
 	Drives        DriveSerials `json:"drives"`

@@ -194,7 +194,7 @@ func TestGuestIsAMachine(t *testing.T) {
 	if got := exec("systemd-detect-virt --vm"); got != "qemu" && got != "kvm" {
 		t.Errorf("systemd-detect-virt says %q", got)
 	}
-	if got := exec("systemctl is-system-running --wait"); got != "running" {
+	if got := shared.booted(t, vm); got != "running" {
 		t.Errorf("systemctl is-system-running says %q: %s", got, exec("systemctl --failed --no-legend"))
 	}
 	if got := exec("grep -c xfs /proc/filesystems; mount -t xfs /dev/null /mnt 2>/dev/null; grep -c xfs /proc/filesystems"); got != "0\n1" {

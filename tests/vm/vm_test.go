@@ -194,6 +194,16 @@ func (h *host) show(t *testing.T, name string) banger.VM {
 	return vm
 }
 
+// booted waits until the image's init has finished and returns what it then says.
+func (h *host) booted(t *testing.T, name string) (state string) {
+	t.Helper()
+	until(t, "the end of systemd's start", 2*time.Minute, func() bool {
+		state = strings.TrimSpace(string(h.run(nil, "vm", "exec", name, "--", "systemctl", "is-system-running").stdout))
+		return state == "running" || state == "degraded"
+	})
+	return state
+}
+
 // daemon returns the daemon's pid, asked of the kernel: the peer of its socket.
 func (h *host) daemon(t *testing.T) int {
 	t.Helper()
