@@ -1,6 +1,7 @@
 package banger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -59,4 +60,28 @@ func CodeOf(err error) Code {
 		return e.Code
 	}
 	return CodeInternal
+}
+
+// During returns err as a user sees it: what was being done, then the fact, with
+// code, hint and operation of the first Error in its chain. Of other errors the
+// end of a context is CodeCanceled or CodeTimeout, the rest CodeInternal. It is
+// nil for nil.
+func During(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	code := CodeOf(err)
+	inner, ok := errors.AsType[*Error](err)
+	switch {
+	case ok:
+	case errors.Is(err, context.Canceled):
+		code = CodeCanceled
+	case errors.Is(err, context.DeadlineExceeded):
+		code = CodeTimeout
+	}
+	out := Errorf(code, "%s: %w", doing, err)
+	if ok {
+		out.Hint, out.Op = inner.Hint, inner.Op
+	}
+	return out
 }

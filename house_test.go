@@ -50,13 +50,14 @@ var mayImport = map[string][]string{
 	"workspace": {"banger"},
 
 	// The order of things, and the doors to it.
-	"engine": {"banger", "guest"},
-	"api":    {"banger", "guest", "version"},
-	"cli":    {"banger", "guest", "version", "workspace"},
+	"catalog": {"banger"},
+	"engine":  {"banger", "guest"},
+	"api":     {"banger", "guest", "version"},
+	"cli":     {"banger", "guest", "version", "workspace"},
 
 	// Wiring.
 	"cmd/banger":       {"banger", "api", "cli", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "debian", "diskfile", "engine", "initramfs", "kvm", "qemu", "rootfs", "sqlite", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "catalog", "debian", "diskfile", "engine", "initramfs", "kvm", "qemu", "rootfs", "sqlite", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/session", "agent/tool", "guest", "link", "version"},
 

@@ -1,10 +1,10 @@
 // Package engine is the order of things: it creates, starts, stops and deletes
 // VMs on whatever drivers it was given, writes every plan down before its first
 // effect, and puts in order what a dead daemon, a dead VMM or a rebooted host
-// left behind. It implements banger.VMService, banger.Catalog and banger.Leases.
+// left behind. It implements banger.VMService and banger.Leases.
 //
 // It refuses to know how anything is done: which hypervisor, which disks, which
-// database. It runs no program and opens no socket; of the file system it owns
+// database, where images and kernels come from. It runs no program and opens no socket; of the file system it owns
 // the VMs' directories and the one file of its own in each.
 package engine
 
@@ -33,11 +33,22 @@ type Defaults struct {
 	Retry time.Duration // until an undo that failed is tried again (5 s)
 }
 
-// Engine implements banger.VMService and banger.Leases, and banger.Catalog by
-// its Catalog. Its exported fields are set by the wiring, before Open, and
-// never change after.
+// Catalog is what the engine needs of images and kernels.
+type Catalog interface {
+	// Resolve finds the image and the kernel of a new VM, each by name or id,
+	// fetching a kernel that isn't here.
+	Resolve(ctx context.Context, image, kernel string, p banger.Progress) (imageID, kernelID string, err error)
+	// Files returns what a machine of this image and this kernel boots from.
+	Files(ctx context.Context, imageID, kernelID string) (image string, boot banger.BootFiles, err error)
+	// KernelVersion returns a kernel's release (uname -r).
+	KernelVersion(ctx context.Context, kernelID string) (string, error)
+}
+
+// Engine implements banger.VMService and banger.Leases. Its exported fields are
+// set by the wiring, before Open, and never change after.
 type Engine struct {
-	*Catalog                                 // images and kernels, and the store
+	Store       banger.Store
+	Catalog     Catalog
 	Hypervisors map[string]banger.Hypervisor // by driver name
 	Disks       banger.Disks
 
@@ -46,6 +57,7 @@ type Engine struct {
 	BootID   string // the host's current boot; handles of another are not believed
 	Defaults Defaults
 
+	Now           func() time.Time
 	NewID         func() string // 12 hex digits, never the same twice
 	HostMemoryMiB func() int    // memory a new guest could get; nil: not asked
 	Log           *slog.Logger
@@ -55,7 +67,6 @@ type Engine struct {
 
 var (
 	_ banger.VMService = (*Engine)(nil)
-	_ banger.Catalog   = (*Engine)(nil)
 	_ banger.Leases    = (*Engine)(nil)
 )
 
@@ -78,7 +89,6 @@ type live struct {
 // An error means the records could not be read; nothing was changed.
 func (e *Engine) Open(ctx context.Context) error {
 	e.Defaults = e.Defaults.complete()
-	e.kernel = e.Defaults.Kernel
 	e.ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if e.fs == nil {
 		e.fs = func(_ string, do func() error) error { return do() }
@@ -100,9 +110,6 @@ func (e *Engine) Open(ctx context.Context) error {
 			r.op = &op
 		}
 	}
-	if err := e.sweep(ctx); err != nil {
-		e.Log.Warn("images without a name could not be removed", "error", err)
-	}
 	e.recover(ctx)
 	return nil
 }
@@ -121,8 +128,11 @@ func (d Defaults) complete() Defaults {
 }
 
 // Close ends what the engine does by itself. VMs run on: the next Open finds
-// them.
+// them. An engine that was never opened has nothing to end.
 func (e *Engine) Close() {
+	if e.stop == nil {
+		return
+	}
 	e.mu.Lock()
 	e.closed = true
 	for _, r := range e.vms {

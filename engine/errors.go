@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -10,36 +9,19 @@ import (
 )
 
 // surface makes the error a user sees of one that went through several hands:
-// it keeps the innermost code and hint, says what was being done, and names
-// the operation.
+// what was being done, and which operation it was.
 func surface(op, doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var out *banger.Error
-	if inner, ok := errors.AsType[*banger.Error](err); ok {
-		out = banger.Errorf(inner.Code, "%s: %w", doing, err)
-		out.Hint, out.Op = inner.Hint, inner.Op
-	} else {
-		out = banger.Errorf(codeOf(err), "%s: %w", doing, err)
+	if g, ok := errors.AsType[*guest.Error](err); ok && g.Code != guest.CodeInternal && banger.CodeOf(err) == banger.CodeInternal {
+		err = banger.Errorf(banger.CodeUnavailable, "%w", err)
 	}
-	if out.Op == "" {
-		out.Op = op
+	out := banger.During(doing, err)
+	if e, ok := errors.AsType[*banger.Error](out); ok && e.Op == "" {
+		e.Op = op
 	}
 	return out
-}
-
-func codeOf(err error) banger.Code {
-	switch {
-	case errors.Is(err, context.Canceled):
-		return banger.CodeCanceled
-	case errors.Is(err, context.DeadlineExceeded):
-		return banger.CodeTimeout
-	}
-	if g, ok := errors.AsType[*guest.Error](err); ok && g.Code != guest.CodeInternal {
-		return banger.CodeUnavailable
-	}
-	return banger.CodeInternal
 }
 
 // endedBy says for a person how a run ended.

@@ -112,7 +112,7 @@ func (j *job) greet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	kernel, err := j.e.kernelVersion(ctx, j.vm.KernelID)
+	kernel, err := j.e.Catalog.KernelVersion(ctx, j.vm.KernelID)
 	if err != nil {
 		return err
 	}
@@ -175,13 +175,9 @@ func (e *Engine) machine(vm banger.VM) banger.Machine {
 // bootable is what a driver needs to start one.
 func (e *Engine) bootable(ctx context.Context, vm banger.VM) (banger.Machine, error) {
 	m := e.machine(vm)
-	boot, err := e.KernelFiles.Boot(ctx, vm.KernelID)
+	image, boot, err := e.Catalog.Files(ctx, vm.ImageID, vm.KernelID)
 	if err != nil {
-		return m, fmt.Errorf("kernel %s: %w", vm.KernelID, err)
-	}
-	image, err := e.ImageFiles.Path(vm.ImageID)
-	if err != nil {
-		return m, fmt.Errorf("image %s: %w", vm.Spec.Image, err)
+		return m, err
 	}
 	// The disk is there; asking for it again is how its path is learned.
 	disk, err := e.Disks.Create(ctx, m.Dir, vm.Spec.DiskMiB)

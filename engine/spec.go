@@ -20,7 +20,8 @@ func (e *Engine) reserve(ctx context.Context, spec banger.Spec, p banger.Progres
 	if err := room(vm.Spec, e.HostMemoryMiB); err != nil {
 		return nil, err
 	}
-	if err := e.resolve(ctx, &vm, p); err != nil {
+	var err error
+	if vm.ImageID, vm.KernelID, err = e.Catalog.Resolve(ctx, vm.Spec.Image, vm.Spec.Kernel, p); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -32,7 +33,7 @@ func (e *Engine) reserve(ctx context.Context, spec banger.Spec, p banger.Progres
 	if err := j.vm.Advance(banger.Creating, ""); err != nil {
 		return nil, err
 	}
-	err := j.name(ctx, spec.Name)
+	err = j.name(ctx, spec.Name)
 	if code := banger.CodeOf(err); err != nil && code != banger.CodeInternal {
 		return nil, err // refused: nothing was written
 	}

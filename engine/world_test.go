@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/catalog"
 	"banger/engine"
 	"banger/fake"
 	"banger/sqlite"
@@ -86,6 +88,7 @@ func begin(t testing.TB, store banger.Store, dir string) *world {
 // daemon is one engine with the life it lives.
 type daemon struct {
 	*engine.Engine
+	*catalog.Catalog
 	life *fake.Life
 	host *fake.Host
 }
@@ -101,16 +104,22 @@ func (w *world) open(fate func(string) fake.Fate) *daemon {
 	if w.sabotageHost != nil {
 		hv = w.sabotageHost(w.host, hv)
 	}
+	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: w.defaults.Kernel, Now: time.Now}
 	e := &engine.Engine{
-		Catalog:     &engine.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Now: time.Now},
+		Store: store, Catalog: c,
 		Hypervisors: map[string]banger.Hypervisor{"fake": hv}, Disks: life.Disks(),
 		Dir: w.dir, RAMDir: "/ram", BootID: w.host.BootID(), Defaults: w.defaults,
-		NewID: func() string { return fmt.Sprintf("%012x", w.ids.Add(1)) },
-		Log:   slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Now: time.Now, NewID: func() string { return fmt.Sprintf("%012x", w.ids.Add(1)) },
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	e.HookFiles(life.Step)
-	d := &daemon{e, life, w.host}
-	if err := d.do(func() error { return e.Open(context.Background()) }); err != nil && err != errDead {
+	d := &daemon{e, c, life, w.host}
+	if err := d.do(func() error {
+		if err := c.Sweep(context.Background()); err != nil && !errors.Is(err, fake.ErrInjected) {
+			return err
+		}
+		return e.Open(context.Background())
+	}); err != nil && err != errDead {
 		w.t.Fatalf("open: %v", err)
 	}
 	return d

@@ -290,6 +290,28 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// Sweep takes images nobody keeps, and nothing that only looks like one.
+func TestSweep(t *testing.T) {
+	store := &rootfs.Store{Dir: filepath.Join(t.TempDir(), "images")}
+	must(t, store.Sweep(nil)) // before there is anything
+	kept, err := store.Import(t.Context(), bytes.NewReader(archive(t, file("a", "x"))), nil)
+	must(t, err)
+	lost, err := store.Import(t.Context(), bytes.NewReader(archive(t, file("b", "y"))), nil)
+	must(t, err)
+	for _, name := range []string{"notes.txt", "my.erofs", ".import-1", lost.ID + ".erofs.bak"} {
+		must(t, os.WriteFile(filepath.Join(store.Dir, name), nil, 0o600))
+	}
+	must(t, store.Sweep([]string{kept.ID}))
+	files, err := os.ReadDir(store.Dir)
+	must(t, err)
+	if _, err := store.Path(lost.ID); banger.CodeOf(err) != banger.CodeNotFound || len(files) != 5 {
+		t.Errorf("after the sweep: %v, %v", files, err)
+	}
+	if _, err := store.Path(kept.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 // A full disk is the host's trouble, not the archive's.
 func TestDiskFull(t *testing.T) {
 	needs(t, true, "mount")

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -144,6 +145,25 @@ func (s *Store) Remove(id string) error {
 		return fmt.Errorf("remove image %s: %w", id, err)
 	}
 	return s.sync()
+}
+
+// Sweep removes every image whose id isn't in keep. It is for whoever keeps the
+// names of all images in this directory, and must not run beside an Import.
+func (s *Store) Sweep(keep []string) error {
+	files, err := os.ReadDir(s.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sweep image directory: %w", err)
+	}
+	for _, f := range files {
+		id, ours := strings.CutSuffix(f.Name(), imageSuffix)
+		if ours && f.Type().IsRegular() && validID(id) && !slices.Contains(keep, id) {
+			err = errors.Join(err, s.Remove(id))
+		}
+	}
+	return err
 }
 
 func (s *Store) path(id string) string { return filepath.Join(s.Dir, id+imageSuffix) }

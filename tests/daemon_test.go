@@ -18,6 +18,7 @@ import (
 	"banger/agent"
 	"banger/agent/session"
 	"banger/api"
+	"banger/catalog"
 	"banger/engine"
 	"banger/fake"
 	"banger/guest"
@@ -62,19 +63,20 @@ func fakeDaemon() error {
 	host.Agent = guests.serve
 	life := host.Live(nil)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: "debian-12-cloud", Now: time.Now}
 	e := &engine.Engine{
-		Catalog:     &engine.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Now: time.Now},
+		Store: store, Catalog: c,
 		Hypervisors: map[string]root.Hypervisor{"fake": life.Hypervisor()},
 		Disks:       life.Disks(),
 		Dir:         dirs.State, RAMDir: "/ram", BootID: host.BootID(),
 		Defaults: engine.Defaults{Hypervisor: "fake", Image: "debian-12", Kernel: "debian-12-cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024},
-		NewID:    newID, Log: log,
+		Now:      time.Now, NewID: newID, Log: log,
 	}
 	if err := e.Open(ctx); err != nil {
 		return err
 	}
 	defer e.Close()
-	return (&api.Server{VMs: e, Catalog: e, Leases: e, Stop: stop, Log: log}).Serve(ctx, l)
+	return (&api.Server{VMs: e, Catalog: c, Leases: e, Stop: stop, Log: log}).Serve(ctx, l)
 }
 
 func tell(fd int) error {

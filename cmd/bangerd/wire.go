@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/catalog"
 	"banger/debian"
 	"banger/diskfile"
 	"banger/engine"
@@ -22,9 +23,11 @@ import (
 
 // host is the engine with all it stands on.
 type host struct {
-	engine *engine.Engine
-	store  *sqlite.Store
-	opened bool
+	engine  *engine.Engine
+	catalog *catalog.Catalog
+	store   *sqlite.Store
+	images  string // directory
+	opened  bool
 }
 
 // open gives the engine its drivers. Nothing runs yet: Open does that.
@@ -63,15 +66,15 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config, log *slog.Logger) (*h
 	if err != nil {
 		return nil, err
 	}
-	catalog := &engine.Catalog{
-		Store: store, ImageFiles: images, Now: time.Now,
+	cat := &catalog.Catalog{
+		Store: store, ImageFiles: images, Kernel: conf.DefaultKernel, Now: time.Now,
 		KernelFiles: &debian.Kernels{
 			Dir: filepath.Join(dirs.Data, "kernels"), CacheDir: filepath.Join(dirs.Cache, "downloads"),
 			Mirror: conf.Mirror, Agent: agent, Flatten: flatten, Initramfs: writeInitramfs,
 		},
 	}
-	return &host{store: store, engine: &engine.Engine{
-		Catalog: catalog,
+	return &host{store: store, images: images.Dir, catalog: cat, engine: &engine.Engine{
+		Store: store, Catalog: cat,
 		Hypervisors: map[string]banger.Hypervisor{"qemu": qemu.New(qemu.Config{
 			Shim: shim, CacheDir: dirs.Cache, KVM: probed.Verdict == kvm.Works, TSCKHz: probed.TSCKHz,
 		})},
@@ -81,14 +84,27 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config, log *slog.Logger) (*h
 			Hypervisor: conf.Hypervisor, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
 			VCPU: conf.VCPU, MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,
 		},
-		NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
+		Now: time.Now, NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
 	}}, nil
 }
 
 func (h *host) start(ctx context.Context) error {
+	if err := h.sweep(ctx); err != nil {
+		h.engine.Log.Warn("images without a name were not removed", "err", err)
+	}
 	err := h.engine.Open(ctx)
 	h.opened = err == nil
 	return err
+}
+
+// sweep removes images without a name, unless another daemon, with records of
+// its own, keeps images in the same directory: it would have names for them.
+func (h *host) sweep(ctx context.Context) error {
+	mine, err := claim(filepath.Join(h.images, ".records"), h.engine.Dir)
+	if err != nil || !mine {
+		return err
+	}
+	return h.catalog.Sweep(ctx)
 }
 
 func (h *host) close() error {

@@ -1,8 +1,15 @@
-package engine
+// Package catalog keeps images and kernels: their files by the drivers it is
+// given, their names in the store. It implements banger.Catalog for the API, and
+// for the engine it turns what a user named into what a machine boots from.
+//
+// It refuses to know how an image is made, where a kernel comes from, and what a
+// VM does with either: that a VM uses one, the store says.
+package catalog
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -12,17 +19,19 @@ import (
 	"banger"
 )
 
-// Catalog implements banger.Catalog: images and kernels, their files by the
-// drivers and their names in the store.
+// Catalog implements banger.Catalog. Its exported fields are set by the wiring
+// and never change after. All methods may be called side by side.
 type Catalog struct {
 	Store       banger.Store
 	ImageFiles  banger.Images
 	KernelFiles banger.Kernels
+	Kernel      string // name of the default one
 	Now         func() time.Time
 
-	kernel  string     // name of the default one
 	publish sync.Mutex // held while an image's file and record must agree
 }
+
+var _ banger.Catalog = (*Catalog)(nil)
 
 // ImportImage reads a root tar and names the image made of it.
 func (c *Catalog) ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
@@ -32,22 +41,22 @@ func (c *Catalog) ImportImage(ctx context.Context, name, source string, replace 
 			WithHint("use letters, digits and . _ - / : with a letter or digit first, at most 128")
 	}
 	if err := c.nameFree(ctx, name, replace); err != nil {
-		return banger.Image{}, surface("", doing, err) // before the work, not after it
+		return banger.Image{}, banger.During(doing, err) // before the work, not after it
 	}
 	img, err := c.ImageFiles.Import(ctx, tar, p)
 	if err != nil {
-		return banger.Image{}, surface("", doing, err)
+		return banger.Image{}, banger.During(doing, err)
 	}
 	img.Name, img.Source, img.Created = name, source, c.Now()
 
 	c.publish.Lock()
 	defer c.publish.Unlock()
 	if _, err := c.ImageFiles.Path(img.ID); err != nil {
-		return banger.Image{}, surface("", doing, banger.Errorf(banger.CodeConflict, "the same image was deleted meanwhile: %w", err).
+		return banger.Image{}, banger.During(doing, banger.Errorf(banger.CodeConflict, "the same image was deleted meanwhile: %w", err).
 			WithHint("import it again"))
 	}
 	if err := c.Store.PutImage(ctx, img, replace); err != nil {
-		return banger.Image{}, surface("", doing, errors.Join(err, c.dropUnnamed(ctx, img.ID)))
+		return banger.Image{}, banger.During(doing, errors.Join(err, c.dropUnnamed(ctx, img.ID)))
 	}
 	return img, nil
 }
@@ -79,9 +88,9 @@ func (c *Catalog) DeleteImage(ctx context.Context, ref string) error {
 	c.publish.Lock()
 	defer c.publish.Unlock()
 	if err := c.Store.DeleteImage(ctx, img.Name); err != nil {
-		return surface("", "delete image "+ref, err)
+		return banger.During("delete image "+ref, err)
 	}
-	return surface("", "delete image "+ref, c.dropUnnamed(ctx, img.ID))
+	return banger.During("delete image "+ref, c.dropUnnamed(ctx, img.ID))
 }
 
 // dropUnnamed removes the file of an image that has no name any more. c.publish
@@ -100,46 +109,54 @@ func (c *Catalog) dropUnnamed(ctx context.Context, id string) error {
 // PullKernel fetches a kernel by name; empty: the default one.
 func (c *Catalog) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
 	if name == "" {
-		name = c.kernel
+		name = c.Kernel
 	}
 	k, err := c.KernelFiles.Pull(ctx, name, p)
 	if err != nil {
-		return k, surface("", "pull kernel "+name, err)
+		return k, banger.During("pull kernel "+name, err)
 	}
 	if k.Created.IsZero() {
 		k.Created = c.Now()
 	}
-	return k, surface("", "pull kernel "+name, c.Store.PutKernel(ctx, k))
+	return k, banger.During("pull kernel "+name, c.Store.PutKernel(ctx, k))
 }
 
 // Kernels returns all kernels, oldest first.
 func (c *Catalog) Kernels(ctx context.Context) ([]banger.Kernel, error) { return c.Store.Kernels(ctx) }
 
-// resolve finds the image and the kernel of a new VM; a kernel that isn't here
-// is fetched.
-func (c *Catalog) resolve(ctx context.Context, vm *banger.VM, p banger.Progress) error {
-	img, err := c.image(ctx, vm.Spec.Image)
+// Resolve finds the image and the kernel of a new VM, each by name or id; a
+// kernel that isn't here is fetched.
+func (c *Catalog) Resolve(ctx context.Context, image, kernel string, p banger.Progress) (imageID, kernelID string, err error) {
+	img, err := c.image(ctx, image)
 	if err != nil {
-		return err
+		return "", "", err
 	}
-	vm.ImageID = img.ID
 	kernels, err := c.Store.Kernels(ctx)
 	if err != nil {
-		return err
+		return "", "", err
 	}
 	for _, k := range slices.Backward(kernels) {
-		if k.Name == vm.Spec.Kernel || k.ID == vm.Spec.Kernel {
-			vm.KernelID = k.ID
-			return nil
+		if k.Name == kernel || k.ID == kernel {
+			return img.ID, k.ID, nil
 		}
 	}
-	k, err := c.PullKernel(ctx, vm.Spec.Kernel, p)
-	vm.KernelID = k.ID
-	return err
+	k, err := c.PullKernel(ctx, kernel, p)
+	return img.ID, k.ID, err
 }
 
-// kernelVersion returns the release (uname -r) of a recorded kernel.
-func (c *Catalog) kernelVersion(ctx context.Context, id string) (string, error) {
+// Files returns what a machine of this image and this kernel boots from.
+func (c *Catalog) Files(ctx context.Context, imageID, kernelID string) (image string, boot banger.BootFiles, err error) {
+	if boot, err = c.KernelFiles.Boot(ctx, kernelID); err != nil {
+		return "", boot, fmt.Errorf("kernel %s: %w", kernelID, err)
+	}
+	if image, err = c.ImageFiles.Path(imageID); err != nil {
+		return "", boot, fmt.Errorf("image %s: %w", imageID, err)
+	}
+	return image, boot, nil
+}
+
+// KernelVersion returns the release (uname -r) of a recorded kernel.
+func (c *Catalog) KernelVersion(ctx context.Context, id string) (string, error) {
 	kernels, err := c.Store.Kernels(ctx)
 	if err != nil {
 		return "", err
@@ -183,7 +200,9 @@ type sweeper interface {
 	Sweep(keep []string) error
 }
 
-func (c *Catalog) sweep(ctx context.Context) error {
+// Sweep removes the files of images that have no name, where ImageFiles can. It
+// must not run beside an import.
+func (c *Catalog) Sweep(ctx context.Context) error {
 	s, ok := c.ImageFiles.(sweeper)
 	if !ok {
 		return nil
