@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/guest"
 )
 
 // Defaults fill what a Spec leaves open, and bound what takes time. A zero
@@ -77,8 +78,10 @@ type live struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	// fs does the engine's own file work; tests make it fail and die.
-	fs func(op string, do func() error) error
+	// fs does the engine's own file work, clock sets a guest's clock beside all
+	// else; tests make the one fail and die, and leave out the other.
+	fs    func(op string, do func() error) error
+	clock func(context.Context, *guest.Client, *slog.Logger)
 }
 
 // Open reads the records and puts the world in order: opening is recovery,
@@ -92,6 +95,9 @@ func (e *Engine) Open(ctx context.Context) error {
 	e.ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if e.fs == nil {
 		e.fs = func(_ string, do func() error) error { return do() }
+	}
+	if e.clock == nil {
+		e.clock = syncClock
 	}
 	vms, err := e.Store.VMs(ctx)
 	if err != nil {

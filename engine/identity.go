@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
-	"time"
 
 	"banger"
 	"banger/guest"
@@ -36,11 +35,12 @@ func mac(id string) string {
 	return b.String()
 }
 
-// identity makes a booted guest this VM. Entropy and time are fresh each time.
-func identity(vm banger.VM, kernel string, now time.Time) guest.Identity {
+// identity makes a booted guest this VM. Its entropy is fresh each time; the time
+// is left to whoever sends it.
+func identity(vm banger.VM, kernel string) guest.Identity {
 	id := guest.Identity{
 		ID: vm.ID, Hostname: vm.Spec.Name, MachineID: machineID(vm.ID),
-		Time: now, Entropy: make([]byte, 64), Drives: serials, KernelVersion: kernel,
+		Entropy: make([]byte, 64), Drives: serials, KernelVersion: kernel,
 	}
 	_, _ = rand.Read(id.Entropy) // never fails (crypto/rand)
 	if n := network(vm); n.Mode == banger.NetUser {

@@ -127,7 +127,7 @@ func (j *job) greet(ctx context.Context) error {
 		}
 	})
 	c := guest.Client{Dial: dialer(hv, m)}
-	_, err = c.Configure(boot, identity(j.vm, kernel, j.e.Now()))
+	_, err = c.Configure(boot, identity(j.vm, kernel))
 	if err == nil {
 		return nil
 	}

@@ -3,10 +3,12 @@ package engine
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
 	"banger"
+	"banger/guest"
 )
 
 const (
@@ -140,11 +142,14 @@ func (e *Engine) watch(r *record) {
 	if !due {
 		return
 	}
+	hv, err := e.hypervisor(vm)
+	if err != nil {
+		return
+	}
 	e.spawn(func(ctx context.Context) {
-		hv, err := e.hypervisor(vm)
-		if err != nil {
-			return
-		}
+		e.clock(ctx, &guest.Client{Dial: dialer(hv, e.machine(vm))}, e.Log.With("vm", vm.ID))
+	})
+	e.spawn(func(ctx context.Context) {
 		exit, err := hv.Wait(ctx, e.machine(vm), h)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -156,6 +161,19 @@ func (e *Engine) watch(r *record) {
 		}
 		e.ended(ctx, r, vm.Boots, exit)
 	})
+}
+
+// syncClock sets the clock of a guest that was found again, or that took long to
+// start: a suspended host makes it late. A guest that can't be asked runs on.
+func syncClock(ctx context.Context, c *guest.Client, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	ahead, err := c.SyncClock(ctx)
+	if err != nil {
+		log.Debug("the guest's clock was not compared", "error", err)
+		return
+	}
+	log.Debug("the guest's clock", "ahead", ahead)
 }
 
 // ended sees to a run that ended by itself.

@@ -303,6 +303,32 @@ func TestStopOfAStubbornGuest(t *testing.T) {
 	report(t, w.check(d), "killed")
 }
 
+// A guest's clock is set when it was started and when it was found again.
+func TestClock(t *testing.T) {
+	w := newWorld(t)
+	w.clocks = true
+	set := make(chan string, 8)
+	w.host.Agent = func(g *fake.Guest) {
+		g.Answer(func(req guest.Request) bool {
+			if req.Op == guest.OpClock {
+				set <- g.ID()
+			}
+			return true
+		})
+	}
+	w.host.ClockError = time.Hour
+	d := w.open(nil)
+	vm := d.make(t, banger.Spec{})
+	for range 2 {
+		if got := <-set; got != vm.ID {
+			t.Errorf("the clock of %s was set", got)
+		}
+		d.kill()
+		d = w.open(nil)
+	}
+	d.kill()
+}
+
 // A --rm VM lives while somebody holds it, over a restart of the daemon too.
 func TestLease(t *testing.T) {
 	w := newWorld(t)

@@ -36,6 +36,7 @@ type world struct {
 	sabotageHost  func(*fake.Host, banger.Hypervisor) banger.Hypervisor
 
 	defaults engine.Defaults
+	clocks   bool // set guests' clocks: beside all else, so that points come in no certain order
 }
 
 // newWorld keeps its records in memory, onDisk in a real database.
@@ -113,6 +114,9 @@ func (w *world) open(fate func(string) fake.Fate) *daemon {
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	e.HookFiles(life.Step)
+	if !w.clocks {
+		e.LeaveClocks()
+	}
 	d := &daemon{e, c, life, w.host}
 	if err := d.do(func() error {
 		if err := c.Sweep(context.Background()); err != nil && !errors.Is(err, fake.ErrInjected) {
@@ -170,7 +174,8 @@ func (d *daemon) kill() {
 	d.Close()
 }
 
-// settled waits until no operation is in flight or waiting to be tried again.
+// settled waits until no operation is in flight or waiting to be tried again,
+// and no VM is taken for running that isn't.
 func (w *world) settled(d *daemon) {
 	w.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -181,7 +186,7 @@ func (w *world) settled(d *daemon) {
 		}
 		vms, _ := d.VMs(context.Background())
 		if len(ops) == 0 && !slices.ContainsFunc(vms, func(vm banger.VM) bool {
-			return vm.State != banger.Running && vm.State != banger.Stopped
+			return vm.State != banger.Stopped && (vm.State != banger.Running || !w.host.Is(vm.Held.VMM))
 		}) {
 			return
 		}

@@ -3,6 +3,7 @@ package fake
 import (
 	"encoding/json"
 	"net"
+	"time"
 
 	"banger"
 	"banger/guest"
@@ -66,7 +67,7 @@ func (g *Guest) answer(req guest.Request) (body any, after func(), err error) {
 		}
 		return guest.Ready{Agent: "fake", Init: "/sbin/init"}, nil, nil
 	case guest.OpHealth:
-		return guest.Health{Agent: "fake", Configured: true, Init: "running"}, nil, nil
+		return guest.Health{Agent: "fake", Configured: true, Init: "running", Time: time.Now().Add(g.host.ClockError)}, nil, nil
 	case guest.OpShutdown:
 		return nil, g.Poweroff, nil
 	case guest.OpClock, guest.OpForget:

@@ -23,6 +23,8 @@ type Host struct {
 	// Agent, when set before the first VM starts, serves each stream to a guest
 	// instead of the small agent built in.
 	Agent func(guest *Guest)
+	// ClockError is how far the guests' clocks are ahead of this host's.
+	ClockError time.Duration
 
 	mu      sync.Mutex
 	boot    int
