@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -275,6 +276,48 @@ func TestSecondClientTakesOver(t *testing.T) {
 	}
 	if err := <-first; guest.CodeOf(err) != guest.CodeSuperseded {
 		t.Errorf("the first client was told %v", err)
+	}
+}
+
+// A client's stream that was held up on its way and arrives after the one that
+// took its place must not push that out.
+func TestLateStreamIsTurnedAway(t *testing.T) {
+	c := openAgent(t, &agent.Server{})
+	spec := guest.ExecSpec{ID: guest.NewID(), Argv: sh("read line; echo $line"), Stdin: true}
+	open := func(try int) (net.Conn, *bufio.Reader, error) {
+		conn, err := c.Dial(deadline(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		req, _ := guest.AppendRequest(nil, guest.OpExec, guest.ExecRequest{Spec: spec, Follow: true, Client: "one", Try: try})
+		if _, err := conn.Write(req); err != nil {
+			t.Fatal(err)
+		}
+		r := bufio.NewReader(conn)
+		return conn, r, guest.ReadResponse(r, &guest.Attached{})
+	}
+	conn, r, err := open(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := open(1); guest.CodeOf(err) != guest.CodeSuperseded {
+		t.Errorf("the late stream was told %v", err)
+	}
+	if _, err := conn.Write(guest.AppendFrame(nil, guest.Frame{Type: guest.FrameStdin, Data: []byte("hello\n")})); err != nil {
+		t.Fatal(err)
+	}
+	for frames := guest.NewFrameReader(r); ; {
+		f, err := frames.Next()
+		if err != nil {
+			t.Fatalf("the present stream: %v", err)
+		}
+		if f.Type == guest.FrameStdout {
+			if string(f.Data) != "hello\n" {
+				t.Errorf("output %q", f.Data)
+			}
+			return
+		}
 	}
 }
 

@@ -56,6 +56,8 @@ type follow struct {
 
 	// Of the goroutine that reads streams alone.
 	attach   bool     // the session is known to exist: never start it again
+	client   string   // this follower's name
+	try      int      // streams so far
 	out      [2]int64 // output delivered; -1: wherever the agent begins
 	writeErr [2]error // what a writer refused with; its stream is discarded
 
@@ -95,7 +97,7 @@ type sent struct {
 }
 
 func newFollow(spec ExecSpec, near IO) *follow {
-	f := &follow{spec: spec, io: near, writers: [2]io.Writer{near.Stdout, near.Stderr}}
+	f := &follow{spec: spec, client: NewID(), io: near, writers: [2]io.Writer{near.Stdout, near.Stderr}}
 	f.wake.L = &f.mu
 	f.takesStdin = spec.Stdin
 	return f
@@ -188,8 +190,9 @@ func (f *follow) readControls(done <-chan struct{}) {
 
 // stream follows the session over one stream, to its end or the stream's.
 func (f *follow) stream(conn net.Conn, st *ExitStatus) (progress bool, err error) {
+	f.try++
 	hello, err := AppendRequest(nil, OpExec, ExecRequest{Spec: f.spec, Attach: f.attach, Follow: true,
-		Stdout: f.out[0], Stderr: f.out[1]})
+		Stdout: f.out[0], Stderr: f.out[1], Client: f.client, Try: f.try})
 	if err != nil {
 		return false, Errorf(CodeInvalid, "%v", err)
 	}

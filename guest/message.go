@@ -49,6 +49,10 @@ type ExecRequest struct {
 	Follow bool     `json:"follow,omitempty"` // frames follow; else the stream ends after the Response
 	Stdout int64    `json:"stdout"`           // bytes the client already has; -1: send all that is kept
 	Stderr int64    `json:"stderr"`
+	// Client names who follows, Try counts its streams. A stream that was held up
+	// on its way and arrives after a later one of the same client is turned away.
+	Client string `json:"client,omitempty"`
+	Try    int    `json:"try,omitempty"`
 }
 
 // Attached is the answer to an ExecRequest: where each stream goes on.

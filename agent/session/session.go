@@ -38,24 +38,31 @@ const (
 	drainBound   = 200 * time.Millisecond
 )
 
+// following is who follows a session.
+type following struct {
+	follower *follower // nil while nobody does
+	client   string    // the last one's name, and which of its streams it was
+	try      int
+}
+
 // session is one command. Its lock guards everything but the first group.
 type session struct {
 	t    *Table
 	spec guest.ExecSpec
 
-	mu       sync.Mutex
-	wake     sync.Cond // broadcast on every change anybody may wait for
-	proc     *process  // nil: it never ran
-	out      spool
-	in       stdin
-	signals  int64     // signal frames taken
-	follower *follower // the client that follows now
-	lossy    bool      // a full spool drops rather than holds back
-	grace    *time.Timer
-	reading  int               // output streams not yet at their end
-	held     int               // output streams waiting for room in the spool
-	exit     *guest.ExitStatus // set when the process was reaped
-	over     bool              // exit is for everybody to see: the output is drained too
+	mu      sync.Mutex
+	wake    sync.Cond // broadcast on every change anybody may wait for
+	proc    *process  // nil: it never ran
+	out     spool
+	in      stdin
+	signals int64 // signal frames taken
+	following
+	lossy   bool // a full spool drops rather than holds back
+	grace   *time.Timer
+	reading int               // output streams not yet at their end
+	held    int               // output streams waiting for room in the spool
+	exit    *guest.ExitStatus // set when the process was reaped
+	over    bool              // exit is for everybody to see: the output is drained too
 }
 
 // stdin is what the client sent and the command hasn't taken yet.

@@ -79,6 +79,9 @@ func (f *follower) told() bool {
 func (s *session) attach(req guest.ExecRequest) (*follower, guest.Attached, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if req.Follow && req.Client != "" && req.Client == s.client && req.Try <= s.try {
+		return nil, guest.Attached{}, guest.Errorf(guest.CodeSuperseded, "a later stream of the same client follows session %s", s.spec.ID)
+	}
 	at, gap, ok := s.out.seek([2]int64{req.Stdout, req.Stderr})
 	if !ok {
 		return nil, guest.Attached{}, guest.Errorf(guest.CodeInvalid, "the client has more output than there was")
@@ -101,6 +104,7 @@ func (s *session) attach(req guest.ExecRequest) (*follower, guest.Attached, erro
 		s.grace.Stop()
 	}
 	s.lossy = false
+	s.client, s.try = req.Client, req.Try
 	s.follower = &follower{s: s, at: at} // confirms all of stdin anew: the last time may have been lost
 	s.out.ack(at.sent)
 	s.wake.Broadcast()

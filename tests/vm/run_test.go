@@ -182,6 +182,11 @@ func TestFullScreen(t *testing.T) {
 	})
 	tmux("resize-window", "-x", "80", "-y", "24")
 	tmux("send-keys", "q")
+	// top throws away what was typed while it ran: wait until the shell has its turn.
+	until(t, "the prompt again", 30*time.Second, func() bool {
+		lines := strings.Split(strings.TrimSpace(screen()), "\n")
+		return strings.HasPrefix(lines[len(lines)-1], "#")
+	})
 	tmux("send-keys", "clear; stty size", "Enter")
 	until(t, "the new size", 30*time.Second, func() bool { return strings.Contains(screen(), " 80") })
 }

@@ -204,26 +204,29 @@ func (h *host) booted(t *testing.T, name string) (state string) {
 	return state
 }
 
-// daemon returns the daemon's pid, asked of the kernel: the peer of its socket.
-func (h *host) daemon(t *testing.T) int {
+// daemon returns the daemon's pid, waiting for one to be there: the streams in
+// flight start it again when it was killed.
+func (h *host) daemon(t *testing.T) (pid int) {
 	t.Helper()
-	var status struct {
-		PID int `json:"pid"`
-	}
-	if err := json.Unmarshal([]byte(h.ok(t, "daemon", "status", "--json")), &status); err != nil || status.PID == 0 {
-		t.Fatalf("daemon status: %v", err)
-	}
-	return status.PID
+	until(t, "a daemon", time.Minute, func() bool {
+		var status struct {
+			PID int `json:"pid"`
+		}
+		_ = json.Unmarshal(h.run(nil, "daemon", "status", "--json").stdout, &status)
+		pid = status.PID
+		return pid != 0 && alive(pid)
+	})
+	return pid
 }
 
-// until waits for a condition, looking again every 100 ms.
+// until waits for a condition, looking again every 20 ms.
 func until(t *testing.T, what string, bound time.Duration, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(bound); !cond(); {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not within %v", what, bound)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
