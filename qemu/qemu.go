@@ -143,9 +143,18 @@ func makeRAM(m banger.Machine) error {
 	return nil
 }
 
-// Dial opens a stream through the shim.
+// Dial opens a stream through the shim; in place of one that died meanwhile it
+// puts another, as Wait does: whoever notices first.
 func (d *Driver) Dial(ctx context.Context, m banger.Machine) (net.Conn, error) {
-	return shim.Dial(ctx, m.Dir)
+	for {
+		conn, err := shim.Dial(ctx, m.Dir)
+		if err == nil || !errors.Is(err, shim.ErrNoShim) || ctx.Err() != nil {
+			return conn, err
+		}
+		if _, alive, aerr := d.Adopt(ctx, m, banger.Handles{}); aerr != nil || !alive {
+			return nil, errors.Join(err, aerr)
+		}
+	}
 }
 
 // Wait asks the shim, and watches the VMM itself where no shim lives.

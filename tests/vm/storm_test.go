@@ -40,13 +40,11 @@ func TestChannelStorm(t *testing.T) {
 		})
 	}
 	every := max(1, *daemonKills/max(1, *shimKills))
-	shims := 0
-	for n := range *daemonKills {
-		if t.Failed() {
-			break
-		}
+	daemons, shims := 0, 0
+	for n := 0; n < *daemonKills && !t.Failed(); n++ {
 		time.Sleep(time.Duration(rnd.IntN(200)) * time.Millisecond) // the random moment
 		kill(t, shared.daemon(t))
+		daemons++
 		if n%every == every-1 {
 			time.Sleep(time.Duration(rnd.IntN(200)) * time.Millisecond)
 			vm := shared.show(t, name)
@@ -57,7 +55,7 @@ func TestChannelStorm(t *testing.T) {
 	}
 	cancel()
 	streams.Wait()
-	t.Logf("%d daemon kills, %d shim kills, streams finished %v", *daemonKills, shims, rounds)
+	t.Logf("%d daemon kills, %d shim kills, streams finished %v", daemons, shims, rounds)
 	for n, r := range rounds {
 		if r == 0 {
 			t.Errorf("stream %d never came to an end", n)
