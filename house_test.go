@@ -51,13 +51,14 @@ var mayImport = map[string][]string{
 
 	// The order of things, and the doors to it.
 	"catalog": {"banger"},
-	"engine":  {"banger", "guest"},
+	"console": {},
+	"engine":  {"banger", "console", "guest"},
 	"api":     {"banger", "guest", "version"},
 	"cli":     {"banger", "guest", "version", "workspace"},
 
 	// Wiring.
 	"cmd/banger":       {"banger", "api", "cli", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "catalog", "debian", "diskfile", "engine", "initramfs", "kvm", "qemu", "rootfs", "sqlite", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "catalog", "debian", "diskfile", "engine", "initramfs", "kvm", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/session", "agent/tool", "guest", "link", "version"},
 

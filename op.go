@@ -6,17 +6,19 @@ import "time"
 type OpKind string
 
 // The kinds of operation. Creating and starting build up; stopping and deleting
-// are the undoing of what those built.
+// are the undoing of what those built. A restart is a stop whose VM is to be
+// started again once it is stopped.
 const (
-	OpCreate OpKind = "create"
-	OpStart  OpKind = "start"
-	OpStop   OpKind = "stop"
-	OpDelete OpKind = "delete"
+	OpCreate  OpKind = "create"
+	OpStart   OpKind = "start"
+	OpStop    OpKind = "stop"
+	OpRestart OpKind = "restart"
+	OpDelete  OpKind = "delete"
 )
 
 // End returns the state a VM is in once an unfinished operation of this kind
 // was undone: a creation rolls back and a deletion rolls forward to Gone, a
-// start rolls back and a stop rolls forward to Stopped.
+// start rolls back, a stop and a restart roll forward to Stopped.
 func (k OpKind) End() State {
 	if k == OpCreate || k == OpDelete {
 		return Gone

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"strings"
 	"time"
 )
 
@@ -55,13 +56,51 @@ type VM struct {
 	Stopped  time.Time `json:"stopped,omitzero"`
 	Exit     *Exit     `json:"exit,omitempty"` // how the last run ended
 	Held     Handles   `json:"held,omitzero"`  // teardown identity, mirrored here (see Handles)
+
+	// NeedsRestart says that Spec changed since the run in progress began: its
+	// guest has what it had.
+	NeedsRestart bool `json:"needs_restart,omitempty"`
 }
 
-// Event is one line of progress of an operation.
+// FindVM returns the one of vms that ref names: by its id, its name, or a
+// prefix of its id, four digits at least, that begins no other. A name wins over
+// a prefix, for somebody chose it, and a VM that stays over one that is going.
+// CodeNotFound, or CodeConflict when it names several.
+func FindVM(ref string, vms func(yield func(*VM) bool)) (*VM, error) {
+	var named, leaving, prefixed []*VM
+	for vm := range vms {
+		switch {
+		case vm.ID == ref:
+			return vm, nil
+		case vm.Spec.Name == ref && vm.State != Deleting:
+			named = append(named, vm)
+		case vm.Spec.Name == ref:
+			leaving = append(leaving, vm)
+		case len(ref) >= 4 && strings.HasPrefix(vm.ID, ref):
+			prefixed = append(prefixed, vm)
+		}
+	}
+	for _, found := range [][]*VM{named, leaving, prefixed} {
+		switch len(found) {
+		case 0:
+		case 1:
+			return found[0], nil
+		default:
+			return nil, Errorf(CodeConflict, "%q names %d VMs", ref, len(found)).
+				WithHint("use more digits of the id: banger vm list")
+		}
+	}
+	return nil, Errorf(CodeNotFound, "no VM %q", ref).WithHint("banger vm list shows all VMs")
+}
+
+// Event is one line of progress of an operation, or, in the daemon's journal,
+// one thing that happened to a VM: then Stage is the state it entered, "deleted",
+// "failed", "set" or "signal".
 type Event struct {
-	Op      string    `json:"op"`           // operation id, also in errors and the log
-	VM      string    `json:"vm,omitempty"` // VM id, when there is one
-	Stage   string    `json:"stage"`        // short noun: "disk", "boot", "workspace"
+	Op      string    `json:"op"`             // operation id, also in errors and the log
+	VM      string    `json:"vm,omitempty"`   // VM id, when there is one
+	Name    string    `json:"name,omitempty"` // its name, in the journal
+	Stage   string    `json:"stage"`          // short noun: "disk", "boot", "workspace"
 	Message string    `json:"message,omitempty"`
 	Done    int64     `json:"done,omitempty"`  // progress in Unit, when Total is known
 	Total   int64     `json:"total,omitempty"` // 0: unknown

@@ -70,6 +70,32 @@ var verbs = []verb{
 		_, err := d.StopVM(ctx, "it", banger.StopOptions{Force: true})
 		return err
 	}, is(banger.Stopped)},
+	{"kill by signal", made(true), func(ctx context.Context, d *daemon) error {
+		_, err := d.KillVM(ctx, "it", "KILL")
+		return err
+	}, is(banger.Stopped)},
+	{"restart", made(true), func(ctx context.Context, d *daemon) error {
+		_, err := d.RestartVM(ctx, "it", banger.StopOptions{}, nil)
+		return err
+	}, func(vm *banger.VM) bool { return vm != nil && vm.State == banger.Running && vm.Boots == 2 }},
+	{"restart stopped", made(false), func(ctx context.Context, d *daemon) error {
+		_, err := d.RestartVM(ctx, "it", banger.StopOptions{}, nil)
+		return err
+	}, is(banger.Running)},
+	{"set", made(true), func(ctx context.Context, d *daemon) error {
+		_, err := d.SetVM(ctx, "it", banger.Change{VCPU: 3, MemoryMiB: 512, DiskMiB: 4096})
+		return err
+	}, func(vm *banger.VM) bool {
+		return vm != nil && vm.State == banger.Running && vm.Spec.VCPU == 3 && vm.Spec.MemoryMiB == 512 && vm.Spec.DiskMiB == 4096
+	}},
+	{"rename", made(false), func(ctx context.Context, d *daemon) error {
+		if _, err := d.SetVM(ctx, "it", banger.Change{Name: "that"}); err != nil {
+			return err
+		}
+		_, err := d.SetVM(ctx, "that", banger.Change{Name: "it"})
+		return err
+	}, is(banger.Stopped)},
+	{"prune", made(false), func(ctx context.Context, d *daemon) error { return d.PruneVM(ctx, "it") }, gone},
 	{"guest powers off", made(true), ends(banger.ExitPoweroff, func(vm banger.VM) bool { return vm.State == banger.Stopped }), is(banger.Stopped)},
 	{"guest reboots", made(true), ends(banger.ExitReboot, func(vm banger.VM) bool {
 		return vm.Boots == 2 && (vm.State == banger.Running || vm.State == banger.Stopped)
@@ -160,6 +186,9 @@ func (t *trial) end(d *daemon, acknowledged, failed bool) []string {
 		} else {
 			conn.Close()
 		}
+	}
+	if err := d.DeleteVM(context.Background(), "that"); err != nil && banger.CodeOf(err) != banger.CodeNotFound {
+		bad = append(bad, fmt.Sprintf("the renamed one can't be deleted: %v", err))
 	}
 	if it != nil {
 		if err := d.DeleteVM(context.Background(), "it"); err != nil && banger.CodeOf(err) != banger.CodeNotFound {

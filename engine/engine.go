@@ -1,7 +1,8 @@
 // Package engine is the order of things: it creates, starts, stops and deletes
 // VMs on whatever drivers it was given, writes every plan down before its first
 // effect, and puts in order what a dead daemon, a dead VMM or a rebooted host
-// left behind. It implements banger.VMService and banger.Leases.
+// left behind. It implements banger.VMService, banger.VMControl (by Control) and
+// banger.Leases.
 //
 // It refuses to know how anything is done: which hypervisor, which disks, which
 // database, where images and kernels come from. It runs no program and opens no socket; of the file system it owns
@@ -52,6 +53,7 @@ type Engine struct {
 	Catalog     Catalog
 	Hypervisors map[string]banger.Hypervisor // by driver name
 	Disks       banger.Disks
+	Processes   banger.Processes
 
 	Dir      string // state directory, absolute; VMs live in vms/<id> below it
 	RAMDir   string // where guest memory goes
@@ -62,6 +64,7 @@ type Engine struct {
 	NewID         func() string // 12 hex digits, never the same twice
 	HostMemoryMiB func() int    // memory a new guest could get; nil: not asked
 	Log           *slog.Logger
+	Journal       func(banger.Event) // told what happens to VMs, must not block; nil: nobody is
 
 	live
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -77,7 +78,7 @@ func (j *job) unwind(ctx context.Context, reason string) error {
 		}
 	}
 	if end == banger.Stopped {
-		j.vm.Stopped = j.e.Now()
+		j.vm.Stopped, j.vm.NeedsRestart = j.e.Now(), false
 	}
 	return j.done(ctx)
 }
@@ -132,13 +133,24 @@ func (j *job) write(ctx context.Context, op *banger.Op, durable bool) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	entered := r.vm.State != j.vm.State
 	r.vm, r.op, r.doubt = j.vm, op, false
 	if j.vm.State == banger.Gone {
 		r.gone = true
 		r.disarm()
 		delete(e.vms, j.vm.ID)
 	}
+	if entered {
+		note(j, cmp.Or(string(j.vm.State), "deleted"), j.vm.Reason)
+	}
 	return nil
+}
+
+// note tells the journal what happened to the VM.
+func note(j *job, stage, message string) {
+	if j.e.Journal != nil {
+		j.e.Journal(banger.Event{Op: j.op.ID, VM: j.vm.ID, Name: j.vm.Spec.Name, Stage: stage, Message: message, Time: j.e.Now()})
+	}
 }
 
 // open takes the VM's lock for an operation.
@@ -171,6 +183,7 @@ func (j *job) close() { <-j.r.lock }
 // fail undoes what was built and returns what the user is told. When the
 // undoing fails too, the plan stands and is tried again later.
 func (j *job) fail(ctx context.Context, doing string, err error) error {
+	note(j, "failed", doing+": "+err.Error())
 	if uerr := j.unwind(ctx, doing+": "+err.Error()); uerr != nil {
 		j.e.Log.Error("undo; will be tried again", "vm", j.vm.ID, "op", j.op.ID, "error", uerr)
 		j.e.later(j.r)

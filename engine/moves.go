@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/console"
 	"banger/guest"
 )
 
@@ -103,6 +104,9 @@ func (j *job) agent() move {
 	}
 }
 
+// How long after a stream broke the end of its machine may still be unknown.
+const seenSoon = 100 * time.Millisecond
+
 var errNoAgent = errors.New("the guest's agent did not answer")
 
 // greet configures the guest, unless the boot deadline or the machine's own
@@ -135,19 +139,19 @@ func (j *job) greet(ctx context.Context) error {
 		// The stream may break a moment before the end is known.
 		select {
 		case <-boot.Done():
-		case <-time.After(lookTime):
+		case <-time.After(seenSoon):
 		}
 	}
 	select {
 	case exit := <-ended:
 		j.vm.Exit = &exit
 		return banger.Errorf(banger.CodeUnavailable, "the guest ended before its agent answered: %s", endedBy(exit)).
-			WithHint("the end of its console: %s", tail(m.Dir))
+			WithHint("the end of its console: %s", console.Tail(m.Dir))
 	default:
 	}
 	if ctx.Err() == nil && errors.Is(boot.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("%w within %s: %w", errNoAgent, j.e.Defaults.Boot.Round(time.Second),
-			banger.Errorf(banger.CodeTimeout, "%v", err).WithHint("the end of its console: %s", tail(m.Dir)))
+			banger.Errorf(banger.CodeTimeout, "%v", err).WithHint("the end of its console: %s", console.Tail(m.Dir)))
 	}
 	return err
 }
@@ -182,6 +186,10 @@ func (e *Engine) bootable(ctx context.Context, vm banger.VM) (banger.Machine, er
 	// The disk is there; asking for it again is how its path is learned.
 	disk, err := e.Disks.Create(ctx, m.Dir, vm.Spec.DiskMiB)
 	if err != nil {
+		return m, fmt.Errorf("disk: %w", err)
+	}
+	// What SetVM asked for since the last start.
+	if err := e.Disks.Grow(ctx, m.Dir, vm.Spec.DiskMiB); err != nil {
 		return m, fmt.Errorf("disk: %w", err)
 	}
 	m.Kernel, m.Initramfs = boot.Vmlinux, boot.Initramfs

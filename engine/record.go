@@ -111,36 +111,24 @@ func (r *record) seen() banger.VM {
 	return vm
 }
 
-// find resolves a ref: a name, an id, or four digits and more of one that
-// begin no other. A name wins over a prefix: it was chosen by somebody.
+// find resolves a ref as banger.FindVM does.
 func (g *registry) find(ref string) (*record, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r := g.vms[ref]; r != nil {
 		return r, nil
 	}
-	var named, leaving, prefixed []*record
-	for id, r := range g.vms {
-		switch {
-		case r.vm.Spec.Name == ref && r.vm.State != banger.Deleting:
-			named = append(named, r)
-		case r.vm.Spec.Name == ref:
-			leaving = append(leaving, r)
-		case len(ref) >= 4 && strings.HasPrefix(id, ref):
-			prefixed = append(prefixed, r)
+	vm, err := banger.FindVM(ref, func(yield func(*banger.VM) bool) {
+		for _, r := range g.vms {
+			if !yield(&r.vm) {
+				return
+			}
 		}
+	})
+	if err != nil {
+		return nil, err
 	}
-	for _, found := range [][]*record{named, leaving, prefixed} {
-		switch len(found) {
-		case 0:
-		case 1:
-			return found[0], nil
-		default:
-			return nil, banger.Errorf(banger.CodeConflict, "%q names %d VMs", ref, len(found)).
-				WithHint("use more digits of the id: banger vm list")
-		}
-	}
-	return nil, banger.Errorf(banger.CodeNotFound, "no VM %q", ref).WithHint("banger vm list shows all VMs")
+	return g.vms[vm.ID], nil
 }
 
 // Dial opens one stream to the agent of a running VM.

@@ -53,11 +53,14 @@ func (e *Engine) settle(ctx context.Context, r *record) {
 	switch {
 	case j.op.Kind != "": // an operation was in flight
 		reason := "its " + string(j.op.Kind) + " was cut short"
-		if j.op.Kind == banger.OpStop {
+		if j.op.Kind == banger.OpStop || j.op.Kind == banger.OpRestart {
 			if j.vm.Exit == nil {
 				j.vm.Exit = j.shutdown(ctx, banger.StopOptions{Timeout: askTime})
 			}
 			reason = ended(j.vm.Exit)
+		}
+		if j.op.Kind == banger.OpRestart {
+			j.vm.Exit = rebootAsked(j.vm.Exit)
 		}
 		err = j.unwind(ctx, reason)
 	case j.vm.State == banger.Running:
@@ -72,10 +75,16 @@ func (e *Engine) settle(ctx context.Context, r *record) {
 	e.arm(r)
 }
 
-// rebooting reports whether the guest asked for a reboot that it has not had
-// yet. A stop that was asked for never ends so.
+// rebooting reports whether a reboot was asked for, by the guest or by a user,
+// that the VM has not had yet. A stop that was asked for never ends so.
 func rebooting(vm banger.VM) bool {
 	return vm.State == banger.Stopped && vm.Exit != nil && vm.Exit.Kind == banger.ExitReboot
+}
+
+// rebootAsked is the end of a run that a restart ended: recorded, it has the
+// next daemon finish what this one may not live to.
+func rebootAsked(x *banger.Exit) *banger.Exit {
+	return &banger.Exit{Kind: banger.ExitReboot, Detail: "restart was asked for; " + ended(x), Status: x.Status, Time: x.Time}
 }
 
 // reboot starts the VM again if that is what its guest asked for. A start that

@@ -85,7 +85,7 @@ func (j *job) run(ctx context.Context) error {
 		return err
 	}
 	j.vm.Boots++
-	j.vm.Exit = nil
+	j.vm.Exit, j.vm.NeedsRestart = nil, false
 	if err := j.build(ctx, j.vmm(), j.agent()); err != nil {
 		return err
 	}
@@ -190,12 +190,18 @@ func (e *Engine) DeleteVM(ctx context.Context, ref string) error {
 		return surface("", "delete vm "+ref, err)
 	}
 	defer j.close()
+	return obliterate(ctx, j)
+}
+
+// obliterate takes away the job's VM with all it has.
+func obliterate(ctx context.Context, j *job) error {
+	doing := "delete vm " + j.vm.Spec.Name
 	if err := j.begin(ctx, banger.OpDelete, banger.Deleting, "asked to delete", everything); err != nil {
-		return surface(j.op.ID, "delete vm "+j.vm.Spec.Name, err)
+		return surface(j.op.ID, doing, err)
 	}
 	if err := j.unwind(ctx, "deleted"); err != nil {
-		e.later(r)
-		return surface(j.op.ID, "delete vm "+j.vm.Spec.Name, err)
+		j.e.later(j.r)
+		return surface(j.op.ID, doing, err)
 	}
 	return nil
 }

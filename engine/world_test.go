@@ -88,7 +88,7 @@ func begin(t testing.TB, store banger.Store, dir string) *world {
 
 // daemon is one engine with the life it lives.
 type daemon struct {
-	*engine.Engine
+	engine.Control
 	*catalog.Catalog
 	life *fake.Life
 	host *fake.Host
@@ -108,7 +108,7 @@ func (w *world) open(fate func(string) fake.Fate) *daemon {
 	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: w.defaults.Kernel, Now: time.Now}
 	e := &engine.Engine{
 		Store: store, Catalog: c,
-		Hypervisors: map[string]banger.Hypervisor{"fake": hv}, Disks: life.Disks(),
+		Hypervisors: map[string]banger.Hypervisor{"fake": hv}, Disks: life.Disks(), Processes: life.Processes(),
 		Dir: w.dir, RAMDir: "/ram", BootID: w.host.BootID(), Defaults: w.defaults,
 		Now: time.Now, NewID: func() string { return fmt.Sprintf("%012x", w.ids.Add(1)) },
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
@@ -117,7 +117,7 @@ func (w *world) open(fate func(string) fake.Fate) *daemon {
 	if !w.clocks {
 		e.LeaveClocks()
 	}
-	d := &daemon{e, c, life, w.host}
+	d := &daemon{engine.Control{Engine: e}, c, life, w.host}
 	if err := d.do(func() error {
 		if err := c.Sweep(context.Background()); err != nil && !errors.Is(err, fake.ErrInjected) {
 			return err
@@ -175,7 +175,7 @@ func (d *daemon) kill() {
 }
 
 // settled waits until no operation is in flight or waiting to be tried again,
-// and no VM is taken for running that isn't.
+// no reboot is due, and no VM is taken for running that isn't.
 func (w *world) settled(d *daemon) {
 	w.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -186,7 +186,13 @@ func (w *world) settled(d *daemon) {
 		}
 		vms, _ := d.VMs(context.Background())
 		if len(ops) == 0 && !slices.ContainsFunc(vms, func(vm banger.VM) bool {
-			return vm.State != banger.Stopped && (vm.State != banger.Running || !w.host.Is(vm.Held.VMM))
+			switch vm.State {
+			case banger.Stopped:
+				return vm.Exit != nil && vm.Exit.Kind == banger.ExitReboot
+			case banger.Running:
+				return !w.host.Is(vm.Held.VMM)
+			}
+			return true
 		}) {
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	"banger/engine"
 	"banger/initramfs"
 	"banger/kvm"
+	"banger/proc"
 	"banger/qemu"
 	"banger/rootfs"
 	"banger/sqlite"
@@ -78,8 +79,8 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config, log *slog.Logger) (*h
 		Hypervisors: map[string]banger.Hypervisor{"qemu": qemu.New(qemu.Config{
 			Shim: shim, CacheDir: dirs.Cache, KVM: probed.Verdict == kvm.Works, TSCKHz: probed.TSCKHz,
 		})},
-		Disks: diskfile.Disks{Dir: filepath.Join(dirs.Data, "disks")},
-		Dir:   dirs.State, RAMDir: ram, BootID: boot,
+		Disks: diskfile.Disks{Dir: filepath.Join(dirs.Data, "disks")}, Processes: proc.Host{},
+		Dir: dirs.State, RAMDir: ram, BootID: boot,
 		Defaults: engine.Defaults{
 			Hypervisor: conf.Hypervisor, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
 			VCPU: conf.VCPU, MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,

@@ -1,0 +1,152 @@
+package engine_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/fake"
+	"banger/guest"
+)
+
+func TestSet(t *testing.T) {
+	w, d := begun(t)
+	vm, other := d.make(t, banger.Spec{Name: "it"}), d.make(t, banger.Spec{Name: "other"})
+	for change, want := range map[banger.Change]banger.Code{
+		{}:                      banger.CodeInvalid,
+		{DiskMiB: 1}:            banger.CodeInvalid,
+		{VCPU: -1}:              banger.CodeInvalid,
+		{VCPU: 1000}:            banger.CodeInvalid,
+		{MemoryMiB: 1}:          banger.CodeInvalid,
+		{Name: "Not A Label"}:   banger.CodeInvalid,
+		{Name: other.Spec.Name}: banger.CodeConflict,
+	} {
+		_, err := d.SetVM(t.Context(), "it", change)
+		wantCode(t, err, want)
+	}
+	if got, _ := d.VM(t.Context(), "it"); got != vm {
+		t.Errorf("refused, and yet %+v", got)
+	}
+	got, err := d.SetVM(t.Context(), "it", banger.Change{Name: "web", VCPU: 2, MemoryMiB: 512, DiskMiB: 2048})
+	if err != nil || got.Spec.Name != "web" || got.Spec.VCPU != 2 || !got.NeedsRestart {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if again, err := d.SetVM(t.Context(), "web", banger.Change{VCPU: 2}); err != nil || again != got {
+		t.Errorf("the same again: %+v, %v", again, err)
+	}
+	_, err = d.VM(t.Context(), "it")
+	wantCode(t, err, banger.CodeNotFound)
+	if s := w.host.String(); strings.Contains(s, "2048 MiB") {
+		t.Errorf("the disk of a running VM was touched:\n%s", s)
+	}
+	got, err = d.RestartVM(t.Context(), "web", banger.StopOptions{}, nil)
+	if err != nil || got.NeedsRestart || got.Boots != 2 || got.Exit != nil {
+		t.Errorf("restarted: %+v, %v", got, err)
+	}
+	if s := w.host.String(); strings.Count(s, "2048 MiB") != 1 {
+		t.Errorf("the disk did not grow:\n%s", s)
+	}
+	report(t, w.check(d), "set")
+}
+
+func TestKillBySignal(t *testing.T) {
+	w, d := begun(t)
+	vm := d.make(t, banger.Spec{Name: "it"})
+	for _, signal := range []string{"", "QUIT", "9", "SEGV", "SIGSIGKILL"} {
+		_, err := d.KillVM(t.Context(), "it", signal)
+		wantCode(t, err, banger.CodeInvalid)
+	}
+	for _, signal := range []string{"STOP", "sigcont"} {
+		if got, err := d.KillVM(t.Context(), "it", signal); err != nil || got.State != banger.Running {
+			t.Errorf("%s: %+v, %v", signal, got, err)
+		}
+	}
+	got, err := d.KillVM(t.Context(), vm.ID, "TERM")
+	if err != nil || got.State != banger.Stopped || got.Exit == nil || got.Exit.Kind != banger.ExitKilled || got.Exit.Detail != "TERM" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	_, err = d.KillVM(t.Context(), "it", "KILL")
+	wantCode(t, err, banger.CodeNotRunning)
+	report(t, w.check(d), "killed")
+}
+
+// A stop that waits for a stubborn guest is cut short by a kill.
+func TestKillDuringStop(t *testing.T) {
+	w := newWorld(t)
+	w.defaults.Stop = time.Hour
+	asked := make(chan struct{}, 8)
+	w.host.Agent = func(g *fake.Guest) {
+		g.Answer(func(req guest.Request) bool {
+			if req.Op == guest.OpShutdown {
+				asked <- struct{}{}
+			}
+			return req.Op != guest.OpShutdown
+		})
+	}
+	d := w.open(nil)
+	defer d.kill()
+	d.make(t, banger.Spec{Name: "it"})
+	stopped := make(chan error, 1)
+	go func() {
+		_, err := d.StopVM(t.Context(), "it", banger.StopOptions{})
+		stopped <- err
+	}()
+	<-asked
+	if got, err := d.KillVM(t.Context(), "it", "KILL"); err != nil || got.State != banger.Stopped {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	report(t, w.check(d), "killed")
+}
+
+func TestPruneAndStats(t *testing.T) {
+	w, d := begun(t)
+	d.make(t, banger.Spec{Name: "it"})
+	wantCode(t, d.PruneVM(t.Context(), "it"), banger.CodeConflict)
+	st, err := d.StatsVM(t.Context(), "it")
+	if err != nil || st.State != banger.Running || st.RSS == 0 || st.CPU == 0 || st.Disk == 0 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if _, err := d.StopVM(t.Context(), "it", banger.StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	st, err = d.StatsVM(t.Context(), "it")
+	if err != nil || st.State != banger.Stopped || st.Usage != (banger.Usage{}) {
+		t.Errorf("%+v, %v", st, err)
+	}
+	must(t, d.PruneVM(t.Context(), "it"))
+	wantCode(t, d.PruneVM(t.Context(), "it"), banger.CodeNotFound)
+	report(t, w.check(d), "pruned")
+}
+
+// The journal tells a VM's life in order, each line with its operation.
+func TestJournal(t *testing.T) {
+	w := newWorld(t)
+	d := w.open(nil)
+	defer d.kill()
+	var told []string
+	ops := map[string]bool{}
+	d.Journal = func(e banger.Event) {
+		told = append(told, e.Stage)
+		ops[e.Op] = true
+		if e.Name != "it" || e.Op == "" || e.Time.IsZero() {
+			t.Errorf("%+v", e)
+		}
+	}
+	d.make(t, banger.Spec{Name: "it"})
+	_, err := d.SetVM(t.Context(), "it", banger.Change{VCPU: 2})
+	must(t, err)
+	_, err = d.RestartVM(t.Context(), "it", banger.StopOptions{}, nil)
+	must(t, err)
+	must(t, d.DeleteVM(t.Context(), "it"))
+	want := "creating starting running set stopping stopped starting running deleting deleted"
+	if got := strings.Join(told, " "); got != want {
+		t.Errorf("told: %s", got)
+	}
+	if len(ops) != 4 {
+		t.Errorf("%d operations", len(ops))
+	}
+}

@@ -1,0 +1,85 @@
+package proc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+// Host is the banger.Processes of this host.
+type Host struct{}
+
+var _ banger.Processes = Host{}
+
+// Signal sends a signal by its name without SIG.
+func (Host) Signal(p banger.Process, signal string) error {
+	sig := unix.SignalNum("SIG" + signal)
+	if sig == 0 {
+		return banger.Errorf(banger.CodeInvalid, "there is no signal %q", signal)
+	}
+	return Kill(p, sig)
+}
+
+// Usage reads what this very process uses.
+func (Host) Usage(p banger.Process) (banger.Usage, error) {
+	u, err := usage(p.PID)
+	if err == nil && !Alive(p) { // after the look: until then the id was its own
+		err = os.ErrNotExist
+	}
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return banger.Usage{}, banger.Errorf(banger.CodeNotRunning, "process %d has ended", p.PID)
+	}
+	return u, err
+}
+
+// clockTick is the unit of times in /proc/PID/stat on Linux for amd64:
+// sysconf(_SC_CLK_TCK) is 100 there whatever the kernel's own rate.
+const clockTick = 10 * time.Millisecond
+
+func usage(pid int) (banger.Usage, error) {
+	dir := "/proc/" + strconv.Itoa(pid)
+	stat, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return banger.Usage{}, err
+	}
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(f) < 13 {
+		return banger.Usage{}, fmt.Errorf("%s/stat has %d fields", dir, len(f)+2)
+	}
+	var u banger.Usage
+	for _, field := range f[11:13] { // utime and stime, fields 14 and 15
+		ticks, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return u, fmt.Errorf("%s/stat: %w", dir, err)
+		}
+		u.CPU += time.Duration(ticks) * clockTick
+	}
+	rollup, err := os.ReadFile(dir + "/smaps_rollup")
+	if err != nil {
+		return u, err
+	}
+	for line := range strings.Lines(string(rollup)) {
+		key, rest, _ := strings.Cut(line, ":")
+		sum := map[string]*int64{
+			"Rss": &u.RSS, "Pss": &u.PSS, "Shared_Clean": &u.Shared, "Shared_Dirty": &u.Shared,
+			"Private_Clean": &u.Private, "Private_Dirty": &u.Private,
+		}[key]
+		if sum == nil {
+			continue
+		}
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+		if err != nil {
+			return u, fmt.Errorf("%s/smaps_rollup: %s: %w", dir, key, err)
+		}
+		*sum += kib << 10
+	}
+	return u, nil
+}
