@@ -52,6 +52,8 @@ var mayImport = map[string][]string{
 	// The order of things, and the doors to it.
 	"catalog": {"banger"},
 	"console": {},
+	"journal": {"banger"},
+	"gc":      {"banger"},
 	"engine":  {"banger", "console", "guest"},
 	"api":     {"banger", "guest", "version"},
 	"cli":     {"banger", "guest", "version", "workspace"},
