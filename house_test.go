@@ -60,7 +60,7 @@ var mayImport = map[string][]string{
 
 	// Wiring.
 	"cmd/banger":       {"banger", "api", "cli", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "catalog", "debian", "diskfile", "engine", "initramfs", "kvm", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "catalog", "debian", "diskfile", "engine", "gc", "initramfs", "journal", "kvm", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/session", "agent/tool", "guest", "link", "version"},
 

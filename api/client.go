@@ -211,10 +211,15 @@ func vmPath(ref string, rest ...string) string {
 func (c *Client) CreateVM(ctx context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
 	var vm banger.VM
 	err := c.call(ctx, "POST", "/v1/vms", createRequest{spec, start}, &vm, p)
+	return vm, hintLost(err, "what it was making is undone when it starts again, or is complete: `banger ps` tells")
+}
+
+// hintLost says what becomes of a call whose daemon went away.
+func hintLost(err error, hint string) error {
 	if e, ok := errors.AsType[*banger.Error](err); ok && errors.Is(err, errLost) {
-		err = e.WithHint("what it was making is undone when it starts again, or is complete: `banger ps` tells")
+		return e.WithHint("%s", hint)
 	}
-	return vm, err
+	return err
 }
 
 // StartVM implements banger.VMService.

@@ -20,6 +20,8 @@ import (
 // Server offers the services. The exported fields are set before Serve.
 type Server struct {
 	VMs     banger.VMService
+	Control banger.VMControl
+	System  banger.System
 	Catalog banger.Catalog
 	Leases  banger.Leases
 	Stop    func() // ends the daemon; the VMs run on
@@ -46,6 +48,7 @@ type route struct {
 // routes is the whole interface. The first two are the same in every version
 // of the API, so that any CLI can tell and end any daemon.
 func (s *Server) routes() []route {
+	c, all := control{s.Control}, whole{s.System}
 	return []route{
 		{"GET", "/v1/version", anyone, s.version},
 		{"POST", "/v1/stop", owner, s.stop},
@@ -56,10 +59,18 @@ func (s *Server) routes() []route {
 		{"DELETE", "/v1/vms/{ref}", owner, s.deleteVM},
 		{"POST", "/v1/vms/{ref}/start", owner, s.startVM},
 		{"POST", "/v1/vms/{ref}/stop", owner, s.stopVM},
+		{"PATCH", "/v1/vms/{ref}", owner, c.setVM},
+		{"POST", "/v1/vms/{ref}/kill", owner, c.killVM},
+		{"POST", "/v1/vms/{ref}/restart", owner, c.restartVM},
+		{"POST", "/v1/vms/{ref}/prune", owner, c.pruneVM},
+		{"GET", "/v1/vms/{ref}/stats", owner, c.statsVM},
 		{"POST", "/v1/vms/{ref}/exec", owner, s.exec},
 		{"GET", "/v1/vms/{ref}/logs", owner, s.logs},
 		{"GET", "/v1/vms/{ref}/hold", owner, s.hold},
 		{"GET", "/v1/vms/{ref}/channel", owner, s.channel},
+
+		{"GET", "/v1/events", owner, all.events},
+		{"POST", "/v1/gc", owner, all.collect},
 
 		{"GET", "/v1/images", owner, s.listImages},
 		{"POST", "/v1/images", owner, s.importImage},

@@ -69,13 +69,18 @@ type lineWriter struct {
 }
 
 func (l *lineWriter) write(v line) {
-	if !l.begun {
-		l.begun = true
-		l.w.Header().Set("Content-Type", ndjson)
-		l.w.WriteHeader(http.StatusOK)
-	}
+	l.begin()
 	_ = json.NewEncoder(l.w).Encode(v)
 	_ = http.NewResponseController(l.w).Flush()
+}
+
+func (l *lineWriter) begin() {
+	if l.begun {
+		return
+	}
+	l.begun = true
+	l.w.Header().Set("Content-Type", ndjson)
+	l.w.WriteHeader(http.StatusOK)
 }
 
 // maxLine bounds one line of a stream as the client reads it.

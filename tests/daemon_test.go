@@ -21,7 +21,10 @@ import (
 	"banger/catalog"
 	"banger/engine"
 	"banger/fake"
+	"banger/gc"
 	"banger/guest"
+	"banger/journal"
+	"banger/proc"
 	"banger/sqlite"
 	"banger/xdg"
 
@@ -72,11 +75,22 @@ func fakeDaemon() error {
 		Defaults: engine.Defaults{Hypervisor: "fake", Image: "debian-12", Kernel: "debian-12-cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024},
 		Now:      time.Now, NewID: newID, Log: log,
 	}
+	events := &journal.Journal{}
+	e.Journal = events.Add
 	if err := e.Open(ctx); err != nil {
 		return err
 	}
 	defer e.Close()
-	return (&api.Server{VMs: e, Catalog: c, Leases: e, Stop: stop, Log: log}).Serve(ctx, l)
+	return (&api.Server{
+		VMs: e, Control: engine.Control{Engine: e}, Catalog: c, Leases: e, Stop: stop, Log: log,
+		System: struct {
+			*journal.Journal
+			*gc.Collector
+		}{events, &gc.Collector{
+			Dir: dirs.State, RAMDir: filepath.Join(dirs.State, "ram"), VMs: e.VMs,
+			Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,
+		}},
+	}).Serve(ctx, l)
 }
 
 func tell(fd int) error {

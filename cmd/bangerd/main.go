@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/engine"
 	"banger/version"
 	"banger/xdg"
 )
@@ -90,7 +91,10 @@ func run(readyFD int) (err error) {
 	ctx, lost := context.WithCancel(ctx)
 	defer lost()
 	go watchSocket(ctx, dirs.Socket, lost)
-	server := &api.Server{VMs: h.engine, Catalog: h.catalog, Leases: h.engine, Stop: stop, Log: log}
+	server := &api.Server{
+		VMs: h.engine, Control: engine.Control{Engine: h.engine}, System: h.system,
+		Catalog: h.catalog, Leases: h.engine, Stop: stop, Log: log,
+	}
 	err = server.Serve(ctx, l)
 	log.Info("ending; VMs run on", "err", err)
 	return err

@@ -13,7 +13,9 @@ import (
 	"banger/debian"
 	"banger/diskfile"
 	"banger/engine"
+	"banger/gc"
 	"banger/initramfs"
+	"banger/journal"
 	"banger/kvm"
 	"banger/proc"
 	"banger/qemu"
@@ -26,9 +28,16 @@ import (
 type host struct {
 	engine  *engine.Engine
 	catalog *catalog.Catalog
+	system  system
 	store   *sqlite.Store
 	images  string // directory
 	opened  bool
+}
+
+// system is banger.System in its parts.
+type system struct {
+	*journal.Journal
+	*gc.Collector
 }
 
 // open gives the engine its drivers. Nothing runs yet: Open does that.
@@ -74,7 +83,9 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config, log *slog.Logger) (*h
 			Mirror: conf.Mirror, Agent: agent, Flatten: flatten, Initramfs: writeInitramfs,
 		},
 	}
-	return &host{store: store, images: images.Dir, catalog: cat, engine: &engine.Engine{
+	h := &host{store: store, images: images.Dir, catalog: cat}
+	h.system.Journal = &journal.Journal{}
+	h.engine = &engine.Engine{
 		Store: store, Catalog: cat,
 		Hypervisors: map[string]banger.Hypervisor{"qemu": qemu.New(qemu.Config{
 			Shim: shim, CacheDir: dirs.Cache, KVM: probed.Verdict == kvm.Works, TSCKHz: probed.TSCKHz,
@@ -86,7 +97,13 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config, log *slog.Logger) (*h
 			VCPU: conf.VCPU, MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,
 		},
 		Now: time.Now, NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
-	}}, nil
+		Journal: h.system.Add,
+	}
+	h.system.Collector = &gc.Collector{
+		Dir: dirs.State, RAMDir: ram, VMs: h.engine.VMs,
+		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,
+	}
+	return h, nil
 }
 
 func (h *host) start(ctx context.Context) error {
