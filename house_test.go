@@ -95,6 +95,11 @@ const (
 	maxDeps      = 25
 )
 
+// raised are the budgets of packages that have a reason for more.
+var raised = map[string]int{
+	"cli": 3000, // one small file a command: it grows in breadth with what banger can do, not in depth
+}
+
 // plainData names structs that only carry values: specs, configs, wire types.
 // The registers are the kernel's own (kvm.h).
 var plainData = []string{"banger.VM", "banger.Spec", "guest.ExecSpec", "kvm.registers", "kvm.specialRegisters"}
@@ -170,8 +175,8 @@ func TestBudgets(t *testing.T) {
 		}
 	}
 	for pkg, n := range total {
-		if n > maxPackage {
-			t.Errorf("package %s has %d lines, at most %d", pkg, n, maxPackage)
+		if most := max(maxPackage, raised[pkg]); n > most {
+			t.Errorf("package %s has %d lines, at most %d", pkg, n, most)
 		}
 	}
 	for typ, n := range methods {

@@ -29,6 +29,8 @@ type App struct {
 	Term     string // the terminal's type, for the guest
 
 	VMs     banger.VMService
+	Control banger.VMControl
+	System  banger.System
 	Catalog banger.Catalog
 	Leases  banger.Leases
 	Daemon  Daemon
@@ -165,14 +167,16 @@ its own kernel, disk and network, made in seconds and thrown away as easily.`,
 	})
 	ps := listCommand(a)
 	ps.Use = "ps"
-	root.AddCommand(vmCommand(a), ps, imageCommand(a), kernelCommand(a), daemonCommand(a), versionCommand(a))
+	root.AddCommand(vmCommand(a), ps, imageCommand(a), kernelCommand(a), eventsCommand(a), systemCommand(a),
+		daemonCommand(a), versionCommand(a))
 	return root
 }
 
 func vmCommand(a *App) *cobra.Command {
 	cmd := group("vm", "Make, use and delete VMs")
-	cmd.AddCommand(runCommand(a), createCommand(a), startCommand(a), stopCommand(a), deleteCommand(a),
-		listCommand(a), showCommand(a), execCommand(a), logsCommand(a))
+	cmd.AddCommand(runCommand(a), createCommand(a), startCommand(a), stopCommand(a), restartCommand(a), killCommand(a),
+		deleteCommand(a), pruneCommand(a), setCommand(a), renameCommand(a),
+		listCommand(a), showCommand(a), healthCommand(a), statsCommand(a), execCommand(a), logsCommand(a))
 	return cmd
 }
 
@@ -223,23 +227,6 @@ func (a *App) print(v any, human func(w io.Writer)) error {
 		return nil
 	}
 	return json.NewEncoder(a.Out).Encode(v)
-}
-
-// each does something with every ref, goes on after an error, and returns the
-// first one when all are done.
-func (a *App) each(refs []string, do func(ref string) error) error {
-	var first error
-	for _, ref := range refs {
-		err := do(ref)
-		if err == nil {
-			continue
-		}
-		if first != nil {
-			a.printError(first)
-		}
-		first = err
-	}
-	return first
 }
 
 // completeVMs completes VM names; without a daemon it is silent.

@@ -72,13 +72,14 @@ func TestStatuses(t *testing.T) {
 // Every command says what it does; every one that takes flags shows its use.
 func TestHelp(t *testing.T) {
 	for _, cmd := range []string{"vm run", "vm create", "vm start", "vm stop", "vm delete", "vm list", "vm show", "vm exec", "vm logs",
-		"ps", "image import", "kernel pull"} {
+		"vm restart", "vm kill", "vm prune", "vm set", "vm rename", "vm health", "vm stats", "events", "system gc", "ps", "image import", "kernel pull"} {
 		status, out, _ := run(nil, append(strings.Fields(cmd), "--help")...)
 		if status != 0 || !strings.Contains(out, "Examples:\n") || !strings.Contains(out, "banger "+cmd) {
 			t.Errorf("%s --help: status %d\n%s", cmd, status, out)
 		}
 	}
-	for _, args := range []string{"nosuch", "vm nosuch", "vm show", "vm show a b", "ps x", "image import", "vm create --nosuch"} {
+	for _, args := range []string{"nosuch", "vm nosuch", "vm show", "vm show a b", "ps x", "image import", "vm create --nosuch",
+		"vm restart", "vm kill", "vm set", "vm set web", "vm rename a", "vm rename a b c", "vm health", "vm prune x", "events x", "system gc x"} {
 		if status, _, stderr := run(nil, strings.Fields(args)...); status != cli.ExitInvalid || stderr == "" {
 			t.Errorf("banger %s: status %d, %q", args, status, stderr)
 		}

@@ -1,10 +1,15 @@
 package cli
 
 import (
+	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"banger"
 )
 
 func deleteCommand(a *App) *cobra.Command {
@@ -19,21 +24,72 @@ func deleteCommand(a *App) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			deleted := []string{}
-			err := a.each(args, func(ref string) error {
-				err := a.VMs.DeleteVM(ctx, ref)
-				if err == nil {
-					deleted = append(deleted, ref)
-				}
-				return err
-			})
-			return firstError(err, a.print(deleted, func(w io.Writer) {
-				for _, ref := range deleted {
-					_, _ = fmt.Fprintln(w, ref)
-				}
+			return a.removed(each(ctx, a, args, func(ctx context.Context, vm banger.VM) (string, error) {
+				return vm.Spec.Name, a.VMs.DeleteVM(ctx, vm.ID)
 			}))
 		},
 	}
+}
+
+func pruneCommand(a *App) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "prune",
+		Short: "Delete all stopped VMs",
+		Long:  "Deletes all VMs that are stopped, with their disks, after asking. There is no way\nback.",
+		Example: `  banger vm prune
+  banger vm prune -f`,
+		Args: nargs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			vms, err := a.VMs.VMs(ctx)
+			if err != nil {
+				return err
+			}
+			var ids, names []string
+			for _, vm := range vms {
+				if vm.State == banger.Stopped {
+					ids, names = append(ids, vm.ID), append(names, vm.Spec.Name)
+				}
+			}
+			if len(ids) > 0 && !force {
+				if err := a.confirm("delete %d stopped VMs with their disks: %s", len(ids), strings.Join(names, ", ")); err != nil {
+					return err
+				}
+			}
+			return a.removed(each(ctx, a, ids, func(ctx context.Context, vm banger.VM) (string, error) {
+				return vm.Spec.Name, a.Control.PruneVM(ctx, vm.ID) // which refuses one that was started meanwhile
+			}))
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "don't ask")
+	return cmd
+}
+
+// removed prints what was deleted, and passes err on.
+func (a *App) removed(refs []string, err error) error {
+	if refs == nil {
+		refs = []string{}
+	}
+	return firstError(a.print(refs, func(w io.Writer) {
+		for _, ref := range refs {
+			_, _ = fmt.Fprintln(w, ref)
+		}
+	}), err)
+}
+
+// confirm asks a person. Without one to ask it refuses.
+func (a *App) confirm(format string, args ...any) error {
+	if _, tty := terminal(a.In); !tty {
+		return banger.Errorf(banger.CodeInvalid, "this would "+format, args...).WithHint("there is no terminal to ask on: --force does it without asking")
+	}
+	_, _ = fmt.Fprintf(a.Err, "banger: "+format+"? [y/N] ", args...)
+	answer, _ := bufio.NewReader(a.In).ReadString('\n')
+	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+		return banger.Errorf(banger.CodeCanceled, "nothing was done")
+	}
+	return nil
 }
 
 // firstError returns the first of its arguments that is one.

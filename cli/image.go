@@ -106,19 +106,14 @@ func imageDeleteCommand(a *App) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			deleted := []string{}
-			err := a.each(args, func(ref string) error {
+			deleted, errs := []string{}, []error{}
+			for _, ref := range args {
 				err := a.Catalog.DeleteImage(ctx, ref)
-				if err == nil {
+				if errs = append(errs, err); err == nil {
 					deleted = append(deleted, ref)
 				}
-				return err
-			})
-			return firstError(err, a.print(deleted, func(w io.Writer) {
-				for _, ref := range deleted {
-					_, _ = fmt.Fprintln(w, ref)
-				}
-			}))
+			}
+			return a.removed(deleted, a.tell(errs))
 		},
 	}
 }

@@ -48,6 +48,9 @@ func details(vm banger.VM) [][]string {
 		}
 	}
 	add("reason", vm.Reason)
+	if vm.NeedsRestart {
+		add("changed", "needs a restart: the guest has what it was started with")
+	}
 	add("image", s.Image+" ("+vm.ImageID+")")
 	add("kernel", s.Kernel+" ("+vm.KernelID+")")
 	add("vcpu", strconv.Itoa(s.VCPU))

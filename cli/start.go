@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -11,29 +12,35 @@ import (
 
 func startCommand(a *App) *cobra.Command {
 	var quiet bool
-	cmd := &cobra.Command{
-		Use:               "start VM...",
-		Short:             "Start stopped VMs",
-		Long:              "Starts VMs and waits until each answers. A running VM is left as it is.",
-		Example:           "  banger vm start web db",
-		Args:              nargs(1, -1),
-		ValidArgsFunction: a.completeVMs(0),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			var vms []banger.VM
-			err := a.each(args, func(ref string) error {
-				show := a.progress(quiet)
-				defer show.end()
-				vm, err := a.VMs.StartVM(ctx, ref, show.event)
-				if err == nil {
-					vms = append(vms, vm)
-				}
-				return err
-			})
-			return a.printNames(vms, err)
-		},
-	}
+	cmd := eachVM(a, &cobra.Command{
+		Use:     "start VM...",
+		Short:   "Start stopped VMs",
+		Long:    "Starts VMs and waits until each answers. A running VM is left as it is.",
+		Example: "  banger vm start web db",
+	}, func(ctx context.Context, vm banger.VM) (banger.VM, error) {
+		show := a.progress(quiet)
+		defer show.end()
+		return a.VMs.StartVM(ctx, vm.ID, show.event)
+	})
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
+	return cmd
+}
+
+func restartCommand(a *App) *cobra.Command {
+	var opt banger.StopOptions
+	var quiet bool
+	cmd := eachVM(a, &cobra.Command{
+		Use:   "restart VM...",
+		Short: "Stop VMs and start them again",
+		Long: `Stops VMs as "vm stop" does, starts them and waits until each answers. What "vm
+set" changed takes effect. A stopped VM is started.`,
+		Example: "  banger vm restart web",
+	}, func(ctx context.Context, vm banger.VM) (banger.VM, error) {
+		show := a.progress(quiet)
+		defer show.end()
+		return a.Control.RestartVM(ctx, vm.ID, opt, show.event)
+	})
+	stopFlags(cmd, &opt)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
 }
@@ -49,8 +56,5 @@ func (a *App) printNames(vms []banger.VM, err error) error {
 			_, _ = fmt.Fprintln(w, vm.Spec.Name)
 		}
 	})
-	if err == nil {
-		err = perr
-	}
-	return err
+	return firstError(err, perr)
 }

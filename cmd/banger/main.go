@@ -32,6 +32,6 @@ func run() int {
 	client := api.NewClient(connect)
 	return cli.Run(context.Background(), cli.App{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Term: os.Getenv("TERM"),
-		VMs: client, Catalog: client, Leases: client, Daemon: d,
+		VMs: client, Control: client, System: client, Catalog: client, Leases: client, Daemon: d,
 	}, os.Args[1:])
 }
