@@ -4,8 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -44,6 +47,48 @@ func migrations() ([]migration, error) {
 	return list, nil
 }
 
+// Schema is how a database's schema compares with what this program knows.
+type Schema int
+
+// What Check finds.
+const (
+	Current Schema = iota // the two are the same
+	Older                 // Open will migrate it; so it is when there is no database yet
+	Newer                 // Open will refuse it
+)
+
+// Check compares the schema of the database at path without changing anything;
+// a daemon may have it open. The error of a damaged one is Open's.
+func Check(ctx context.Context, path string) (Schema, error) {
+	list, err := migrations()
+	if err != nil {
+		return Newer, err
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return Older, nil
+	}
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: "mode=ro"}).String())
+	if err != nil {
+		return Newer, err
+	}
+	defer func() { _ = db.Close() }() // nothing was written
+	at, err := schema(ctx, db)
+	switch {
+	case err != nil:
+		return Newer, explain(path, err)
+	case at > len(list):
+		return Newer, nil
+	case at < len(list):
+		return Older, nil
+	}
+	return Current, nil
+}
+
+func schema(ctx context.Context, db *sql.DB) (at int, err error) {
+	err = db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&at)
+	return at, err
+}
+
 // migrate applies what is missing, each migration with its number in one
 // transaction. A database from the future is refused untouched.
 func migrate(ctx context.Context, db *sql.DB) error {
@@ -51,8 +96,8 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	var at int
-	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&at); err != nil {
+	at, err := schema(ctx, db)
+	if err != nil {
 		return err
 	}
 	if at > len(list) {

@@ -71,7 +71,23 @@ func (s *Store) open(ctx context.Context, path string) error {
 		return err
 	}
 	s.db.SetMaxOpenConns(1)
+	if err := whole(ctx, s.db); err != nil {
+		return err
+	}
 	return migrate(ctx, s.db)
+}
+
+// whole refuses a damaged file before anything is read from it or written to it:
+// damage found in the middle of an operation would be found too late.
+func whole(ctx context.Context, db *sql.DB) error {
+	var verdict string
+	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+		return err
+	}
+	if verdict != "ok" {
+		return fmt.Errorf("SQLITE_CORRUPT: %s", verdict)
+	}
+	return nil
 }
 
 // dsn carries the pragmas, so that every connection has them, a reopened one

@@ -113,6 +113,42 @@ func TestDamagedDatabaseIsRefusedUntouched(t *testing.T) {
 	}
 }
 
+// Damage in the middle of the file is found when it is opened, not later.
+func TestDamageInside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	for i := range 200 {
+		if err := s.PutKernel(t.Context(), banger.Kernel{ID: fmt.Sprintf("%012x", i), Source: strings.Repeat("x", 500)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 4096
+	for at := page; at < len(whole); at += page {
+		hurt := append([]byte(nil), whole...)
+		copy(hurt[at:], strings.Repeat("\xff", page))
+		if err := os.WriteFile(path, hurt, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := sqlite.Open(t.Context(), path)
+		if err == nil {
+			_ = s.Close()
+		}
+		if banger.CodeOf(err) != banger.CodeInvalid {
+			t.Errorf("page %d of %d: %v", at/page, len(whole)/page, err)
+		}
+		if after, _ := os.ReadFile(path); string(after) != string(hurt) {
+			t.Errorf("page %d: the damaged database was changed", at/page)
+		}
+	}
+}
+
 // Many writers and readers at once: nothing is lost and nothing is "locked".
 func TestConcurrent(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))

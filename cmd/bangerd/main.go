@@ -16,14 +16,17 @@ import (
 	"syscall"
 	"time"
 
+	"banger"
 	"banger/api"
 	"banger/engine"
+	"banger/sqlite"
 	"banger/version"
 	"banger/xdg"
 )
 
 func main() {
 	ready := flag.Int("ready-fd", -1, "write a line to this file descriptor when the socket listens")
+	check := flag.Bool("check-migrations", false, "compare the database's schema with this program's and end: status 0 the same, 1 it will be migrated, 2 it is newer or can't be read")
 	show := flag.Bool("version", false, "print the version and end")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "bangerd is banger's daemon. The banger command starts it; SIGTERM ends it, and VMs run on.")
@@ -34,10 +37,42 @@ func main() {
 		fmt.Println(version.String())
 		return
 	}
+	if *check {
+		os.Exit(checkMigrations())
+	}
 	if err := run(*ready); err != nil {
-		fmt.Fprintln(os.Stderr, "bangerd:", err)
+		printError(err)
 		os.Exit(1)
 	}
+}
+
+// printError says what happened and what to do about it.
+func printError(err error) {
+	fmt.Fprintln(os.Stderr, "bangerd:", err)
+	if e, ok := errors.AsType[*banger.Error](err); ok && e.Hint != "" {
+		fmt.Fprintln(os.Stderr, "  "+e.Hint)
+	}
+}
+
+// checkMigrations answers what an upgrade asks before it replaces a daemon.
+func checkMigrations() int {
+	dirs, err := xdg.Of(os.Getenv)
+	if err != nil {
+		printError(err)
+		return int(sqlite.Newer)
+	}
+	path := databasePath(dirs)
+	is, err := sqlite.Check(context.Background(), path)
+	if err != nil {
+		printError(err)
+		return int(sqlite.Newer)
+	}
+	fmt.Printf("%s: %s\n", path, map[sqlite.Schema]string{
+		sqlite.Current: "up to date",
+		sqlite.Older:   "will be migrated when the daemon starts",
+		sqlite.Newer:   "written by a newer banger; this one refuses it",
+	}[is])
+	return int(is)
 }
 
 // errTaken means that another daemon serves this user: nothing to do.

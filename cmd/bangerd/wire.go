@@ -40,6 +40,8 @@ type system struct {
 	*gc.Collector
 }
 
+func databasePath(dirs xdg.Dirs) string { return filepath.Join(dirs.State, "banger.db") }
+
 // open gives the engine its drivers. Nothing runs yet: Open does that.
 func open(ctx context.Context, dirs xdg.Dirs, conf config, log *slog.Logger) (*host, error) {
 	shim, err := sibling("banger-shim")
@@ -72,7 +74,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config, log *slog.Logger) (*h
 	if err := images.Clean(); err != nil {
 		log.Warn("what dead imports left could not be removed", "err", err)
 	}
-	store, err := sqlite.Open(ctx, filepath.Join(dirs.State, "banger.db"))
+	store, err := sqlite.Open(ctx, databasePath(dirs))
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,278 @@
+package vm_test
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/proc"
+)
+
+var (
+	stormKills = flag.Int("storm-kills", 60, "how often the crash storm kills a process")
+	stormSeed  = flag.Uint64("storm-seed", 0, "replay the crash storm of this seed; 0: a new one")
+)
+
+// storm kills processes of an installation at random.
+type storm struct {
+	h   *host
+	rnd *rand.Rand
+
+	mu    sync.Mutex
+	total int
+	kinds map[string]int
+	vmms  map[string]int // by VM
+}
+
+// strike kills one process of a kind, or of the next kind that has one. What a
+// kill may explain is counted before the kill.
+func (s *storm) strike(kind int) {
+	kinds := []string{"daemon", "cli", "shim", "vmm"}
+	all := s.h.processes()
+	for i := range kinds {
+		name := kinds[(kind+i)%len(kinds)]
+		targets := slices.DeleteFunc(slices.Clone(all), func(p process) bool { return p.kind != name })
+		if len(targets) == 0 {
+			continue
+		}
+		p := targets[s.rnd.IntN(len(targets))]
+		s.mu.Lock()
+		s.total++
+		s.kinds[name]++
+		if name == "vmm" {
+			s.vmms[p.vm]++
+		}
+		s.mu.Unlock()
+		_ = proc.Kill(p.Process, unix.SIGKILL) // it may have ended
+		return
+	}
+}
+
+func (s *storm) kills() int { s.mu.Lock(); defer s.mu.Unlock(); return s.total }
+
+func (s *storm) vmmKills(id string) int { s.mu.Lock(); defer s.mu.Unlock(); return s.vmms[id] }
+
+// soul is one VM as its user knows it, and its user.
+type soul struct {
+	t    *testing.T
+	s    *storm
+	rnd  *rand.Rand
+	name string
+
+	id       string       // "" when there is none
+	leaving  bool         // somebody asked for its deletion and wasn't told how it ended
+	boot     string       // the guest's boot id, "" when it may be a new one
+	vmmKills int          // of this VM when boot was set
+	acked    map[int]bool // files the guest said it synced
+	tried    int
+	good     int // kills when the last operation that succeeded began
+	done     map[string]int
+}
+
+// do runs one command. One that fails must have been in reach of a kill.
+func (u *soul) do(op string, args ...string) result {
+	began := u.s.kills()
+	r := u.s.h.run(nil, args...)
+	switch {
+	case r.status == 0:
+		u.good = began
+		u.done[op]++
+	case u.s.kills() == u.good:
+		u.t.Errorf("%s: no kill explains that banger %v fails with %d: %s", u.name, args, r.status, r.stderr)
+	}
+	return r
+}
+
+// look waits until the VM is at rest, or gone.
+func (u *soul) look() (vm banger.VM, there bool) {
+	until(u.t, u.name+" at rest", 4*time.Minute, func() bool {
+		r := u.s.h.run(nil, "vm", "list", "--json")
+		var all []banger.VM
+		if r.status != 0 || json.Unmarshal(r.stdout, &all) != nil {
+			return false
+		}
+		i := slices.IndexFunc(all, func(v banger.VM) bool { return v.Spec.Name == u.name })
+		if there = i >= 0; !there {
+			return true
+		}
+		vm = all[i]
+		return vm.State == banger.Running || vm.State == banger.Stopped
+	})
+	return vm, there
+}
+
+// live does one thing after another until ctx ends.
+func (u *soul) live(ctx context.Context) {
+	for ctx.Err() == nil && !u.t.Failed() {
+		vm, there := u.look()
+		switch n := u.rnd.IntN(20); {
+		case !there && u.leaving:
+			u.id, u.leaving = "", false
+		case there != (u.id != "") || there && vm.ID != u.id:
+			u.t.Errorf("%s: its VM should be %q, and is %q", u.name, u.id, vm.ID)
+		case !there:
+			u.create()
+		case vm.State == banger.Stopped:
+			u.boot = ""
+			u.do("start", "vm", "start", u.name)
+		case n < 2:
+			u.boot = ""
+			u.do("stop", "vm", "stop", u.name)
+		case n < 3:
+			u.boot = ""
+			u.do("stop at once", "vm", "stop", "--force", u.name)
+		case n < 5:
+			u.delete()
+		default:
+			u.mark()
+		}
+	}
+}
+
+func (u *soul) create() {
+	r := u.do("create", "vm", "create", "--name", u.name)
+	vm, there := u.look()
+	if r.status != 0 && there {
+		// Nobody was told that it is there, so it may go yet, or stay.
+		for u.id = vm.ID; u.id != "" && !u.t.Failed(); {
+			u.delete()
+		}
+		return
+	}
+	if !there {
+		if r.status == 0 {
+			u.t.Errorf("%s: the VM that was acknowledged is lost", u.name)
+		}
+		return
+	}
+	u.id, u.boot, u.leaving, u.acked = vm.ID, "", false, map[int]bool{}
+}
+
+func (u *soul) delete() {
+	r := u.do("delete", "vm", "delete", u.name)
+	_, there := u.look()
+	if there && r.status == 0 {
+		u.t.Errorf("%s: the VM that was deleted is there", u.name)
+	}
+	if u.leaving = there; !there {
+		u.id = ""
+	}
+}
+
+// mark has the guest say which boot it is and what it remembers, and remember
+// one thing more.
+func (u *soul) mark() {
+	u.tried++
+	kills := u.s.vmmKills(u.id)
+	r := u.do("exec", "vm", "exec", u.name, "--", "sh", "-c", fmt.Sprintf(
+		"cat /proc/sys/kernel/random/boot_id; cat /root/marks/* 2>/dev/null; mkdir -p /root/marks && echo %d > /root/marks/%[1]d && sync", u.tried))
+	if r.status != 0 {
+		return
+	}
+	lines := strings.Fields(string(r.stdout))
+	if u.boot != "" && lines[0] != u.boot && u.vmmKills == u.s.vmmKills(u.id) {
+		u.t.Errorf("%s: the guest was booted anew, though nobody killed its VMM", u.name)
+	}
+	u.boot, u.vmmKills = lines[0], kills
+	for n := range u.acked {
+		if !slices.Contains(lines[1:], fmt.Sprint(n)) {
+			u.t.Errorf("%s: the guest synced file %d and has lost it: %v", u.name, n, lines)
+		}
+	}
+	u.acked[u.tried] = true
+}
+
+// Daemon, CLI, shim and VMM are killed at random moments while several VMs are
+// created, started, used, stopped and deleted. Nothing acknowledged is lost,
+// whose VMM lives runs on, and in the end the host is as it was.
+func TestCrashStorm(t *testing.T) {
+	h, before := apart(t)
+	seed := *stormSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("replay with -storm-seed %d -storm-kills %d", seed, *stormKills)
+	s := &storm{h: h, rnd: rand.New(rand.NewPCG(seed, 0)), kinds: map[string]int{}, vmms: map[string]int{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	var living sync.WaitGroup
+	souls := make([]*soul, 3)
+	for i := range souls {
+		souls[i] = &soul{t: t, s: s, rnd: rand.New(rand.NewPCG(seed, uint64(i+1))), name: fmt.Sprintf("storm%d", i), done: map[string]int{}}
+		living.Go(func() { souls[i].live(ctx) })
+	}
+	for s.kills() < *stormKills && !t.Failed() {
+		// The random moment: every second one soon after the last, for kills that meet.
+		time.Sleep(time.Duration(s.rnd.IntN([]int{100, 4000}[s.rnd.IntN(2)])) * time.Millisecond)
+		s.strike(s.rnd.IntN(4))
+	}
+	cancel()
+	living.Wait()
+	for _, u := range souls {
+		if vm, there := u.look(); there {
+			if vm.State == banger.Stopped && !u.leaving {
+				u.boot = ""
+				h.ok(t, "vm", "start", u.name)
+			}
+			if !u.leaving {
+				u.mark()
+			}
+			h.ok(t, "vm", "delete", u.name)
+		}
+		t.Logf("%s: %v succeeded, %d synced files in the last VM", u.name, u.done, len(u.acked))
+		if u.done["exec"] == 0 || u.done["create"] == 0 {
+			t.Errorf("%s got nothing done", u.name)
+		}
+	}
+	t.Logf("%d kills: %v", s.total, s.kinds)
+	h.same(t, before, time.Minute)
+}
+
+// CLI, daemon and shim are killed in the very moment in which the shim has
+// spawned the VMM, before anybody could write down that there is one.
+func TestKilledAtSpawn(t *testing.T) {
+	h, before := apart(t)
+	orphans := 0
+	for range 12 {
+		create := h.command(t.Context(), "vm", "create", "--name", "spawned")
+		if err := create.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// Both kinds: a shim that is about to spawn, and a VMM that was just spawned,
+		// before or after it became another program.
+		awaited := []string{"shim", "vmm"}[rand.IntN(2)]
+		var all []process
+		for end := time.Now().Add(time.Minute); !slices.ContainsFunc(all, func(p process) bool { return p.kind == awaited }); all = h.processes() {
+			if time.Now().After(end) {
+				t.Fatalf("no %s", awaited)
+			}
+		}
+		for _, kind := range []string{"cli", "daemon", "shim"} {
+			for _, p := range all {
+				if p.kind == kind {
+					_ = proc.Kill(p.Process, unix.SIGKILL) // it may have ended
+				}
+			}
+		}
+		_ = create.Wait() // it was killed
+		for _, p := range h.processes() {
+			if p.kind == "vmm" {
+				orphans++
+			}
+		}
+		h.same(t, before, time.Minute)
+	}
+	t.Logf("%d VMMs were left without anybody who knew of them", orphans)
+	if orphans == 0 {
+		t.Error("no kill came in time to leave a VMM without a shim")
+	}
+}
