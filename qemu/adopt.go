@@ -44,6 +44,11 @@ func (d *Driver) Adopt(ctx context.Context, m banger.Machine, saved banger.Handl
 		if st, err = shim.Attach(ctx, d.cfg.Shim, m.Dir, vmm); err != nil {
 			return h, true, fmt.Errorf("replace the shim of machine %s: %w", m.ID, err)
 		}
+		// While no shim was there, a guest may have said its last words to nobody. One
+		// that can't be asked now is asked again by whoever stops it.
+		if stands, err := standsStill(ctx, m); err == nil && stands {
+			_ = shim.Halted(ctx, m.Dir)
+		}
 	}
 	h.Shim = st.Shim
 	return h, true, nil
@@ -75,7 +80,7 @@ func askPID(ctx context.Context, m banger.Machine, within time.Duration) (int, e
 	var answer struct {
 		Name string `json:"name"`
 	}
-	if err := q.do("query-name", &answer); err != nil {
+	if err := q.do("query-name", nil, &answer); err != nil {
 		return 0, err
 	}
 	if answer.Name != vmName(m.ID) {

@@ -76,12 +76,16 @@ func (q *monitor) negotiate() error {
 	if greeting.QMP == nil {
 		return errors.New("no QMP greeting")
 	}
-	return q.do("qmp_capabilities", nil)
+	return q.do("qmp_capabilities", nil, nil)
 }
 
-// do runs one command and decodes what it returns into result, if not nil.
-func (q *monitor) do(command string, result any) error {
-	line, err := json.Marshal(map[string]string{"execute": command})
+// do runs one command with its arguments, if any, and decodes what it returns
+// into result, if not nil.
+func (q *monitor) do(command string, arguments, result any) error {
+	line, err := json.Marshal(struct {
+		Execute   string `json:"execute"`
+		Arguments any    `json:"arguments,omitempty"`
+	}{command, arguments})
 	if err != nil {
 		return err
 	}

@@ -154,6 +154,21 @@ func GetStatus(ctx context.Context, dir string) (Status, error) {
 	return s, hear(ctx, conn, &s)
 }
 
+// Halted tells a shim that its guest has halted, for one that took over after
+// the guest had said so. If no agent answers, the shim ends the VMM.
+func Halted(ctx context.Context, dir string) error {
+	conn, err := ask(ctx, dir, "halted")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var a answer
+	if err := hear(ctx, conn, &a); err != nil || a.Error == "" {
+		return err
+	}
+	return errors.New(a.Error)
+}
+
 // Wait returns how the VMM ended, when it has. ErrNoShim means that nobody is
 // there to see it: attach another and wait again.
 func Wait(ctx context.Context, dir string) (banger.Exit, error) {

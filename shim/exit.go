@@ -23,6 +23,9 @@ type trace struct {
 	seen seen
 }
 
+// haltedWord is the only one of a kernel's last words after which its VMM lives.
+const haltedWord = "reboot: System halted"
+
 // lastWord says what a console line means: the kernel prints these at level
 // emerg, so that "quiet" doesn't hide them (kernel/reboot.c, kernel/panic.c).
 func lastWord(line string) banger.ExitKind {
@@ -38,7 +41,7 @@ func lastWord(line string) banger.ExitKind {
 		return banger.ExitReboot
 	case strings.HasPrefix(line, "reboot: Power down"):
 		return banger.ExitPoweroff
-	case strings.HasPrefix(line, "reboot: System halted"):
+	case strings.HasPrefix(line, haltedWord):
 		return banger.ExitHalt
 	}
 	return ""

@@ -204,7 +204,12 @@ func (s *shim) startVMM(ctx context.Context, attach bool) error {
 	s.drained.Go(func() { s.watchGuest(live) })
 	go boundVMMLog(live, s.cfg.LogLimit)
 	if attach {
-		return nil // the VMM may be stopped and answer later
+		select { // the VMM may be stopped, and answer later
+		case <-s.listening:
+		case <-s.ended:
+		case <-time.After(drain):
+		}
+		return nil
 	}
 	for _, up := range []chan struct{}{s.channel.connected, s.listening} {
 		select {

@@ -22,7 +22,7 @@ const (
 
 // request is the line a connection starts with.
 type request struct {
-	Op string `json:"op"` // "dial", "status", "wait"
+	Op string `json:"op"` // "dial", "status", "wait", "halted"
 }
 
 // answer is the line that says whether a dial succeeded; bytes follow.
@@ -70,6 +70,9 @@ func (s *shim) answer(conn *net.UnixConn) {
 			say(conn, s.exit)
 		case <-gone:
 		}
+	case "halted":
+		s.heard(haltedWord)
+		say(conn, answer{})
 	default:
 		say(conn, answer{Error: "unknown operation " + req.Op})
 	}

@@ -470,3 +470,22 @@ func startDaemon(t *testing.T, socket, dir string) *exec.Cmd {
 	io.ReadFull(out, make([]byte, len("ready\n")))
 	return cmd
 }
+
+// A shim that took over after the guest's last word is told of it, and believes
+// it unless the agent answers.
+func TestHalted(t *testing.T) {
+	t.Parallel()
+	cfg, st := spawn(t)
+	kill(t, st.Shim)
+	if _, err := shim.Attach(t.Context(), exe(t), cfg.Dir, st.VMM); err != nil {
+		t.Fatal(err)
+	}
+	if err := shim.Halted(t.Context(), cfg.Dir); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if exit, err := shim.Wait(ctx, cfg.Dir); err != nil || exit.Kind != banger.ExitHalt {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
+}
