@@ -62,21 +62,24 @@ func endVMM(ctx context.Context, m banger.Machine, saved banger.Process) error {
 	return nil
 }
 
-// endShim lets the shim note how the VMM ended, and sees it gone.
+// endShim lets the shim note how the VMM ended, and sees it gone. A shim that
+// was killed as it spawned its VMM may have a child that isn't the VMM yet, and
+// looks like a second shim.
 func (d *Driver) endShim(ctx context.Context, m banger.Machine, saved banger.Process) error {
-	p, alive := d.findShim(ctx, m, saved)
-	if !alive {
-		return ctx.Err()
+	for {
+		p, alive := d.findShim(ctx, m, saved)
+		if !alive {
+			return ctx.Err()
+		}
+		// SIGTERM takes back a start in progress and means nothing to a shim otherwise.
+		if err := proc.Kill(p, unix.SIGTERM); err == nil && ended(ctx, p, shimTimeout) {
+			continue
+		}
+		if err := proc.Kill(p, unix.SIGKILL); err != nil {
+			return fmt.Errorf("kill the shim of machine %s: %w", m.ID, err)
+		}
+		if !ended(ctx, p, dieTimeout) {
+			return errors.Join(ctx.Err(), banger.Errorf(banger.CodeTimeout, "the shim of machine %s, process %d, doesn't end though killed", m.ID, p.PID))
+		}
 	}
-	// SIGTERM takes back a start in progress and means nothing to a shim otherwise.
-	if err := proc.Kill(p, unix.SIGTERM); err == nil && ended(ctx, p, shimTimeout) {
-		return nil
-	}
-	if err := proc.Kill(p, unix.SIGKILL); err != nil {
-		return fmt.Errorf("kill the shim of machine %s: %w", m.ID, err)
-	}
-	if !ended(ctx, p, dieTimeout) {
-		return errors.Join(ctx.Err(), banger.Errorf(banger.CodeTimeout, "the shim of machine %s, process %d, doesn't end though killed", m.ID, p.PID))
-	}
-	return nil
 }
