@@ -55,7 +55,6 @@ const (
 	ExitReboot   ExitKind = "reboot"   // the guest asked to be rebooted
 	ExitHalt     ExitKind = "halt"     // the guest halted and was ended by us
 	ExitPanic    ExitKind = "panic"    // the guest's kernel panicked
-	ExitLost     ExitKind = "lost"     // the guest's agent died and didn't come back; ended by us
 	ExitKilled   ExitKind = "killed"   // the VMM was killed, by us or by somebody
 	ExitFailed   ExitKind = "failed"   // the VMM ended with an error
 	ExitUnknown  ExitKind = "unknown"  // nobody was there to see it

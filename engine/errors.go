@@ -31,7 +31,6 @@ func endedBy(x banger.Exit) string {
 		banger.ExitReboot:   "guest rebooted",
 		banger.ExitHalt:     "guest halted",
 		banger.ExitPanic:    "kernel panic",
-		banger.ExitLost:     "guest's agent was lost",
 		banger.ExitKilled:   "killed",
 		banger.ExitFailed:   "hypervisor failed",
 	}[x.Kind]

@@ -230,7 +230,6 @@ func TestGuestEndsByItself(t *testing.T) {
 		banger.ExitPoweroff: "guest powered off: x",
 		banger.ExitPanic:    "kernel panic: x",
 		banger.ExitHalt:     "guest halted: x",
-		banger.ExitLost:     "guest's agent was lost: x",
 		banger.ExitKilled:   "killed: x",
 		banger.ExitFailed:   "hypervisor failed: x",
 		banger.ExitUnknown:  "ended unseen: x",
