@@ -48,6 +48,7 @@ const (
 	agentPath    = runDir + "/agent"
 	agentLock    = runDir + "/agent.lock"
 	guardianLock = runDir + "/guardian.lock"
+	modulesLock  = runDir + "/modules.lock" // held by PID 1 while it loads the early ones
 	statePath    = runDir + "/state.json"
 	socketPath   = runDir + "/agent.sock"
 	endDir       = "/run/initramfs" // systemd-shutdown pivots here and starts shutdown

@@ -35,10 +35,6 @@ func Init() {
 		die("install the agent", err)
 	}
 	w.lap("init: install")
-	for _, m := range openModules("early") {
-		m.load()
-	}
-	w.lap("init: modules")
 	// The default of 1024 open files is for programs that use select(2); what
 	// systemd gives its services is the ceiling here too.
 	limit := unix.Rlimit{Cur: 1024, Max: 524288}
@@ -120,7 +116,7 @@ func supervise(env string) {
 			root <- strings.TrimSuffix(line, "\n")
 		}
 	}()
-	agent := mustStartAgent(pipeW, env)
+	agent := loadBeside(func() int { return mustStartAgent(pipeW, env) })
 	for {
 		select {
 		case <-children:
@@ -141,6 +137,21 @@ func supervise(env string) {
 			reaperEnd(verbOfSignal(s))
 		}
 	}
+}
+
+// loadBeside loads the early modules while the agent starts: each takes a tenth
+// of a second in emulation. The agent waits for the lock before it needs them.
+func loadBeside(start func() (agent int)) (agent int) {
+	lock, err := takeLock(modulesLock, unix.LOCK_EX)
+	if err != nil {
+		die("modules", err)
+	}
+	defer lock.Close()
+	agent = start()
+	for _, m := range openModules("early") {
+		m.load()
+	}
+	return agent
 }
 
 func mustStartAgent(pipe *os.File, env string) int {

@@ -27,6 +27,7 @@ type Machine struct {
 
 	mu     sync.Mutex // guards failed; held while the root is assembled
 	failed error      // what ended the one attempt there is
+	disk   *disk
 
 	systemd asker
 }
@@ -110,6 +111,7 @@ func (m *Machine) Configure(_ context.Context, id guest.Identity) (guest.Ready, 
 	m.pid1.Close()
 	m.done.Store(s)
 	m.keepGuardian(s)
+	go m.disk.grow()
 	return ready, nil
 }
 
@@ -125,17 +127,34 @@ func (s *state) save() error {
 	return os.Rename(tmp, statePath)
 }
 
-// keepGuardian keeps a guardian alive where PID 1 isn't ours, and so no guardian itself.
+// keepGuardian keeps a guardian alive where PID 1 isn't ours, and so no guardian
+// itself. systemd starts one by our unit within its first seconds; another
+// process then would only take the CPU from the first command.
 func (m *Machine) keepGuardian(s *state) {
-	if s.Ready.Init != "" {
-		go keep(guardianLock, startGuardian)
+	if s.Ready.Init == "" {
+		return
 	}
+	go func() {
+		if isSystemd(s.Ready.Init) {
+			time.Sleep(unitTime)
+		}
+		keep(guardianLock, startGuardian)
+	}()
 }
+
+// unitTime is how long systemd may take to start our guardian unit.
+const unitTime = 20 * time.Second
 
 // assemble makes id's machine of a frozen one. The order matters: the clock and
 // the random pool first, since everything after may look at them.
 func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 	w := newStopwatch()
+	early, err := takeLock(modulesLock, unix.LOCK_SH) // PID 1 may still be loading
+	if err != nil {
+		return guest.Ready{}, err
+	}
+	early.Close()
+	w.lap("early modules")
 	if err := SetClock(id.Time); err != nil {
 		return guest.Ready{}, err
 	}
@@ -161,7 +180,7 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 		}
 		network <- configureNetwork(id.Net)
 	}()
-	diskMiB, err := assembleRoot(id, w)
+	disk, err := assembleRoot(id, w)
 	if err != nil {
 		return guest.Ready{}, err
 	}
@@ -179,7 +198,8 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 		}
 	}
 	w.lap("identity")
-	return guest.Ready{Agent: m.version, Init: init, Stages: append(m.early, w.stages...), DiskMiB: diskMiB}, nil
+	m.disk = disk
+	return guest.Ready{Agent: m.version, Init: init, Stages: append(m.early, w.stages...), DiskMiB: disk.size >> 20}, nil
 }
 
 // findInit returns the path of the image's init, "" when it has none.

@@ -33,56 +33,55 @@ var plainDirs = []string{
 const driveWait = 5 * time.Second
 
 // assembleRoot mounts id's drives as one root and makes it this process's. It
-// returns the disk's size in MiB.
-func assembleRoot(id guest.Identity, w *stopwatch) (int64, error) {
+// returns the disk, not yet grown.
+func assembleRoot(id guest.Identity, w *stopwatch) (*disk, error) {
 	drives, err := findDrives(id.Drives)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	w.lap("find drives")
 	if err := mountDrive(drives[id.Drives.Image], imageDir, "erofs", unix.MS_RDONLY, ""); err != nil {
-		return 0, err
+		return nil, err
 	}
 	// Without noinit_itable a kernel thread would write zeros over every inode
 	// table of a grown disk: megabytes per GiB of sparse file.
 	if err := mountDrive(drives[id.Drives.Disk], diskDir, "ext4", unix.MS_NOATIME, "noinit_itable"); err != nil {
-		return 0, err
+		return nil, err
 	}
 	w.lap("mount drives")
-	size, err := growDisk(drives[id.Drives.Disk])
+	grown, err := measureDisk(drives[id.Drives.Disk])
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	w.lap("grow disk")
 	if err := mountOverlay(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	w.lap("overlay")
 	root, err := unix.Open(newRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer unix.Close(root)
 	if id.Drives.Modules != "" {
 		if err := mountInRoot(root, "lib/modules/"+id.KernelVersion, drives[id.Drives.Modules], "erofs", unix.MS_RDONLY); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if err := plainDirectories(root); err != nil {
-		return 0, err
+		return nil, err
 	}
 	// The overlay and the binds keep what they need of these. Gone now, they
 	// can't keep the disk from being unmounted at the end.
 	for _, dir := range []string{imageDir, diskDir} {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			return 0, fmt.Errorf("detach %s: %w", dir, err)
+			return nil, fmt.Errorf("detach %s: %w", dir, err)
 		}
 	}
 	if err := moveInto(root); err != nil {
-		return 0, err
+		return nil, err
 	}
 	w.lap("root")
-	return size >> 20, nil
+	return grown, nil
 }
 
 // findDrives returns the device of each serial in s, waiting for those that
@@ -158,39 +157,46 @@ func copyAttributes(from, to string) error {
 	return unix.Chmod(to, st.Mode&0o7777)
 }
 
-// growDisk has the file system on dev, mounted at diskDir, grow until it is as
-// large as dev, whose size in bytes it returns. Nobody waits for it: tens of
-// GiB a second are more than any guest can fill.
-func growDisk(dev string) (int64, error) {
+// disk is the mounted disk, whose file system may be smaller than its device.
+type disk struct {
+	size  int64 // of the device, in bytes
+	want  uint64
+	mount *os.File // nil: nothing to grow
+}
+
+// measureDisk compares the file system on dev, mounted at diskDir, with dev.
+func measureDisk(dev string) (*disk, error) {
 	f, err := os.Open(dev)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer f.Close()
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	super := make([]byte, 1024)
 	if _, err := f.ReadAt(super, 1024); err != nil {
-		return 0, err
+		return nil, err
 	}
 	blockSize, have := superblock(super)
-	want := uint64(size) / blockSize
-	if want <= have {
-		return size, nil
+	d := &disk{size: size, want: uint64(size) / blockSize}
+	if d.want > have {
+		d.mount, err = os.Open(diskDir)
 	}
-	dir, err := os.Open(diskDir)
-	if err != nil {
-		return 0, err
+	return d, err
+}
+
+// grow has the file system grow to its device. It runs beside the guest's first
+// commands, not before them: tens of GiB a second are more than any can fill.
+func (d *disk) grow() {
+	if d.mount == nil {
+		return
 	}
-	go func() {
-		defer dir.Close()
-		if err := ioctlPointer(int(dir.Fd()), ext4Resize, &want); err != nil {
-			logf("grow disk to %d blocks of %d: %v", want, blockSize, err)
-		}
-	}()
-	return size, nil
+	defer d.mount.Close()
+	if err := ioctlPointer(int(d.mount.Fd()), ext4Resize, &d.want); err != nil {
+		logf("grow disk to %d blocks: %v", d.want, err)
+	}
 }
 
 // superblock reads an ext4 superblock's block size and number of blocks,
