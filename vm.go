@@ -64,10 +64,12 @@ type VM struct {
 
 // FindVM returns the one of vms that ref names: by its id, its name, or a
 // prefix of its id, four digits at least, that begins no other. A name wins over
-// a prefix, for somebody chose it, and a VM that stays over one that is going.
-// CodeNotFound, or CodeConflict when it names several.
+// a prefix, for somebody chose it, a VM that stays over one that is going, and
+// of several that are going the youngest. CodeNotFound, or CodeConflict when it
+// names several.
 func FindVM(ref string, vms func(yield func(*VM) bool)) (*VM, error) {
-	var named, leaving, prefixed []*VM
+	var named, prefixed []*VM
+	var leaving *VM
 	for vm := range vms {
 		switch {
 		case vm.ID == ref:
@@ -75,12 +77,17 @@ func FindVM(ref string, vms func(yield func(*VM) bool)) (*VM, error) {
 		case vm.Spec.Name == ref && vm.State != Deleting:
 			named = append(named, vm)
 		case vm.Spec.Name == ref:
-			leaving = append(leaving, vm)
+			if leaving == nil || vm.Created.After(leaving.Created) {
+				leaving = vm
+			}
 		case len(ref) >= 4 && strings.HasPrefix(vm.ID, ref):
 			prefixed = append(prefixed, vm)
 		}
 	}
-	for _, found := range [][]*VM{named, leaving, prefixed} {
+	if len(named) == 0 && leaving != nil {
+		return leaving, nil
+	}
+	for _, found := range [][]*VM{named, prefixed} {
 		switch len(found) {
 		case 0:
 		case 1:

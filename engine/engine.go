@@ -81,6 +81,8 @@ type live struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
+	naming sync.Mutex // held while a name changes hands in store and memory; before registry.mu
+
 	// fs does the engine's own file work, clock sets a guest's clock beside all
 	// else; tests make the one fail and die, and leave out the other.
 	fs    func(op string, do func() error) error

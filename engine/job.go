@@ -119,6 +119,12 @@ func (j *job) done(ctx context.Context) error { return j.write(ctx, nil, true) }
 
 func (j *job) write(ctx context.Context, op *banger.Op, durable bool) error {
 	e, r := j.e, j.r
+	if r.vm.State == banger.Gone || j.vm.State == banger.Deleting || r.vm.Spec.Name != j.vm.Spec.Name {
+		// Who is told that a name is taken must find the VM that took it, and who gets
+		// one that became free must not find two.
+		e.naming.Lock()
+		defer e.naming.Unlock()
+	}
 	e.mu.Lock()
 	j.vm.Held = r.held
 	e.mu.Unlock()
@@ -139,6 +145,8 @@ func (j *job) write(ctx context.Context, op *banger.Op, durable bool) error {
 		r.gone = true
 		r.disarm()
 		delete(e.vms, j.vm.ID)
+	} else {
+		e.vms[j.vm.ID] = r
 	}
 	if entered {
 		note(j, cmp.Or(string(j.vm.State), "deleted"), j.vm.Reason)

@@ -37,14 +37,12 @@ func (e *Engine) reserve(ctx context.Context, spec banger.Spec, p banger.Progres
 	if code := banger.CodeOf(err); err != nil && code != banger.CodeInternal {
 		return nil, err // refused: nothing was written
 	}
-	e.mu.Lock()
-	e.vms[vm.ID] = j.r
-	if err != nil {
+	if err != nil { // nobody knows what was written
 		op := j.op
+		e.mu.Lock()
+		e.vms[vm.ID] = j.r
 		j.r.vm, j.r.op = j.vm, &op
-	}
-	e.mu.Unlock()
-	if err != nil {
+		e.mu.Unlock()
 		defer j.close()
 		return nil, j.fail(ctx, "record vm "+j.vm.Spec.Name, err)
 	}
