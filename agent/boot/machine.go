@@ -27,7 +27,6 @@ type Machine struct {
 
 	mu     sync.Mutex // guards failed; held while the root is assembled
 	failed error      // what ended the one attempt there is
-	disk   *disk
 
 	systemd asker
 }
@@ -111,7 +110,6 @@ func (m *Machine) Configure(_ context.Context, id guest.Identity) (guest.Ready, 
 	m.pid1.Close()
 	m.done.Store(s)
 	m.keepGuardian(s)
-	go m.disk.grow()
 	return ready, nil
 }
 
@@ -198,7 +196,6 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 		}
 	}
 	w.lap("identity")
-	m.disk = disk
 	return guest.Ready{Agent: m.version, Init: init, Stages: append(m.early, w.stages...), DiskMiB: disk.size >> 20}, nil
 }
 

@@ -33,7 +33,7 @@ var plainDirs = []string{
 const driveWait = 5 * time.Second
 
 // assembleRoot mounts id's drives as one root and makes it this process's. It
-// returns the disk, not yet grown.
+// returns the disk, which is still growing.
 func assembleRoot(id guest.Identity, w *stopwatch) (*disk, error) {
 	drives, err := findDrives(id.Drives)
 	if err != nil {
@@ -53,6 +53,7 @@ func assembleRoot(id guest.Identity, w *stopwatch) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	go grown.grow()
 	if err := mountOverlay(); err != nil {
 		return nil, err
 	}
@@ -187,8 +188,8 @@ func measureDisk(dev string) (*disk, error) {
 	return d, err
 }
 
-// grow has the file system grow to its device. It runs beside the guest's first
-// commands, not before them: tens of GiB a second are more than any can fill.
+// grow has the file system grow to its device. Nobody waits for it: tens of GiB
+// a second are more than any guest can fill.
 func (d *disk) grow() {
 	if d.mount == nil {
 		return
