@@ -49,6 +49,9 @@ var mayImport = map[string][]string{
 	"sqlite":    {"banger"},
 	"workspace": {"banger"},
 
+	// What both the command line and the daemon are told.
+	"config": {"banger", "xdg"},
+
 	// The order of things, and the doors to it.
 	"catalog": {"banger"},
 	"console": {},
@@ -56,11 +59,11 @@ var mayImport = map[string][]string{
 	"gc":      {"banger"},
 	"engine":  {"banger", "console", "guest"},
 	"api":     {"banger", "guest", "version"},
-	"cli":     {"banger", "guest", "version", "workspace"},
+	"cli":     {"banger", "config", "guest", "version", "workspace"},
 
 	// Wiring.
-	"cmd/banger":       {"banger", "api", "cli", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "catalog", "debian", "diskfile", "engine", "gc", "initramfs", "journal", "kvm", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
+	"cmd/banger":       {"banger", "api", "cli", "config", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "catalog", "config", "debian", "diskfile", "engine", "gc", "initramfs", "journal", "kvm", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/session", "agent/tool", "guest", "link", "version"},
 

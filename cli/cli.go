@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger"
+	"banger/config"
 	"banger/version"
 )
 
@@ -34,6 +35,7 @@ type App struct {
 	Catalog banger.Catalog
 	Leases  banger.Leases
 	Daemon  Daemon
+	Config  func() (config.Config, error)
 
 	json bool // --json
 }
@@ -168,7 +170,7 @@ its own kernel, disk and network, made in seconds and thrown away as easily.`,
 	ps := listCommand(a)
 	ps.Use = "ps"
 	root.AddCommand(vmCommand(a), ps, imageCommand(a), kernelCommand(a), eventsCommand(a), systemCommand(a),
-		daemonCommand(a), versionCommand(a))
+		configCommand(a), daemonCommand(a), versionCommand(a))
 	return root
 }
 

@@ -19,6 +19,7 @@ import (
 	"banger/agent/session"
 	"banger/api"
 	"banger/catalog"
+	"banger/config"
 	"banger/engine"
 	"banger/fake"
 	"banger/gc"
@@ -26,7 +27,6 @@ import (
 	"banger/journal"
 	"banger/proc"
 	"banger/sqlite"
-	"banger/xdg"
 
 	root "banger"
 )
@@ -38,7 +38,7 @@ func fakeDaemon() error {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	dirs, err := xdg.Of(os.Getenv)
+	_, dirs, err := config.Load(os.Getenv)
 	if err != nil {
 		return err
 	}

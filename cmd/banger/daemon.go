@@ -29,13 +29,17 @@ const startBound = 15 * time.Second
 
 // daemon is the user's bangerd as the command line sees it.
 type daemon struct {
-	dirs xdg.Dirs
+	dirs     xdg.Dirs
+	unusable error // why config.toml is: then nothing may be asked of a daemon
 }
 
 func (d *daemon) log() string { return filepath.Join(d.dirs.State, "daemon.log") }
 
 // find connects to a daemon that runs.
 func (d *daemon) find(ctx context.Context) (net.Conn, error) {
+	if d.unusable != nil {
+		return nil, d.unusable // the file may have said where the daemon is
+	}
 	return api.Connect(ctx, d.dirs.Socket)
 }
 

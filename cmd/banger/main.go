@@ -10,7 +10,7 @@ import (
 
 	"banger/api"
 	"banger/cli"
-	"banger/xdg"
+	"banger/config"
 )
 
 func main() {
@@ -18,12 +18,12 @@ func main() {
 }
 
 func run() int {
-	dirs, err := xdg.Of(os.Getenv)
-	if err != nil {
+	conf, dirs, err := config.Load(os.Getenv)
+	if err != nil && dirs.State == "" {
 		fmt.Fprintln(os.Stderr, "banger:", err)
 		return cli.ExitInvalid
 	}
-	d := &daemon{dirs: dirs}
+	d := &daemon{dirs: dirs, unusable: err}
 	connect := d.connect
 	// A shell asking for completions must not start anything.
 	if len(os.Args) > 1 && (os.Args[1] == "__complete" || os.Args[1] == "__completeNoDesc") {
@@ -33,5 +33,6 @@ func run() int {
 	return cli.Run(context.Background(), cli.App{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Term: os.Getenv("TERM"),
 		VMs: client, Control: client, System: client, Catalog: client, Leases: client, Daemon: d,
+		Config: func() (config.Config, error) { return conf, err },
 	}, os.Args[1:])
 }

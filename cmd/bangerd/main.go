@@ -18,6 +18,7 @@ import (
 
 	"banger"
 	"banger/api"
+	"banger/config"
 	"banger/engine"
 	"banger/sqlite"
 	"banger/version"
@@ -56,7 +57,7 @@ func printError(err error) {
 
 // checkMigrations answers what an upgrade asks before it replaces a daemon.
 func checkMigrations() int {
-	dirs, err := xdg.Of(os.Getenv)
+	_, dirs, err := config.Load(os.Getenv)
 	if err != nil {
 		printError(err)
 		return int(sqlite.Newer)
@@ -84,11 +85,7 @@ func run(readyFD int) (err error) {
 	debug.SetGCPercent(40)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	dirs, err := xdg.Of(os.Getenv)
-	if err != nil {
-		return err
-	}
-	conf, err := readConfig(dirs.Config + "/config.toml")
+	conf, dirs, err := config.Load(os.Getenv)
 	if err != nil {
 		return err
 	}
@@ -103,7 +100,7 @@ func run(readyFD int) (err error) {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: conf.level}))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: conf.Level()}))
 	h, err := open(ctx, dirs, conf, log)
 	if err != nil {
 		return err

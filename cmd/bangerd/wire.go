@@ -10,6 +10,7 @@ import (
 
 	"banger"
 	"banger/catalog"
+	"banger/config"
 	"banger/debian"
 	"banger/diskfile"
 	"banger/engine"
@@ -43,7 +44,7 @@ type system struct {
 func databasePath(dirs xdg.Dirs) string { return filepath.Join(dirs.State, "banger.db") }
 
 // open gives the engine its drivers. Nothing runs yet: Open does that.
-func open(ctx context.Context, dirs xdg.Dirs, conf config, log *slog.Logger) (*host, error) {
+func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logger) (*host, error) {
 	shim, err := sibling("banger-shim")
 	if err != nil {
 		return nil, err

@@ -1,0 +1,246 @@
+// Package config reads config.toml: what a new VM gets when its user doesn't
+// say, where things come from, and where banger keeps what it has. Command line
+// and daemon read it alike, so that both find the same directories.
+//
+// It owns the settings' names, their defaults on this host, their bounds, and
+// the knowledge of where each value came from. It refuses to know what follows
+// from any of them.
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"banger"
+	"banger/xdg"
+)
+
+// Config are the settings. The names of those about VMs are the API's Spec's.
+type Config struct {
+	DefaultImage  string `toml:"default_image"`
+	DefaultKernel string `toml:"default_kernel"`
+	VCPU          int    `toml:"vcpu"`
+	MemoryMiB     int    `toml:"memory_mib"`
+	DiskMiB       int    `toml:"disk_mib"`
+	Mirror        string `toml:"mirror"`
+	Hypervisor    string `toml:"hypervisor"`
+	LogLevel      string `toml:"log_level"`
+	StateDir      string `toml:"state_dir"`
+	DataDir       string `toml:"data_dir"`
+	CacheDir      string `toml:"cache_dir"`
+
+	from map[string]bool // the settings that the file has
+	path string
+}
+
+// settings are the names with what they mean, in the order they are shown.
+var settings = []struct {
+	key, means string
+	value      func(*Config) any
+}{
+	{"default_image", "the image of VMs that don't say", func(c *Config) any { return c.DefaultImage }},
+	{"default_kernel", "their kernel", func(c *Config) any { return c.DefaultKernel }},
+	{"vcpu", "their virtual CPUs", func(c *Config) any { return c.VCPU }},
+	{"memory_mib", "their memory, in MiB", func(c *Config) any { return c.MemoryMiB }},
+	{"disk_mib", "their disk, in MiB; it takes what is written to it", func(c *Config) any { return c.DiskMiB }},
+	{"hypervisor", "their hypervisor driver", func(c *Config) any { return c.Hypervisor }},
+	{"mirror", "the Debian mirror kernels come from; empty: this host's own, else deb.debian.org", func(c *Config) any { return c.Mirror }},
+	{"log_level", "what the daemon's log has: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
+	{"state_dir", "where records, VMs and the daemon's log are", func(c *Config) any { return c.StateDir }},
+	{"data_dir", "where images, kernels and disks' templates are", func(c *Config) any { return c.DataDir }},
+	{"cache_dir", "where downloads are", func(c *Config) any { return c.CacheDir }},
+}
+
+// Setting is one value and where it came from.
+type Setting struct {
+	Key    string `json:"key"`
+	Value  any    `json:"value"`
+	Source string `json:"source"` // "default", or the file's path
+	Means  string `json:"means"`
+}
+
+// Default returns what holds without a file, on this host and with directories d.
+func Default(d xdg.Dirs) Config {
+	return Config{
+		DefaultImage:  "debian-12",
+		DefaultKernel: "debian-12-cloud",
+		VCPU:          min(2, runtime.NumCPU()),
+		MemoryMiB:     1024,
+		DiskMiB:       10 << 10,
+		Hypervisor:    "qemu",
+		LogLevel:      "info",
+		StateDir:      d.State,
+		DataDir:       d.Data,
+		CacheDir:      d.Cache,
+		path:          filepath.Join(d.Config, "config.toml"),
+	}
+}
+
+// Load finds the user's directories and reads their config.toml; it may be
+// missing. The directories returned are those it says. They are useful even
+// beside an error: then they are those without the file.
+func Load(getenv func(string) string) (Config, xdg.Dirs, error) {
+	d, err := xdg.Of(getenv)
+	if err != nil {
+		return Config{}, d, banger.Errorf(banger.CodeInvalid, "%w", err)
+	}
+	c, err := Read(d)
+	if err != nil {
+		return c, d, err
+	}
+	return c, c.dirs(d), nil
+}
+
+// Read reads the config.toml of the directories d over the defaults. A key it
+// doesn't know is refused: a mistyped setting must not be dropped in silence.
+func Read(d xdg.Dirs) (Config, error) {
+	c := Default(d)
+	bad := func(format string, args ...any) (Config, error) {
+		return Default(d), banger.Errorf(banger.CodeInvalid, "%s: "+format, append([]any{c.path}, args...)...)
+	}
+	meta, err := toml.DecodeFile(c.path, &c)
+	if p, ok := errors.AsType[toml.ParseError](err); ok {
+		return bad("line %d: %s", p.Position.Line, cmpOr(p.Message, err.Error()))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return bad("%w", err)
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		key := unknown[0].String()
+		hint := "there are " + strings.Join(keys(), ", ")
+		if like := nearest(key, keys()); like != "" {
+			hint = "did you mean " + like + "? `banger config show` lists all settings"
+		}
+		c, err := bad("there is no setting %q", key)
+		e, _ := errors.AsType[*banger.Error](err)
+		return c, e.WithHint("%s", hint)
+	}
+	c.from = map[string]bool{}
+	for _, k := range meta.Keys() {
+		c.from[k.String()] = true
+	}
+	if err := c.check(); err != nil {
+		return bad("%w", err)
+	}
+	return c, nil
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// check holds the values to their bounds.
+func (c *Config) check() error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return banger.Errorf(banger.CodeInvalid, "log_level is %q; it can be debug, info, warn or error", c.LogLevel)
+	}
+	for _, v := range []struct {
+		key              string
+		val, least, most int
+	}{
+		{"vcpu", c.VCPU, 1, banger.MaxVCPU},
+		{"memory_mib", c.MemoryMiB, banger.MinMemoryMiB, banger.MaxMemoryMiB},
+		{"disk_mib", c.DiskMiB, banger.MinDiskMiB, banger.MaxDiskMiB},
+	} {
+		if v.val < v.least || v.val > v.most {
+			return banger.Errorf(banger.CodeInvalid, "%s is %d; it can be %d to %d", v.key, v.val, v.least, v.most)
+		}
+	}
+	for key, dir := range map[string]string{"state_dir": c.StateDir, "data_dir": c.DataDir, "cache_dir": c.CacheDir} {
+		if !filepath.IsAbs(dir) {
+			return banger.Errorf(banger.CodeInvalid, "%s is %q; it must be an absolute path", key, dir)
+		}
+	}
+	return nil
+}
+
+// dirs returns d with the directories the settings name.
+func (c *Config) dirs(d xdg.Dirs) xdg.Dirs {
+	if filepath.Dir(d.Socket) == d.State {
+		d.Socket = filepath.Join(c.StateDir, filepath.Base(d.Socket))
+	}
+	d.State, d.Data, d.Cache = c.StateDir, c.DataDir, c.CacheDir
+	return d
+}
+
+// Path is the file that was or would be read.
+func (c *Config) Path() string { return c.path }
+
+// Level is the log level in the log's own terms.
+func (c *Config) Level() slog.Level {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked when it was read
+	return level
+}
+
+// Settings returns all settings.
+func (c *Config) Settings() []Setting {
+	var list []Setting
+	for _, s := range settings {
+		source := "default"
+		if c.from[s.key] {
+			source = c.path
+		}
+		list = append(list, Setting{Key: s.key, Value: s.value(c), Source: source, Means: s.means})
+	}
+	return list
+}
+
+func keys() []string {
+	var list []string
+	for _, s := range settings {
+		list = append(list, s.key)
+	}
+	return list
+}
+
+// nearest returns the known word that a mistyped one was probably meant to be,
+// or "".
+func nearest(word string, known []string) string {
+	best, least := "", max(2, len(word)/3)+1
+	for _, k := range known {
+		if d := distance(strings.ToLower(word), k); d < least {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		for _, k := range known { // "memory" for memory_mib
+			if len(word) > 2 && slices.Contains(strings.Split(k, "_"), strings.ToLower(word)) {
+				return k
+			}
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's: how many letters to change, add or drop.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := before
+			if a[i] != b[j] {
+				cost++
+			}
+			before = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

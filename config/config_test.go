@@ -1,0 +1,74 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"banger"
+	"banger/config"
+)
+
+// load reads a config.toml with the text, in a home of its own.
+func load(t *testing.T, text string) (config.Config, string, error) {
+	t.Helper()
+	home := t.TempDir()
+	path := filepath.Join(home, ".config/banger/config.toml")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, dirs, err := config.Load(func(key string) string { return map[string]string{"HOME": home}[key] })
+	return c, dirs.Socket, err
+}
+
+func TestRefused(t *testing.T) {
+	for _, c := range []struct{ text, fact, hint string }{
+		{"memroy_mib = 512", `there is no setting "memroy_mib"`, "did you mean memory_mib?"},
+		{"memory = 512", `there is no setting "memory"`, "did you mean memory_mib?"},
+		{"colour = 'red'", `there is no setting "colour"`, "there are default_image,"},
+		{"[vm]\nvcpu = 1", `there is no setting "vm`, ""},
+		{"vcpu = 0", "vcpu is 0; it can be 1 to", ""},
+		{"memory_mib = 1", "memory_mib is 1; it can be", ""},
+		{"disk_mib = -5", "disk_mib is -5; it can be", ""},
+		{"log_level = 'loud'", `log_level is "loud"; it can be debug, info, warn or error`, ""},
+		{"state_dir = 'here'", `state_dir is "here"; it must be an absolute path`, ""},
+		{"\nvcpu = ", "config.toml: line 2: ", ""},
+		{"vcpu = 'two'", "config.toml: ", ""},
+	} {
+		_, _, err := load(t, c.text)
+		if err == nil || banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), c.fact) {
+			t.Errorf("%q: %v, want %q", c.text, err, c.fact)
+			continue
+		}
+		if e := err.(*banger.Error); !strings.Contains(e.Hint, c.hint) {
+			t.Errorf("%q: hint %q, want %q", c.text, e.Hint, c.hint)
+		}
+	}
+}
+
+// Every value says where it came from; the directories decide the socket.
+func TestProvenance(t *testing.T) {
+	c, socket, err := load(t, "memory_mib = 2048\nstate_dir = '/srv/b'\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range c.Settings() {
+		want := "default"
+		if s.Key == "memory_mib" || s.Key == "state_dir" {
+			want = c.Path()
+		}
+		if s.Source != want || s.Means == "" || s.Value == nil {
+			t.Errorf("%+v: want source %s", s, want)
+		}
+	}
+	if c.MemoryMiB != 2048 || socket != "/srv/b/bangerd.sock" {
+		t.Errorf("memory %d, socket %s", c.MemoryMiB, socket)
+	}
+	if _, _, err := config.Load(func(string) string { return "" }); banger.CodeOf(err) != banger.CodeInvalid {
+		t.Errorf("without a home: %v", err)
+	}
+}
