@@ -61,9 +61,12 @@ var mayImport = map[string][]string{
 	"api":     {"banger", "guest", "version"},
 	"cli":     {"banger", "config", "guest", "version", "workspace"},
 
+	// What goes on without its client.
+	"operation": {"banger"},
+
 	// Wiring.
 	"cmd/banger":       {"banger", "api", "cli", "config", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "catalog", "config", "debian", "diskfile", "engine", "gc", "initramfs", "journal", "kvm", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "catalog", "config", "debian", "diskfile", "engine", "gc", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/session", "agent/tool", "guest", "link", "version"},
 

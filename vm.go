@@ -52,6 +52,7 @@ type VM struct {
 	KernelID string    `json:"kernel_id"`
 	Boots    int       `json:"boots"` // how often it was started
 	Created  time.Time `json:"created"`
+	MadeBy   string    `json:"made_by,omitempty"` // id of the operation that created it
 	Started  time.Time `json:"started,omitzero"`
 	Stopped  time.Time `json:"stopped,omitzero"`
 	Exit     *Exit     `json:"exit,omitempty"` // how the last run ended

@@ -24,6 +24,7 @@ type Server struct {
 	System  banger.System
 	Catalog banger.Catalog
 	Leases  banger.Leases
+	Making  banger.Operations
 	Stop    func() // ends the daemon; the VMs run on
 	Log     *slog.Logger
 }
@@ -48,7 +49,7 @@ type route struct {
 // routes is the whole interface. The first two are the same in every version
 // of the API, so that any CLI can tell and end any daemon.
 func (s *Server) routes() []route {
-	c, all := control{s.Control}, whole{s.System}
+	c, m, all := control{s.Control}, making{s.Making}, whole{s.System}
 	return []route{
 		{"GET", "/v1/version", anyone, s.version},
 		{"POST", "/v1/stop", owner, s.stop},
@@ -68,6 +69,12 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/vms/{ref}/logs", owner, s.logs},
 		{"GET", "/v1/vms/{ref}/hold", owner, s.hold},
 		{"GET", "/v1/vms/{ref}/channel", owner, s.channel},
+
+		{"GET", "/v1/operations", owner, m.list},
+		{"POST", "/v1/operations", owner, m.begin},
+		{"GET", "/v1/operations/{id}", owner, m.get},
+		{"GET", "/v1/operations/{id}/events", owner, m.follow},
+		{"POST", "/v1/operations/{id}/cancel", owner, m.cancel},
 
 		{"GET", "/v1/events", owner, all.events},
 		{"POST", "/v1/gc", owner, all.collect},

@@ -34,6 +34,7 @@ type App struct {
 	System  banger.System
 	Catalog banger.Catalog
 	Leases  banger.Leases
+	Making  banger.Operations
 	Daemon  Daemon
 	Config  func() (config.Config, error)
 
@@ -169,7 +170,7 @@ its own kernel, disk and network, made in seconds and thrown away as easily.`,
 	})
 	ps := listCommand(a)
 	ps.Use = "ps"
-	root.AddCommand(vmCommand(a), ps, imageCommand(a), kernelCommand(a), eventsCommand(a), systemCommand(a),
+	root.AddCommand(vmCommand(a), ps, imageCommand(a), kernelCommand(a), operationCommand(a), eventsCommand(a), systemCommand(a),
 		configCommand(a), daemonCommand(a), versionCommand(a))
 	return root
 }

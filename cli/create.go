@@ -9,13 +9,16 @@ import (
 
 func createCommand(a *App) *cobra.Command {
 	var spec specFlags
-	var noStart, quiet bool
+	var noStart, detach, quiet bool
 	cmd := &cobra.Command{
 		Use:   "create [flags]",
 		Short: "Make a VM and start it",
-		Long:  "Makes a VM and starts it; prints its name.",
+		Long: `Makes a VM and starts it; prints its name. When it is interrupted, nothing of the
+VM remains. With -d it is made without this command: what is printed is the id of
+the operation, for "banger operation wait" and its like.`,
 		Example: `  banger vm create --name web --memory 2G
-  banger vm create --no-start --disk-size 40G`,
+  banger vm create --no-start --disk-size 40G
+  banger operation wait $(banger vm create -d --name web)`,
 		Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
@@ -23,6 +26,13 @@ func createCommand(a *App) *cobra.Command {
 			s, err := spec.spec()
 			if err != nil {
 				return err
+			}
+			if detach {
+				op, err := a.Making.BeginCreate(ctx, s, !noStart)
+				if err != nil {
+					return err
+				}
+				return a.print(op, func(w io.Writer) { _, _ = fmt.Fprintln(w, op.ID) })
 			}
 			show := a.progress(quiet)
 			vm, err := a.VMs.CreateVM(ctx, s, !noStart, show.event)
@@ -35,6 +45,7 @@ func createCommand(a *App) *cobra.Command {
 	}
 	spec.addFlags(a, cmd)
 	cmd.Flags().BoolVar(&noStart, "no-start", false, "leave it stopped")
+	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "don't wait: print the operation's id")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
 }

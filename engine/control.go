@@ -17,6 +17,11 @@ type Control struct{ *Engine }
 
 var _ banger.VMControl = Control{}
 
+// CreateVMAs is CreateVM as the operation op, an id of NewID's.
+func (c Control) CreateVMAs(ctx context.Context, op string, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
+	return create(ctx, c.Engine, op, spec, start, p)
+}
+
 // A VMM that was sent a signal that ends it must have ended within this.
 const killTime = 10 * time.Second
 

@@ -12,8 +12,8 @@ import (
 
 // reserve checks what is asked for, records the VM with its name, and returns
 // the job of creating it. Nothing but the record exists after it.
-func (e *Engine) reserve(ctx context.Context, spec banger.Spec, p banger.Progress) (*job, error) {
-	vm := banger.VM{ID: e.NewID(), Created: e.Now(), Spec: e.Defaults.fill(spec)}
+func (e *Engine) reserve(ctx context.Context, op string, spec banger.Spec, p banger.Progress) (*job, error) {
+	vm := banger.VM{ID: e.NewID(), Created: e.Now(), Spec: e.Defaults.fill(spec), MadeBy: op}
 	if err := validate(vm.Spec, e.Hypervisors); err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func (e *Engine) reserve(ctx context.Context, spec banger.Spec, p banger.Progres
 	}
 	j := &job{e: e, r: newRecord(vm), p: p, vm: vm}
 	j.r.lock <- struct{}{}
-	j.op = banger.Op{ID: e.NewID(), VM: vm.ID, Kind: banger.OpCreate, Opened: vm.Created}
+	j.op = banger.Op{ID: op, VM: vm.ID, Kind: banger.OpCreate, Opened: vm.Created}
 	if err := j.vm.Advance(banger.Creating, ""); err != nil {
 		return nil, err
 	}

@@ -10,9 +10,14 @@ import (
 
 // CreateVM makes a VM and, with start, runs it.
 func (e *Engine) CreateVM(ctx context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
-	j, err := e.reserve(ctx, spec, p)
+	return create(ctx, e, e.NewID(), spec, start, p)
+}
+
+// create makes a VM as the operation op.
+func create(ctx context.Context, e *Engine, op string, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
+	j, err := e.reserve(ctx, op, spec, p)
 	if err != nil {
-		return banger.VM{}, surface("", "create a vm", err)
+		return banger.VM{}, surface(op, "create a vm", err)
 	}
 	defer j.close()
 	ctx, done := j.interruptible(ctx)

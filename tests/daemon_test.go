@@ -25,6 +25,7 @@ import (
 	"banger/gc"
 	"banger/guest"
 	"banger/journal"
+	"banger/operation"
 	"banger/proc"
 	"banger/sqlite"
 
@@ -77,12 +78,19 @@ func fakeDaemon() error {
 	}
 	events := &journal.Journal{}
 	e.Journal = events.Add
+	plans, err := store.Ops(ctx)
+	if err != nil {
+		return err
+	}
+	making := &operation.Table{Creator: engine.Control{Engine: e}, NewID: newID, Now: time.Now}
+	making.Recall(plans)
 	if err := e.Open(ctx); err != nil {
 		return err
 	}
 	defer e.Close()
+	defer making.Close()
 	return (&api.Server{
-		VMs: e, Control: engine.Control{Engine: e}, Catalog: c, Leases: e, Stop: stop, Log: log,
+		VMs: e, Control: engine.Control{Engine: e}, Catalog: c, Leases: e, Making: making, Stop: stop, Log: log,
 		System: struct {
 			*journal.Journal
 			*gc.Collector

@@ -125,7 +125,7 @@ func run(readyFD int) (err error) {
 	go watchSocket(ctx, dirs.Socket, lost)
 	server := &api.Server{
 		VMs: h.engine, Control: engine.Control{Engine: h.engine}, System: h.system,
-		Catalog: h.catalog, Leases: h.engine, Stop: stop, Log: log,
+		Catalog: h.catalog, Leases: h.engine, Making: h.making, Stop: stop, Log: log,
 	}
 	err = server.Serve(ctx, l)
 	log.Info("ending; VMs run on", "err", err)

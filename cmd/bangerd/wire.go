@@ -18,6 +18,7 @@ import (
 	"banger/initramfs"
 	"banger/journal"
 	"banger/kvm"
+	"banger/operation"
 	"banger/proc"
 	"banger/qemu"
 	"banger/rootfs"
@@ -30,6 +31,7 @@ type host struct {
 	engine  *engine.Engine
 	catalog *catalog.Catalog
 	system  system
+	making  *operation.Table
 	store   *sqlite.Store
 	images  string // directory
 	opened  bool
@@ -102,6 +104,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Now: time.Now, NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
 		Journal: h.system.Add,
 	}
+	h.making = &operation.Table{Creator: engine.Control{Engine: h.engine}, NewID: newID, Now: time.Now}
 	h.system.Collector = &gc.Collector{
 		Dir: dirs.State, RAMDir: ram, VMs: h.engine.VMs,
 		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,
@@ -113,7 +116,12 @@ func (h *host) start(ctx context.Context) error {
 	if err := h.sweep(ctx); err != nil {
 		h.engine.Log.Warn("images without a name were not removed", "err", err)
 	}
-	err := h.engine.Open(ctx)
+	plans, err := h.store.Ops(ctx)
+	if err != nil {
+		return err
+	}
+	h.making.Recall(plans)
+	err = h.engine.Open(ctx)
 	h.opened = err == nil
 	return err
 }
@@ -130,6 +138,7 @@ func (h *host) sweep(ctx context.Context) error {
 
 func (h *host) close() error {
 	if h.opened {
+		h.making.Close()
 		h.engine.Close()
 	}
 	return h.store.Close()
