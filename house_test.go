@@ -51,6 +51,7 @@ var mayImport = map[string][]string{
 
 	// What both the command line and the daemon are told.
 	"config": {"banger", "xdg"},
+	"doctor": {"banger", "config", "kvm", "xdg"}, // judged by bangerd --doctor, which knows the drivers; read by the command line
 
 	// The order of things, and the doors to it.
 	"catalog": {"banger"},
@@ -59,14 +60,14 @@ var mayImport = map[string][]string{
 	"gc":      {"banger"},
 	"engine":  {"banger", "console", "guest"},
 	"api":     {"banger", "guest", "version"},
-	"cli":     {"banger", "config", "guest", "version", "workspace"},
+	"cli":     {"banger", "config", "doctor", "guest", "version", "workspace"},
 
 	// What goes on without its client.
 	"operation": {"banger"},
 
 	// Wiring.
-	"cmd/banger":       {"banger", "api", "cli", "config", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "catalog", "config", "debian", "diskfile", "engine", "gc", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
+	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "catalog", "config", "debian", "diskfile", "doctor", "engine", "gc", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/session", "agent/tool", "guest", "link", "version"},
 
@@ -81,7 +82,7 @@ var mayImport = map[string][]string{
 
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
-	"os/exec":               {"bench", "agent", "agent/boot", "agent/session", "cli", "cmd/banger", "diskfile", "qemu", "shim", "workspace"},
+	"os/exec":               {"bench", "agent", "agent/boot", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "qemu", "shim", "workspace"},
 	"net/http":              {"api", "cmd/banger", "cmd/bangerd", "debian"},
 	"database/sql":          {"sqlite"},
 	"golang.org/x/sys/unix": {"agent", "agent/boot", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
@@ -108,7 +109,7 @@ var raised = map[string]int{
 
 // plainData names structs that only carry values: specs, configs, wire types.
 // The registers are the kernel's own (kvm.h).
-var plainData = []string{"banger.VM", "banger.Spec", "guest.ExecSpec", "kvm.registers", "kvm.specialRegisters"}
+var plainData = []string{"banger.VM", "banger.Spec", "guest.ExecSpec", "kvm.registers", "kvm.specialRegisters", "doctor.Host"}
 
 type source struct {
 	pkg, path string

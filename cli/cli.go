@@ -20,6 +20,7 @@ import (
 
 	"banger"
 	"banger/config"
+	"banger/doctor"
 	"banger/version"
 )
 
@@ -46,6 +47,10 @@ type Daemon interface {
 	Status(ctx context.Context) (DaemonStatus, error)
 	// Stop ends a running daemon and returns when it has ended; VMs run on.
 	Stop(ctx context.Context) error
+	// Examine looks at the host, whether a daemon can run on it or not.
+	Examine(ctx context.Context) (doctor.Report, error)
+	// Log returns the end of the daemon's log.
+	Log(lines int) string
 }
 
 // DaemonStatus says which daemon runs and where its files are.
@@ -170,8 +175,13 @@ its own kernel, disk and network, made in seconds and thrown away as easily.`,
 	})
 	ps := listCommand(a)
 	ps.Use = "ps"
-	root.AddCommand(vmCommand(a), ps, imageCommand(a), kernelCommand(a), operationCommand(a), eventsCommand(a), systemCommand(a),
-		configCommand(a), daemonCommand(a), versionCommand(a))
+	root.AddCommand(vmCommand(a), ps, imageCommand(a), kernelCommand(a), operationCommand(a),
+		eventsCommand(a),
+		systemCommand(a),
+		configCommand(a),
+		doctorCommand(a),
+		daemonCommand(a),
+		versionCommand(a))
 	return root
 }
 

@@ -34,6 +34,15 @@ type build struct {
 // buildFile is where the answer is kept, in Config.CacheDir.
 const buildFile = "qemu.json"
 
+// Describe says which QEMU machines would run on, or why none can.
+func (d *Driver) Describe(ctx context.Context) (path, version string, err error) {
+	b, err := d.identify(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	return b.Path, fmt.Sprintf("%d.%d", b.Version[0], b.Version[1]), nil
+}
+
 // identify returns the build of the driver's binary.
 func (d *Driver) identify(ctx context.Context) (build, error) {
 	d.mu.Lock()

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"banger"
 	"banger/api"
 	"banger/cli"
+	"banger/doctor"
 	"banger/version"
 	"banger/xdg"
 )
@@ -252,6 +254,30 @@ func (d *daemon) Stop(ctx context.Context) error {
 	_ = conn.Close()
 	return ended(ctx, pidfd)
 }
+
+// Examine implements cli.Daemon: the daemon's program knows the drivers, and
+// looks at the host without becoming a daemon.
+func (d *daemon) Examine(ctx context.Context) (doctor.Report, error) {
+	var r doctor.Report
+	exe, err := bangerd()
+	if err != nil {
+		return r, err
+	}
+	var said strings.Builder
+	cmd := exec.CommandContext(ctx, exe, "--doctor")
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err == nil {
+		err = json.Unmarshal(out, &r)
+	}
+	if err != nil {
+		return r, banger.Errorf(banger.CodeUnavailable, "%s could not look at this host: %w %s", exe, err, strings.TrimSpace(said.String()))
+	}
+	return r, nil
+}
+
+// Log implements cli.Daemon.
+func (d *daemon) Log(lines int) string { return lastLines(d.log(), lines) }
 
 // ended waits until a process is gone.
 func ended(ctx context.Context, pidfd int) error {

@@ -22,13 +22,18 @@ const minRAMTmpfs = 1 << 30
 // else a directory beside the VMs.
 func ramDir(state string) (string, error) {
 	const shm = "/dev/shm"
-	var st unix.Statfs_t
-	if unix.Statfs(shm, &st) == nil && st.Type == unix.TMPFS_MAGIC &&
-		st.Blocks*uint64(st.Bsize) >= minRAMTmpfs && unix.Access(shm, unix.W_OK) == nil {
+	if fitForRAM(shm) {
 		return shm, nil
 	}
 	dir := filepath.Join(state, "ram")
 	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// fitForRAM reports whether dir is a tmpfs of ours to use and large enough.
+func fitForRAM(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Type == unix.TMPFS_MAGIC &&
+		st.Blocks*uint64(st.Bsize) >= minRAMTmpfs && unix.Access(dir, unix.W_OK) == nil
 }
 
 // freeMemory returns a function that says how much memory a new guest could

@@ -28,6 +28,7 @@ import (
 func main() {
 	ready := flag.Int("ready-fd", -1, "write a line to this file descriptor when the socket listens")
 	check := flag.Bool("check-migrations", false, "compare the database's schema with this program's and end: status 0 the same, 1 it will be migrated, 2 it is newer or can't be read")
+	examine := flag.Bool("doctor", false, "look at this host, print what was found as JSON and end")
 	show := flag.Bool("version", false, "print the version and end")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "bangerd is banger's daemon. The banger command starts it; SIGTERM ends it, and VMs run on.")
@@ -36,6 +37,13 @@ func main() {
 	flag.Parse()
 	if *show {
 		fmt.Println(version.String())
+		return
+	}
+	if *examine {
+		if err := printDoctor(context.Background(), os.Stdout); err != nil {
+			printError(err)
+			os.Exit(1)
+		}
 		return
 	}
 	if *check {

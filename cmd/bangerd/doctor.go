@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"banger/config"
+	"banger/doctor"
+	"banger/kvm"
+	"banger/qemu"
+)
+
+// printDoctor is `bangerd --doctor`: the judgement of this host by the program
+// that knows the drivers, for a command line that must be able to give it when
+// no daemon can start.
+func printDoctor(ctx context.Context, w io.Writer) error {
+	conf, dirs, err := config.Load(os.Getenv)
+	if dirs.State == "" {
+		return err
+	}
+	ram := "/dev/shm"
+	if !fitForRAM(ram) {
+		ram = filepath.Join(dirs.State, "ram")
+	}
+	h := &doctor.Host{
+		UID: os.Getuid(), Getenv: os.Getenv, LookPath: exec.LookPath,
+		KVM: kvm.Probe, QEMU: qemu.New(qemu.Config{}).Describe, UserNamespace: userNamespace,
+		Filesystem: filesystem, Lock: tryLock, Owner: owner,
+		Dirs: dirs, Config: conf, ConfigErr: err, RAMDir: ram, Siblings: map[string]error{},
+	}
+	if me, err := user.Current(); err == nil {
+		h.User = me.Username
+	}
+	for _, name := range []string{"banger-shim", "banger-agent"} {
+		_, h.Siblings[name] = sibling(name)
+	}
+	r := doctor.Examine(ctx, h)
+	_, err = os.Stat(databasePath(dirs))
+	r.Records = err == nil
+	return json.NewEncoder(w).Encode(r)
+}
+
+// userNamespace runs this program in a user namespace of its own.
+func userNamespace(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, self, "--version")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER}
+	return cmd.Run()
+}
+
+// fstypes are the names of statfs(2)'s types that doctor has something to say of.
+var fstypes = map[int64]string{
+	unix.EXT4_SUPER_MAGIC: "ext4", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.XFS_SUPER_MAGIC: "xfs", unix.TMPFS_MAGIC: "tmpfs",
+	unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs", unix.CIFS_SUPER_MAGIC: "cifs", unix.SMB2_SUPER_MAGIC: "smb2",
+	unix.V9FS_MAGIC: "9p", unix.AFS_SUPER_MAGIC: "afs", unix.CEPH_SUPER_MAGIC: "ceph", unix.FUSE_SUPER_MAGIC: "fuse", unix.F2FS_SUPER_MAGIC: "f2fs",
+	0x2fc12fc1: "zfs", // not in linux/magic.h: ZFS is no part of Linux
+}
+
+// filesystem describes the one that path is in, or would be.
+func filesystem(path string) (doctor.Filesystem, error) {
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(path, &st)
+		if err == nil {
+			name, ok := fstypes[int64(uint32(st.Type))]
+			if !ok {
+				name = fmt.Sprintf("type %#x", uint32(st.Type))
+			}
+			return doctor.Filesystem{Path: path, Type: name, Free: int64(st.Bavail) * st.Bsize}, nil
+		}
+		if err != unix.ENOENT || path == filepath.Dir(path) {
+			return doctor.Filesystem{}, &os.PathError{Op: "statfs", Path: path, Err: err}
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+func owner(path string) (uid int, writable bool, err error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return 0, false, err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		uid = int(st.Uid)
+	}
+	return uid, unix.Access(path, unix.W_OK|unix.X_OK) == nil, nil
+}
+
+// tryLock takes a lock in dir as the daemon takes its own, beside that one.
+func tryLock(dir string) error {
+	f, err := os.CreateTemp(dir, ".doctor-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close(); _ = os.Remove(f.Name()) }()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+}

@@ -1,0 +1,193 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"banger"
+	"banger/kvm"
+)
+
+// programs looks for the parts of banger itself.
+func programs(_ context.Context, h *Host, r *Report) {
+	for _, name := range []string{"banger-shim", "banger-agent"} {
+		if err := h.Siblings[name]; err != nil {
+			r.Add(Check{"programs", Fail, err.Error(), "no VM can start without it", "install banger's programs together, in one directory: `make build`, or unpack the release again"})
+			return
+		}
+	}
+	r.Add(Check{Name: "programs", Level: OK, Found: "bangerd, banger-shim and banger-agent lie together"})
+}
+
+func configuration(_ context.Context, h *Host, r *Report) {
+	c := Check{Name: "config", Level: OK, Found: h.Config.Path() + " can be used"}
+	if h.ConfigErr != nil {
+		c = Check{"config", Fail, h.ConfigErr.Error(), "the daemon won't start", "mend or move the file; `banger config check` looks at it again"}
+		if e, ok := errors.AsType[*banger.Error](h.ConfigErr); ok && e.Hint != "" {
+			c.Mend = e.Hint
+		}
+	} else if _, err := os.Stat(h.Config.Path()); err != nil {
+		c.Found = "no " + h.Config.Path() + ": the defaults hold"
+	}
+	r.Add(c)
+}
+
+// processor tells the ways apart in which KVM is of use or not.
+func processor(ctx context.Context, h *Host, r *Report) {
+	got, err := h.KVM(ctx)
+	if err != nil {
+		r.Add(Check{"kvm", Warn, "it could not be judged: " + err.Error(), "guests are emulated, several times slower than the host", ""})
+		return
+	}
+	c := Check{Name: "kvm", Level: Warn, Found: got.Detail, Mend: got.Hint,
+		Means: "guests are emulated: everything works, several times slower than the host"}
+	switch got.Verdict {
+	case kvm.Works:
+		c.Level, c.Means = OK, "guests run at the processor's own speed"
+	case kvm.Crawls:
+		c.Means = "KVM opens and its guests crawl, so it isn't used: guests are emulated, which is far quicker here"
+	case kvm.Broken:
+		c.Means = "KVM opens and can't run a guest, so it isn't used: guests are emulated"
+	}
+	r.Add(c)
+	if got.TSCKHz == 0 {
+		r.Add(Check{"clock", Warn, "the processor's time stamp counter isn't constant", "emulated guests may take a second try to boot, and their clocks drift", ""})
+	}
+}
+
+// hypervisor looks at QEMU, and says which driver is chosen and why.
+func hypervisor(ctx context.Context, h *Host, r *Report) {
+	path, version, err := h.QEMU(ctx)
+	switch {
+	case err != nil:
+		c := Check{"qemu", Fail, err.Error(), "no VM can run", h.install("qemu")}
+		r.Add(c)
+	default:
+		r.Add(Check{Name: "qemu", Level: OK, Found: path + " is version " + version})
+	}
+	fc, err := h.LookPath("firecracker")
+	if err != nil {
+		r.Add(Check{Name: "firecracker", Level: Note, Found: "not in PATH", Means: "not needed: QEMU does all"})
+	} else {
+		r.Add(Check{Name: "firecracker", Level: Note, Found: fc})
+	}
+	why := "default"
+	for _, s := range h.Config.Settings() {
+		if s.Key == "hypervisor" && s.Source != "default" {
+			why = "config.toml says so"
+		}
+	}
+	how := "by emulation"
+	if got, err := h.KVM(ctx); err == nil && got.Verdict == kvm.Works {
+		how = "with KVM"
+	}
+	r.Drivers = append(r.Drivers, Driver{"hypervisor", h.Config.Hypervisor, why + "; " + how})
+}
+
+func disks(_ context.Context, h *Host, r *Report) {
+	c := Check{Name: "mke2fs", Level: OK}
+	for _, name := range []string{"mke2fs", "/usr/sbin/mke2fs", "/sbin/mke2fs"} {
+		if path, err := h.LookPath(name); err == nil {
+			c.Found = path
+			break
+		}
+	}
+	if c.Found == "" {
+		c = Check{"mke2fs", Fail, "mke2fs is neither in PATH nor in /usr/sbin", "no VM's disk can be made", h.install("e2fsprogs")}
+	}
+	r.Add(c)
+	r.Drivers = append(r.Drivers, Driver{"disk", "file", "sparse files, which need no root"})
+}
+
+func network(_ context.Context, h *Host, r *Report) {
+	if _, err := h.LookPath("git"); err != nil {
+		r.Add(Check{"git", Warn, "git is not in PATH", "`vm run PATH` can't copy a repository; all else works", h.install("git")})
+	} else {
+		r.Add(Check{Name: "git", Level: OK, Found: "git is in PATH"})
+	}
+	r.Drivers = append(r.Drivers, Driver{"network", "user", "a network stack in a process of yours, which needs no root"})
+}
+
+// memory compares what is free with what a VM gets.
+func memory(_ context.Context, h *Host, r *Report) {
+	mib := 0
+	for line := range strings.Lines(h.text("/proc/meminfo")) {
+		var kib int
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); n == 1 {
+			mib = kib >> 10
+		}
+	}
+	c := Check{Name: "memory", Level: OK, Found: fmt.Sprintf("%d MiB are available; a VM gets %d MiB, in %s", mib, h.Config.MemoryMiB, h.RAMDir)}
+	fs, err := h.Filesystem(h.RAMDir)
+	switch {
+	case mib < h.Config.MemoryMiB:
+		c.Level, c.Means, c.Mend = Warn, "a VM of the default size won't start", fmt.Sprintf("`--memory %dM` makes a smaller one; memory_mib in config.toml makes that the default", max(banger.MinMemoryMiB, mib/2))
+	case err == nil && int(fs.Free>>20) < h.Config.MemoryMiB:
+		c.Level, c.Means = Warn, fmt.Sprintf("%s has room for %d MiB only: a VM of the default size won't start", h.RAMDir, fs.Free>>20)
+		c.Mend = "free some there, or take a smaller --memory"
+	}
+	r.Add(c)
+}
+
+// text returns a small file of the system's, or "".
+func (h *Host) text(path string) string {
+	data, err := os.ReadFile(filepath.Join(h.Root, path))
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+// Packages that hold what banger needs, by distribution.
+var packages = map[string]map[string]string{
+	"debian": {"qemu": "qemu-system-x86", "e2fsprogs": "e2fsprogs", "git": "git"},
+	"fedora": {"qemu": "qemu-system-x86-core", "e2fsprogs": "e2fsprogs", "git": "git-core"},
+	"arch":   {"qemu": "qemu-system-x86", "e2fsprogs": "e2fsprogs", "git": "git"},
+	"suse":   {"qemu": "qemu-x86", "e2fsprogs": "e2fsprogs", "git": "git-core"},
+	"alpine": {"qemu": "qemu-system-x86_64", "e2fsprogs": "e2fsprogs", "git": "git"},
+}
+
+var installers = map[string]string{
+	"debian": "apt-get install --no-install-recommends", "fedora": "dnf install", "arch": "pacman -S", "suse": "zypper install", "alpine": "apk add",
+}
+
+// install is the command that installs something on this distribution.
+func (h *Host) install(what string) string {
+	sudo := "sudo "
+	if h.UID == 0 {
+		sudo = ""
+	}
+	family := h.family()
+	if family == "" {
+		return "install " + what + " with this system's package manager"
+	}
+	return sudo + installers[family] + " " + packages[family][what]
+}
+
+// family is this distribution's, by os-release(5).
+func (h *Host) family() string {
+	var ids []string
+	for line := range strings.Lines(h.text("/etc/os-release")) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if key == "ID" || key == "ID_LIKE" {
+			ids = append(ids, strings.Fields(strings.Trim(value, `"'`))...)
+		}
+	}
+	for _, id := range ids {
+		switch {
+		case id == "ubuntu":
+			return "debian"
+		case id == "rhel" || id == "centos":
+			return "fedora"
+		case strings.Contains(id, "suse"):
+			return "suse"
+		case installers[id] != "":
+			return id
+		}
+	}
+	return ""
+}
