@@ -64,10 +64,11 @@ var mayImport = map[string][]string{
 
 	// What goes on without its client.
 	"operation": {"banger"},
+	"idle":      {"banger", "guest"},
 
 	// Wiring.
 	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "catalog", "config", "debian", "diskfile", "doctor", "engine", "gc", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "catalog", "config", "debian", "diskfile", "doctor", "engine", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/session", "agent/tool", "guest", "link", "version"},
 

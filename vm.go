@@ -120,8 +120,9 @@ type Progress func(Event)
 
 // StopOptions bound a graceful stop.
 type StopOptions struct {
-	Timeout time.Duration `json:"timeout"` // how long the guest's own shutdown may take; 0: the default (30 s)
-	Force   bool          `json:"force"`   // don't ask the guest: kill at once
+	Timeout time.Duration `json:"timeout"`          // how long the guest's own shutdown may take; 0: the default (30 s)
+	Force   bool          `json:"force"`            // don't ask the guest: kill at once
+	Reason  string        `json:"reason,omitempty"` // why, where it isn't that somebody asked for it
 }
 
 // VMService is what the daemon offers for VMs. The engine implements it, and

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 
@@ -31,6 +32,7 @@ type Config struct {
 	DiskMiB       int    `toml:"disk_mib"`
 	Mirror        string `toml:"mirror"`
 	Hypervisor    string `toml:"hypervisor"`
+	AutoStop      string `toml:"auto_stop_stale_after"`
 	LogLevel      string `toml:"log_level"`
 	StateDir      string `toml:"state_dir"`
 	DataDir       string `toml:"data_dir"`
@@ -52,6 +54,7 @@ var settings = []struct {
 	{"disk_mib", "their disk, in MiB; it takes what is written to it", func(c *Config) any { return c.DiskMiB }},
 	{"hypervisor", "their hypervisor driver", func(c *Config) any { return c.Hypervisor }},
 	{"mirror", "the Debian mirror kernels come from; empty: this host's own, else deb.debian.org", func(c *Config) any { return c.Mirror }},
+	{"auto_stop_stale_after", "stop VMs that had no client, command or load for this long, as 2h or 90m; 0: never", func(c *Config) any { return c.AutoStop }},
 	{"log_level", "what the daemon's log has: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
 	{"state_dir", "where records, VMs and the daemon's log are", func(c *Config) any { return c.StateDir }},
 	{"data_dir", "where images, kernels and disks' templates are", func(c *Config) any { return c.DataDir }},
@@ -75,6 +78,7 @@ func Default(d xdg.Dirs) Config {
 		MemoryMiB:     1024,
 		DiskMiB:       10 << 10,
 		Hypervisor:    "qemu",
+		AutoStop:      "0",
 		LogLevel:      "info",
 		StateDir:      d.State,
 		DataDir:       d.Data,
@@ -145,6 +149,9 @@ func (c *Config) check() error {
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return banger.Errorf(banger.CodeInvalid, "log_level is %q; it can be debug, info, warn or error", c.LogLevel)
 	}
+	if d, err := time.ParseDuration(c.AutoStop); err != nil || d < 0 || d > 0 && d < time.Second {
+		return banger.Errorf(banger.CodeInvalid, "auto_stop_stale_after is %q; it can be a time such as 90m or 2h, one second at least, or 0 for never", c.AutoStop)
+	}
 	for _, v := range []struct {
 		key              string
 		val, least, most int
@@ -176,6 +183,12 @@ func (c *Config) dirs(d xdg.Dirs) xdg.Dirs {
 
 // Path is the file that was or would be read.
 func (c *Config) Path() string { return c.path }
+
+// AutoStopStaleAfter is how long a VM must have been unused to be stopped; 0: none is.
+func (c *Config) AutoStopStaleAfter() time.Duration {
+	d, _ := time.ParseDuration(c.AutoStop) // checked when it was read
+	return d
+}
 
 // Level is the log level in the log's own terms.
 func (c *Config) Level() slog.Level {

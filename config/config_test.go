@@ -34,6 +34,8 @@ func TestRefused(t *testing.T) {
 		{"vcpu = 0", "vcpu is 0; it can be 1 to", ""},
 		{"memory_mib = 1", "memory_mib is 1; it can be", ""},
 		{"disk_mib = -5", "disk_mib is -5; it can be", ""},
+		{"auto_stop_stale_after = '2'", `auto_stop_stale_after is "2"; it can be a time such as 90m or 2h, one second at least, or 0 for never`, ""},
+		{"auto_stop_stale_after = '1ms'", `auto_stop_stale_after is "1ms"`, ""},
 		{"log_level = 'loud'", `log_level is "loud"; it can be debug, info, warn or error`, ""},
 		{"state_dir = 'here'", `state_dir is "here"; it must be an absolute path`, ""},
 		{"\nvcpu = ", "config.toml: line 2: ", ""},

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -114,7 +115,7 @@ func (e *Engine) StopVM(ctx context.Context, ref string, opt banger.StopOptions)
 	case banger.Stopped:
 		return e.seen(r), nil
 	case banger.Running:
-		if err := j.begin(ctx, banger.OpStop, banger.Stopping, "asked to stop", running); err != nil {
+		if err := j.begin(ctx, banger.OpStop, banger.Stopping, cmp.Or(opt.Reason, "asked to stop"), running); err != nil {
 			return banger.VM{}, surface(j.op.ID, doing, err)
 		}
 		// From here on the VM stops, whatever becomes of the client.
@@ -124,7 +125,11 @@ func (e *Engine) StopVM(ctx context.Context, ref string, opt banger.StopOptions)
 	default:
 		return banger.VM{}, surface(j.op.ID, doing, banger.Errorf(banger.CodeConflict, "it is %s: %s", j.vm.State, j.vm.Reason))
 	}
-	if err := j.unwind(ctx, ended(j.vm.Exit)); err != nil {
+	reason := ended(j.vm.Exit)
+	if opt.Reason != "" {
+		reason = opt.Reason + "; " + reason
+	}
+	if err := j.unwind(ctx, reason); err != nil {
 		e.later(r)
 		return banger.VM{}, surface(j.op.ID, doing, err)
 	}

@@ -131,9 +131,10 @@ func run(readyFD int) (err error) {
 	ctx, lost := context.WithCancel(ctx)
 	defer lost()
 	go watchSocket(ctx, dirs.Socket, lost)
+	go h.idle.Run(ctx)
 	server := &api.Server{
-		VMs: h.engine, Control: engine.Control{Engine: h.engine}, System: h.system,
-		Catalog: h.catalog, Leases: h.engine, Making: h.making, Stop: stop, Log: log,
+		VMs: h.idle, Control: engine.Control{Engine: h.engine}, System: h.system,
+		Catalog: h.catalog, Leases: h.idle, Making: h.making, Stop: stop, Log: log,
 	}
 	err = server.Serve(ctx, l)
 	log.Info("ending; VMs run on", "err", err)

@@ -15,6 +15,7 @@ import (
 	"banger/diskfile"
 	"banger/engine"
 	"banger/gc"
+	"banger/idle"
 	"banger/initramfs"
 	"banger/journal"
 	"banger/kvm"
@@ -32,6 +33,7 @@ type host struct {
 	catalog *catalog.Catalog
 	system  system
 	making  *operation.Table
+	idle    *idle.Watcher
 	store   *sqlite.Store
 	images  string // directory
 	opened  bool
@@ -105,6 +107,10 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Journal: h.system.Add,
 	}
 	h.making = &operation.Table{Creator: engine.Control{Engine: h.engine}, NewID: newID, Now: time.Now}
+	h.idle = &idle.Watcher{
+		VMService: h.engine, Leases: h.engine, Usage: proc.Host{}.Usage,
+		After: conf.AutoStopStaleAfter(), Now: time.Now, Log: log,
+	}
 	h.system.Collector = &gc.Collector{
 		Dir: dirs.State, RAMDir: ram, VMs: h.engine.VMs,
 		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,

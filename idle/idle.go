@@ -1,0 +1,245 @@
+// Package idle stops VMs that nobody uses: none has a client, a command or a load
+// for as long as the user set. It stands before a VMService and sees who comes
+// and goes; what it can't see, a guest's load and its commands, it asks for.
+//
+// It refuses to stop what can't be asked, and remembers nothing across daemons: a
+// new one counts anew. It only counts while the host is awake, whatever becomes of
+// the host's calendar.
+package idle
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"banger"
+	"banger/guest"
+)
+
+const (
+	// busy is the share of one CPU from which on a VMM is at work. An idle guest with
+	// systemd takes 1 to 2 % by emulation, less with KVM.
+	busy = 0.1
+	// Looks come at a tenth of the time that must pass, within these bounds.
+	oftenest = 100 * time.Millisecond
+	rarest   = time.Minute
+	askTime  = 10 * time.Second // for a guest to tell of its commands
+)
+
+// Watcher is a VMService and its Leases that stops VMs nobody uses while Run
+// runs. Its exported fields are set before its first use.
+type Watcher struct {
+	banger.VMService
+	Leases banger.Leases
+	Usage  func(banger.Process) (banger.Usage, error)
+	After  time.Duration // how long nobody must have used a VM; 0: none is stopped
+	Now    func() time.Time
+	Log    *slog.Logger
+
+	mu  sync.Mutex
+	vms map[string]*vm // by id
+}
+
+// vm is what is known of one VM's use. Watcher.mu guards it.
+type vm struct {
+	boots   int // of the run it is about
+	clients int
+	used    time.Time
+	cpu     time.Duration // of its VMM at the last look
+	looked  time.Time
+}
+
+var (
+	_ banger.VMService = (*Watcher)(nil)
+	_ banger.Leases    = (*Watcher)(nil)
+)
+
+// entry returns what is known of a VM. w.mu is held.
+func (w *Watcher) entry(id string) *vm {
+	if w.vms == nil {
+		w.vms = map[string]*vm{}
+	}
+	v := w.vms[id]
+	if v == nil {
+		v = &vm{used: w.Now()}
+		w.vms[id] = v
+	}
+	return v
+}
+
+// enter counts a client of the VM that ref names, until leave is called.
+func (w *Watcher) enter(ctx context.Context, ref string) (leave func(), err error) {
+	seen, err := w.VM(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	v := w.entry(seen.ID)
+	v.clients++
+	return sync.OnceFunc(func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		v.clients--
+		v.used = w.Now()
+	}), nil
+}
+
+// Dial opens a stream, whose client uses the VM until it is closed.
+func (w *Watcher) Dial(ctx context.Context, ref string) (net.Conn, error) {
+	leave, err := w.enter(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	c, err := w.VMService.Dial(ctx, ref)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return &conn{c, leave}, nil
+}
+
+type conn struct {
+	net.Conn
+	leave func()
+}
+
+// Close also ends the client's use.
+func (c *conn) Close() error {
+	defer c.leave()
+	return c.Conn.Close()
+}
+
+// Logs is a use of the VM until the log is closed.
+func (w *Watcher) Logs(ctx context.Context, ref string, follow bool) (io.ReadCloser, error) {
+	leave, err := w.enter(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	log, err := w.VMService.Logs(ctx, ref, follow)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return &reader{log, leave}, nil
+}
+
+type reader struct {
+	io.ReadCloser
+	leave func()
+}
+
+// Close also ends the client's use.
+func (r *reader) Close() error {
+	defer r.leave()
+	return r.ReadCloser.Close()
+}
+
+// HoldVM is a use of the VM while it lasts.
+func (w *Watcher) HoldVM(ctx context.Context, ref string) error {
+	leave, err := w.enter(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return w.Leases.HoldVM(ctx, ref)
+}
+
+// Run looks at all VMs again and again until ctx ends.
+func (w *Watcher) Run(ctx context.Context) {
+	if w.After <= 0 {
+		return
+	}
+	tick := time.NewTicker(min(max(w.After/10, oftenest), rarest))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			w.look(ctx)
+		}
+	}
+}
+
+// look stops the VMs that nobody used for long enough.
+func (w *Watcher) look(ctx context.Context) {
+	vms, err := w.VMs(ctx)
+	if err != nil {
+		return // the next look is soon
+	}
+	there := map[string]bool{}
+	var stale sync.WaitGroup
+	for _, vm := range vms {
+		if vm.State != banger.Running {
+			continue
+		}
+		there[vm.ID] = true
+		if !w.stale(vm) {
+			continue
+		}
+		stale.Go(func() { w.stop(ctx, vm) })
+	}
+	stale.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id, v := range w.vms {
+		if !there[id] && v.clients == 0 {
+			delete(w.vms, id)
+		}
+	}
+}
+
+// stale notes what a VM's VMM used since the last look and reports whether
+// nobody used the VM for long enough.
+func (w *Watcher) stale(now banger.VM) bool {
+	usage, err := w.Usage(now.Held.VMM)
+	at := w.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	v := w.entry(now.ID)
+	worked, past := usage.CPU-v.cpu, at.Sub(v.looked)
+	switch {
+	case v.boots != now.Boots: // a new run, or one found again
+		v.boots, v.used = now.Boots, at
+	case v.clients > 0, err != nil, worked.Seconds() > busy*past.Seconds():
+		v.used = at
+	}
+	v.cpu, v.looked = usage.CPU, at
+	return at.Sub(v.used) >= w.After
+}
+
+// stop stops a VM unless a command runs in it, or somebody came meanwhile.
+func (w *Watcher) stop(ctx context.Context, vm banger.VM) {
+	ask, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	// Not through our own Dial: asking is no use.
+	c := guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return w.VMService.Dial(ctx, vm.ID) }}
+	sessions, err := c.Sessions(ask)
+	runs := err != nil
+	if err != nil {
+		w.Log.Debug("a VM that nobody uses can't be asked for its commands, so it stays", "vm", vm.ID, "err", err)
+	}
+	for _, s := range sessions {
+		runs = runs || s.Exit == nil
+	}
+	w.mu.Lock()
+	v := w.entry(vm.ID)
+	if runs {
+		v.used = w.Now()
+	}
+	stale := v.clients == 0 && w.Now().Sub(v.used) >= w.After
+	w.mu.Unlock()
+	if !stale {
+		return
+	}
+	w.Log.Info("nobody used this VM for long, stopping it", "vm", vm.ID, "after", w.After)
+	_, err = w.StopVM(ctx, vm.ID, banger.StopOptions{Reason: fmt.Sprintf("nobody used it for %s", w.After)})
+	if err != nil && banger.CodeOf(err) != banger.CodeNotFound {
+		w.Log.Error("stop a VM that nobody uses", "vm", vm.ID, "err", err)
+	}
+}

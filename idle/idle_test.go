@@ -1,0 +1,231 @@
+package idle_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"banger"
+	"banger/catalog"
+	"banger/engine"
+	"banger/fake"
+	"banger/guest"
+	"banger/idle"
+)
+
+// world is the engine on the host in memory with a watcher before it, in a
+// bubble whose time passes by itself.
+type world struct {
+	*idle.Watcher
+	host     *fake.Host
+	cpu      atomic.Int64 // nanoseconds that each VMM used
+	sessions atomic.Pointer[[]guest.Session]
+	deaf     atomic.Bool // the agents don't tell of their commands
+}
+
+const after = time.Hour
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{host: fake.NewHost()}
+	w.sessions.Store(&[]guest.Session{})
+	w.host.Agent = w.serve
+	life := w.host.Live(nil)
+	store := life.Store(fake.NewStore())
+	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: "cloud", Now: time.Now}
+	_, err := c.ImportImage(t.Context(), "debian", "test", false, strings.NewReader("a tar"), nil)
+	if err == nil {
+		_, err = c.PullKernel(t.Context(), "", nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := atomic.Int64{}
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	e := &engine.Engine{
+		Store: store, Catalog: c,
+		Hypervisors: map[string]banger.Hypervisor{"fake": life.Hypervisor()}, Disks: life.Disks(), Processes: life.Processes(),
+		Dir: t.TempDir(), RAMDir: "/ram", BootID: w.host.BootID(),
+		Defaults: engine.Defaults{Hypervisor: "fake", Image: "debian", Kernel: "cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024},
+		Now:      time.Now, NewID: func() string { return fmt.Sprintf("%012x", ids.Add(1)) }, Log: log,
+	}
+	if err := e.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.Watcher = &idle.Watcher{
+		VMService: e, Leases: e, After: after, Now: time.Now, Log: log,
+		Usage: func(banger.Process) (banger.Usage, error) { return banger.Usage{CPU: time.Duration(w.cpu.Load())}, nil },
+	}
+	if _, err := e.CreateVM(t.Context(), banger.Spec{Name: "it"}, true, nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.Run(ctx) }()
+	t.Cleanup(func() { // goroutines of the bubble must end with it
+		end()
+		<-ended
+		life.Kill()
+		e.Close()
+		w.host.Reboot()
+	})
+	return w
+}
+
+// serve is the agents: they tell of the commands in w.sessions.
+func (w *world) serve(g *fake.Guest) {
+	defer g.Close()
+	req, err := guest.ReadRequest(g)
+	if err != nil || w.deaf.Load() && req.Op == guest.OpSessions {
+		return
+	}
+	var body any
+	switch req.Op {
+	case guest.OpConfigure:
+		body = guest.Ready{Agent: "test"}
+	case guest.OpHealth:
+		body = guest.Health{Time: time.Now()}
+	case guest.OpSessions:
+		body = *w.sessions.Load()
+	}
+	if raw, err := guest.AppendResponse(nil, guest.Version, body, nil); err == nil {
+		_, _ = g.Write(raw)
+	}
+	if req.Op == guest.OpShutdown {
+		g.Poweroff()
+	}
+}
+
+// runs waits, in the bubble's time, and says whether the VM still runs then.
+func (w *world) runs(t *testing.T, within time.Duration) bool {
+	t.Helper()
+	time.Sleep(within)
+	synctest.Wait()
+	vm, err := w.VM(t.Context(), "it")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if vm.State == banger.Stopped && !strings.HasPrefix(vm.Reason, "nobody used it for 1h0m0s; ") {
+		t.Errorf("the reason is %q", vm.Reason)
+	}
+	return vm.State == banger.Running
+}
+
+// stopped expects that the VM is stopped after the time that must pass, and a
+// look more, but not before.
+func (w *world) stopped(t *testing.T) {
+	t.Helper()
+	if !w.runs(t, after-2*time.Minute) {
+		t.Error("stopped early")
+	}
+	if w.runs(t, 4*time.Minute) {
+		t.Error("not stopped")
+	}
+}
+
+func bubble(t *testing.T, name string, test func(*testing.T, *world)) {
+	t.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, newWorld(t)) })
+	})
+}
+
+func TestUse(t *testing.T) {
+	bubble(t, "nobody", func(t *testing.T, w *world) {
+		w.stopped(t)
+		if _, err := w.StartVM(t.Context(), "it", nil); err != nil {
+			t.Fatal(err)
+		}
+		w.stopped(t) // a new run counts anew
+	})
+	bubble(t, "a client", func(t *testing.T, w *world) {
+		conn, err := w.Dial(t.Context(), "it")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !w.runs(t, 3*after) {
+			t.Error("stopped under a client")
+		}
+		_ = conn.Close()
+		w.stopped(t)
+	})
+	bubble(t, "clients now and then", func(t *testing.T, w *world) {
+		for range 5 {
+			if !w.runs(t, after-2*time.Minute) {
+				t.Error("stopped though it was used")
+			}
+			conn, err := w.Dial(t.Context(), "it")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.Close()
+		}
+		w.stopped(t)
+	})
+	bubble(t, "a reader of its console", func(t *testing.T, w *world) {
+		log, err := w.Logs(t.Context(), "it", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !w.runs(t, 3*after) {
+			t.Error("stopped under a reader")
+		}
+		_ = log.Close()
+		w.stopped(t)
+	})
+	bubble(t, "a holder", func(t *testing.T, w *world) {
+		ctx, leave := context.WithCancel(t.Context())
+		go func() { _ = w.HoldVM(ctx, "it") }()
+		if !w.runs(t, 3*after) {
+			t.Error("stopped under a holder")
+		}
+		leave()
+		synctest.Wait()
+		w.stopped(t)
+	})
+	bubble(t, "a load", func(t *testing.T, w *world) {
+		for range 180 {
+			w.cpu.Add(int64(20 * time.Second)) // a third of a CPU
+			if !w.runs(t, time.Minute) {
+				t.Fatal("stopped under load")
+			}
+		}
+		for range 50 {
+			w.cpu.Add(int64(2 * time.Second)) // what an idle guest takes
+			time.Sleep(time.Minute)
+		}
+		if w.runs(t, 12*time.Minute) {
+			t.Error("an idle guest counts as busy")
+		}
+	})
+	bubble(t, "a command nobody follows", func(t *testing.T, w *world) {
+		w.sessions.Store(&[]guest.Session{{PID: 1, Exit: &guest.ExitStatus{}}, {PID: 2}})
+		if !w.runs(t, 3*after) {
+			t.Error("stopped under a command")
+		}
+		w.sessions.Store(&[]guest.Session{{PID: 1, Exit: &guest.ExitStatus{}}, {PID: 2, Exit: &guest.ExitStatus{}}})
+		if w.runs(t, after+2*time.Minute) {
+			t.Error("not stopped when its commands had ended")
+		}
+	})
+	bubble(t, "an agent that can't be asked", func(t *testing.T, w *world) {
+		w.deaf.Store(true)
+		if !w.runs(t, 3*after) {
+			t.Error("stopped unasked")
+		}
+	})
+}
+
+// Without the setting nothing is stopped.
+func TestOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		off := idle.Watcher{VMService: w.VMService, Leases: w.Leases, Usage: w.Usage, Now: w.Now, Log: w.Log}
+		off.Run(t.Context()) // returns at once
+	})
+}
