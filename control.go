@@ -81,6 +81,10 @@ type System interface {
 // StageGap marks the place of events that are no longer kept.
 const StageGap = "gap"
 
+// StageSpec is a creation's event once nothing is left open: its message says
+// what is made.
+const StageSpec = "spec"
+
 // CollectOptions say how far Collect goes.
 type CollectOptions struct {
 	DryRun bool `json:"dry_run,omitempty"` // look only

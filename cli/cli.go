@@ -154,20 +154,14 @@ func (a *App) printError(err error) {
 
 func (a *App) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "banger",
-		Short: "Linux microVMs for a repository and a command",
-		Long: `banger gives you, or your agent, a real Linux machine of its own: a microVM with
-its own kernel, disk and network, made in seconds and thrown away as easily.`,
-		Example: `  banger vm run                        a shell in a fresh VM
-  banger vm run ./repo -- make test    the repository in a VM, a command in it
-  banger vm run --rm -- uname -a       and nothing is left
-  banger ps                            what there is`,
+		Use:           "banger",
+		Short:         "A Linux machine of its own, a microVM, for you, your agent or a command",
+		Example:       fiveThings,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
 		RunE:          helpOrUsage,
 	}
-	root.Long += "\n" + statuses
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON: results to standard output, errors to standard error")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return banger.Errorf(banger.CodeInvalid, "%w", err).
@@ -175,13 +169,19 @@ its own kernel, disk and network, made in seconds and thrown away as easily.`,
 	})
 	ps := listCommand(a)
 	ps.Use = "ps"
-	root.AddCommand(vmCommand(a), ps, imageCommand(a), kernelCommand(a), operationCommand(a),
-		eventsCommand(a),
-		systemCommand(a),
-		configCommand(a),
+	root.SetHelpTemplate(rootHelp)
+	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"}, &cobra.Group{ID: groupMakes, Title: "What they are made of:"},
+		&cobra.Group{ID: groupSystem, Title: "banger itself:"})
+	root.AddCommand(grouped(groupVMs, vmCommand(a), ps, operationCommand(a), eventsCommand(a))...)
+	root.AddCommand(grouped(groupMakes, imageCommand(a), kernelCommand(a))...)
+	root.AddCommand(grouped(groupSystem,
 		doctorCommand(a),
+		configCommand(a),
+		systemCommand(a),
 		daemonCommand(a),
-		versionCommand(a))
+		versionCommand(a))...)
+	root.SetHelpCommandGroupID(groupSystem)
+	root.SetCompletionCommandGroupID(groupSystem)
 	return root
 }
 
@@ -205,8 +205,11 @@ func helpOrUsage(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return cmd.Help()
 	}
-	return banger.Errorf(banger.CodeInvalid, "%s has no command %q", cmd.CommandPath(), args[0]).
-		WithHint("`%s --help` lists them", cmd.CommandPath())
+	err := banger.Errorf(banger.CodeInvalid, "%s has no command %q", cmd.CommandPath(), args[0])
+	if cmd.SuggestionsMinimumDistance = 2; len(cmd.SuggestionsFor(args[0])) > 0 {
+		return err.WithHint("did you mean `%s %s`?", cmd.CommandPath(), cmd.SuggestionsFor(args[0])[0])
+	}
+	return err.WithHint("`%s --help` lists them", cmd.CommandPath())
 }
 
 // usage is an error in how a command was called.

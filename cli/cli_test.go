@@ -1,13 +1,20 @@
 package cli_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"io"
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/creack/pty"
+	"github.com/spf13/cobra"
+
 	"banger"
 	"banger/cli"
+	"banger/config"
 )
 
 // asked is a daemon that notes what it is asked to create.
@@ -47,6 +54,99 @@ func TestSizes(t *testing.T) {
 	}
 }
 
+// Help comes with the things people do; a mistyped command with what was meant.
+func TestFirstHelp(t *testing.T) {
+	for _, args := range [][]string{{}, {"help"}, {"--help"}} {
+		if status, out, _ := run(nil, args...); status != 0 || strings.Index(out, "Five things") > 100 || strings.Count(out, "\n  banger ") != 5 {
+			t.Errorf("banger %s: status %d\n%s", args, status, out)
+		}
+	}
+	for args, want := range map[string]string{"vm exce": "`banger vm exec`", "dcotor": "`banger doctor`", "zzz": "lists them"} {
+		if status, _, stderr := run(nil, strings.Fields(args)...); status != cli.ExitInvalid || !strings.Contains(stderr, want) {
+			t.Errorf("banger %s: status %d, %s", args, status, stderr)
+		}
+	}
+}
+
+// The defaults of this host stand in the help.
+func TestDefaults(t *testing.T) {
+	var out bytes.Buffer
+	conf := config.Config{DefaultImage: "mine", VCPU: 3, MemoryMiB: 1536, DiskMiB: 20 << 10}
+	status := cli.Run(context.Background(), cli.App{Out: &out, Err: &out, Config: func() (config.Config, error) { return conf, nil }}, []string{"vm", "run", "--help"})
+	for _, want := range []string{"(default mine)", "(default 3)", "(default 1536M)", "(default 20G)"} {
+		if status != 0 || !strings.Contains(out.String(), want) {
+			t.Errorf("status %d, no %s in %s", status, want, out.String())
+		}
+	}
+}
+
+// slowly is a daemon that says how far it is.
+type slowly struct {
+	banger.VMService
+	until func() // returns when it may go on
+}
+
+func (s *slowly) CreateVM(_ context.Context, spec banger.Spec, _ bool, p banger.Progress) (banger.VM, error) {
+	p(banger.Event{Stage: banger.StageSpec, Message: "debian-12, vcpu 2"})
+	p(banger.Event{Stage: "kernel", Done: 1 << 20, Total: 4 << 20})
+	p(banger.Event{Stage: "kernel", Done: 3 << 20, Total: 4 << 20})
+	s.until()
+	p(banger.Event{Stage: "agent"})
+	return banger.VM{Spec: banger.Spec{Name: "web"}}, nil
+}
+
+// On a terminal there are bars, and they go away; elsewhere there are lines, of
+// what takes long only; quiet is quiet.
+func TestProgress(t *testing.T) {
+	pt, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = pt.Close() }()
+	var out bytes.Buffer
+	create := func(errs *os.File, until func(), args ...string) {
+		t.Helper()
+		app := cli.App{In: strings.NewReader(""), Out: &out, Err: errs, VMs: &slowly{until: until}}
+		if status := cli.Run(context.Background(), app, append([]string{"vm", "create"}, args...)); status != 0 {
+			t.Errorf("status %d", status)
+		}
+		_ = errs.Close()
+	}
+	go create(tty, func() {})
+	shown, _ := io.ReadAll(pt) // ends with EIO when the other side is closed
+	for _, want := range []string{"banger: spec: debian-12, vcpu 2\r\n", "getting the kernel [#####...............] 25% of 4.0 MiB", "waiting for the guest"} {
+		if !strings.Contains(string(shown), want) {
+			t.Errorf("no %q in %q", want, shown)
+		}
+	}
+	if !strings.HasSuffix(string(shown), "\r\x1b[K") {
+		t.Errorf("the line stays: %q", shown)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(r)
+	var first, second string
+	create(w, func() {
+		first, _ = lines.ReadString('\n')
+		second, _ = lines.ReadString('\n')
+	})
+	if first != "banger: spec: debian-12, vcpu 2\n" || !strings.HasPrefix(second, "banger: getting the kernel [#") {
+		t.Errorf("lines %q, %q", first, second)
+	}
+	if more, _ := io.ReadAll(lines); len(more) > 0 {
+		t.Errorf("what was quick is told: %q", more)
+	}
+	if r, w, err = os.Pipe(); err != nil {
+		t.Fatal(err)
+	}
+	create(w, func() {}, "--quiet")
+	if more, _ := io.ReadAll(r); len(more) > 0 {
+		t.Errorf("quiet, and %q", more)
+	}
+}
+
 func TestStatuses(t *testing.T) {
 	for code, want := range map[banger.Code]int{
 		banger.CodeInvalid: 2, banger.CodeNotFound: 3, banger.CodeConflict: 4, banger.CodeNotRunning: 5,
@@ -71,13 +171,23 @@ func TestStatuses(t *testing.T) {
 
 // Every command says what it does; every one that takes flags shows its use.
 func TestHelp(t *testing.T) {
-	for _, cmd := range []string{"vm run", "vm create", "vm start", "vm stop", "vm delete", "vm list", "vm show", "vm exec", "vm logs",
-		"vm restart", "vm kill", "vm prune", "vm set", "vm rename", "vm health", "vm stats", "events", "system gc", "ps", "image import", "kernel pull"} {
-		status, out, _ := run(nil, append(strings.Fields(cmd), "--help")...)
-		if status != 0 || !strings.Contains(out, "Examples:\n") || !strings.Contains(out, "banger "+cmd) {
-			t.Errorf("%s --help: status %d\n%s", cmd, status, out)
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" {
+			t.Errorf("%s doesn't say what it does", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+		if c.HasSubCommands() {
+			return
+		}
+		status, out, _ := run(nil, append(strings.Fields(c.CommandPath())[1:], "--help")...)
+		if status != 0 || !strings.Contains(out, "Examples:\n  ") || !strings.Contains(c.Example, c.CommandPath()) {
+			t.Errorf("%s --help: status %d\n%s", c.CommandPath(), status, out)
 		}
 	}
+	walk(cli.Command())
 	for _, args := range []string{"nosuch", "vm nosuch", "vm show", "vm show a b", "ps x", "image import", "vm create --nosuch",
 		"vm restart", "vm kill", "vm set", "vm set web", "vm rename a", "vm rename a b c", "vm health", "vm prune x", "events x", "system gc x"} {
 		if status, _, stderr := run(nil, strings.Fields(args)...); status != cli.ExitInvalid || stderr == "" {

@@ -19,7 +19,7 @@ func daemonCommand(a *App) *cobra.Command {
 
 func daemonStatusCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "Say whether a daemon runs, and where its files are", Args: nargs(0, 0),
+		Use: "status", Short: "Say whether a daemon runs, and where its files are", Example: "  banger daemon status", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
@@ -40,7 +40,7 @@ func daemonStatusCommand(a *App) *cobra.Command {
 
 func daemonStopCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "stop", Short: "End the daemon; running VMs run on", Args: nargs(0, 0),
+		Use: "stop", Short: "End the daemon; running VMs run on", Example: "  banger daemon stop", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
@@ -58,7 +58,7 @@ type versions struct {
 
 func versionCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the versions of banger and of the running daemon", Args: nargs(0, 0),
+		Use: "version", Short: "Print the versions of banger and of the running daemon", Example: "  banger version", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := versions{Build: version.String(), API: version.API}
 			ctx, stop := interruptible(cmd.Context())

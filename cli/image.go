@@ -76,7 +76,7 @@ func imageName(file string) string {
 
 func imageListCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List images", Args: nargs(0, 0),
+		Use: "list", Short: "List images", Example: "  banger image list", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
@@ -101,7 +101,7 @@ func imageListCommand(a *App) *cobra.Command {
 
 func imageDeleteCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "delete IMAGE...", Aliases: []string{"rm"}, Short: "Delete images no VM uses", Args: nargs(1, -1),
+		Use: "delete IMAGE...", Aliases: []string{"rm"}, Short: "Delete images no VM uses", Example: "  banger image delete mine", Args: nargs(1, -1),
 		ValidArgsFunction: a.completeImages,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())

@@ -24,7 +24,7 @@ func kernelPullCommand(a *App) *cobra.Command {
 		Example: `  banger kernel pull
   banger kernel pull debian-13-cloud`,
 		Args:              nargs(0, 1),
-		ValidArgsFunction: cobra.FixedCompletions([]string{"debian-12-cloud", "debian-13-cloud"}, cobra.ShellCompDirectiveNoFileComp),
+		ValidArgsFunction: a.completeKernels,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
@@ -47,7 +47,7 @@ func kernelPullCommand(a *App) *cobra.Command {
 
 func kernelListCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List kernels", Args: nargs(0, 0),
+		Use: "list", Short: "List kernels", Example: "  banger kernel list", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()

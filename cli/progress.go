@@ -11,20 +11,38 @@ import (
 )
 
 // progress shows how an operation comes along. On a terminal it is one line,
-// rewritten and at last removed; elsewhere a line for every stage that takes
-// longer than slow, so that quick things are silent.
+// rewritten as time goes on and at last removed; elsewhere a line for every
+// stage that takes longer than slow, so that quick things are silent.
 type progress struct {
 	w   io.Writer
 	tty bool
 
 	mu    sync.Mutex // guards what follows
-	stage string
+	last  banger.Event
+	began time.Time // of the stage
+	first int64     // bytes of it that were done when we first heard
+	spec  string    // told before anything else is
 	timer *time.Timer
 	drawn time.Time
 	over  bool
 }
 
-const slow = 500 * time.Millisecond
+const (
+	slow   = 500 * time.Millisecond
+	redraw = 200 * time.Millisecond
+)
+
+// waitsFor says in a person's words what an operation is at.
+var waitsFor = map[string]string{
+	"directory": "making the VM's directory",
+	"disk":      "making its disk",
+	"vmm":       "starting the hypervisor",
+	"agent":     "booting; waiting for the guest to answer",
+	"stop":      "waiting for the guest to shut down",
+	"image":     "making the image",
+	"kernel":    "getting the kernel",
+	"workspace": "copying the repository",
+}
 
 func (a *App) progress(quiet bool) *progress {
 	if quiet || a.json {
@@ -41,29 +59,63 @@ func (p *progress) event(e banger.Event) {
 	if p.over {
 		return
 	}
-	text := describe(e)
-	fresh := e.Stage != p.stage
-	p.stage = e.Stage
-	if p.tty {
-		if now := time.Now(); fresh || now.Sub(p.drawn) > 50*time.Millisecond {
-			p.drawn = now
-			_, _ = fmt.Fprintf(p.w, "\r\x1b[K%s", text)
+	if e.Stage == banger.StageSpec {
+		if p.spec = specWords(e); p.tty {
+			p.sayOnce()
 		}
 		return
 	}
-	if !fresh {
-		return
+	fresh := e.Stage != p.last.Stage
+	if p.last = e; fresh {
+		p.began, p.first = time.Now(), e.Done
 	}
+	switch {
+	case p.tty && (fresh || time.Since(p.drawn) > redraw/4):
+		p.draw()
+	case !p.tty && fresh:
+		p.after(slow, func() {
+			if p.last.Stage == e.Stage {
+				p.sayOnce()
+				_, _ = fmt.Fprintf(p.w, "banger: %s\n", describe(e))
+			}
+		})
+	}
+}
+
+// draw rewrites the line, and will again when nothing is heard for a while.
+func (p *progress) draw() {
+	p.drawn = time.Now()
+	text := describe(p.last) + rest(p.last, p.first, time.Since(p.began))
+	if f, ok := terminal(p.w); ok {
+		text = printable(text, max(20, int(sizeOf(f).Cols)-1)) // a line that wraps can't be rewritten
+	}
+	_, _ = fmt.Fprintf(p.w, "\r\x1b[K%s", text)
+	p.after(redraw, p.draw)
+}
+
+// after does something later, unless it is over by then or something else is
+// to be done later.
+func (p *progress) after(d time.Duration, do func()) {
 	if p.timer != nil {
 		p.timer.Stop()
 	}
-	p.timer = time.AfterFunc(slow, func() {
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if !p.over && p.stage == e.Stage {
-			_, _ = fmt.Fprintf(p.w, "banger: %s\n", text)
+		if !p.over && p.timer == t {
+			do()
 		}
 	})
+	p.timer = t
+}
+
+// sayOnce prints what is being made, before the first word about its making.
+func (p *progress) sayOnce() {
+	if p.spec != "" {
+		_, _ = fmt.Fprintf(p.w, "banger: %s\n", p.spec)
+	}
+	p.spec = ""
 }
 
 // end removes what is shown; later events are ignored.
@@ -77,23 +129,46 @@ func (p *progress) end() {
 	if p.timer != nil {
 		p.timer.Stop()
 	}
-	if p.tty && p.stage != "" {
+	if p.tty && p.last.Stage != "" {
 		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
 	}
 }
 
 func describe(e banger.Event) string {
-	text := e.Stage
+	text := waitsFor[e.Stage]
+	if text == "" {
+		text = e.Stage
+	}
 	if e.Message != "" {
 		text += ": " + printable(e.Message, 60)
 	}
 	switch {
 	case e.Total > 0:
-		text += fmt.Sprintf(" %d%%", min(100, e.Done*100/e.Total))
+		text += fmt.Sprintf(" %s %d%% of %s", bar(e.Done, e.Total), min(100, e.Done*100/e.Total), formatBytes(e.Total))
 	case e.Done > 0:
 		text += " " + formatBytes(e.Done)
 	}
 	return text
+}
+
+// bar is a bar of 20 characters that every terminal has.
+func bar(done, total int64) string {
+	const wide = 20
+	n := int(min(wide, max(0, done*wide/total)))
+	return "[" + strings.Repeat("#", n) + strings.Repeat(".", wide-n) + "]"
+}
+
+// rest says how long a stage will take, or how long it has taken.
+func rest(e banger.Event, first int64, took time.Duration) string {
+	done := e.Done - first
+	switch {
+	case took < time.Second:
+		return ""
+	case e.Total > 0 && done > 0 && e.Done < e.Total:
+		left := time.Duration(float64(took) * float64(e.Total-e.Done) / float64(done))
+		return ", " + age(left+time.Second/2) + " left"
+	}
+	return ", " + age(took)
 }
 
 // printable makes text that may come from a guest or an archive safe for a

@@ -20,15 +20,16 @@ type specFlags struct {
 
 func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	f.memory, f.disk = size{unit: 1}, size{unit: 1024}
-	fs := cmd.Flags()
+	fs, c := cmd.Flags(), settings(a)
 	fs.StringVar(&f.name, "name", "", "the VM's name (default: two words)")
-	fs.StringVar(&f.image, "image", "", "the image it is made of")
-	fs.StringVar(&f.kernel, "kernel", "", "the kernel it boots")
-	fs.IntVar(&f.vcpu, "vcpu", 0, "virtual CPUs")
-	fs.Var(&f.memory, "memory", "memory: 512M, 2G; a bare number is MiB")
-	fs.Var(&f.disk, "disk-size", "its own disk: 10G, 512M; a bare number is GiB")
-	fs.StringVar(&f.net, "net", "", `network: "user" or "none"`)
+	fs.StringVar(&f.image, "image", "", defaulted("the image it is made of", c.DefaultImage))
+	fs.StringVar(&f.kernel, "kernel", "", defaulted("the kernel it boots", c.DefaultKernel))
+	fs.IntVar(&f.vcpu, "vcpu", 0, defaulted("virtual CPUs", strconv.Itoa(c.VCPU)))
+	fs.Var(&f.memory, "memory", defaulted("memory: 512M, 2G; a bare number is MiB", formatMiB(c.MemoryMiB)))
+	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
+	fs.StringVar(&f.net, "net", "", `network: "user" or "none" (default user)`)
 	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
+	_ = cmd.RegisterFlagCompletionFunc("kernel", a.completeKernels)
 	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none"}, cobra.ShellCompDirectiveNoFileComp))
 }
 

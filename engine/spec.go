@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -47,6 +48,12 @@ func (e *Engine) reserve(ctx context.Context, op string, spec banger.Spec, p ban
 		return nil, j.fail(ctx, "record vm "+j.vm.Spec.Name, err)
 	}
 	return j, nil
+}
+
+// words describes a machine for a person.
+func words(s banger.Spec) string {
+	return fmt.Sprintf("%s on kernel %s, vcpu %d, memory %dM, disk %dM, network %s, %s",
+		s.Image, s.Kernel, s.VCPU, s.MemoryMiB, s.DiskMiB, s.Net, s.Hypervisor)
 }
 
 // name records the VM under the name asked for, or under the first one made up

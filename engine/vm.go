@@ -21,6 +21,7 @@ func create(ctx context.Context, e *Engine, op string, spec banger.Spec, start b
 		return banger.VM{}, surface(op, "create a vm", err)
 	}
 	defer j.close()
+	j.tell(banger.StageSpec, words(j.vm.Spec))
 	ctx, done := j.interruptible(ctx)
 	defer done()
 

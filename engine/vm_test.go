@@ -52,7 +52,7 @@ func TestLife(t *testing.T) {
 	if vm.State != banger.Running || vm.Boots != 1 || vm.Started.IsZero() || vm.Spec.VCPU != 1 || vm.Spec.Net != banger.NetUser {
 		t.Errorf("created: %+v", vm)
 	}
-	if got := strings.Join(stages, " "); got != "directory disk vmm agent" {
+	if got := strings.Join(stages, " "); got != "spec directory disk vmm agent" {
 		t.Errorf("stages: %s", got)
 	}
 	for _, ref := range []string{vm.ID, vm.ID[:11], vm.Spec.Name} {
