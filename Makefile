@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 RUN_PACKAGES  = qemu-system-x86 e2fsprogs git mmdebstrap uidmap
 TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin tmux xz-utils
 
-.PHONY: build quickstart test check bench clean packages test-packages
+.PHONY: build quickstart test check bench clean packages test-packages dist docs
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -40,5 +40,13 @@ check:
 bench: build
 	scripts/bench
 
+# A release: one tarball to unpack into ~/.local, and its checksum.
+dist:
+	$(GO) run ./dist -version $(VERSION) -o release
+
+# What is made from the commands; a test fails when it is stale.
+docs:
+	$(GO) run ./dist -docs docs/reference/cli.md
+
 clean:
-	rm -rf bin
+	rm -rf bin release
