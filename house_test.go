@@ -74,7 +74,7 @@ var mayImport = map[string][]string{
 
 	"dist": {"cli"}, // a release, and what is made from the commands
 
-	"bench": {"banger", "api", "guest", "shim", "xdg"},
+	"bench": {"banger", "api", "guest", "shim", "sqlite", "xdg"},
 
 	// Fakes and the contract suites that hold them.
 	"fake":           {"banger", "guest"},

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/guest"
 )
 
 // firstLine is what the agent prints on the console before anything else, as /init.
@@ -54,13 +56,7 @@ func (b *bench) cold(ctx context.Context) error {
 	print("plain QEMU to the first line of /init", floor)
 	print("banger vm run --rm -- echo, to its output", ours)
 	fmt.Printf("ratio of medians: %.2f\n\nwhere create's time goes, by the daemon's own events (n=%d):\n", float64(median(ours))/float64(median(floor)), b.n)
-	for _, name := range slices.Sorted(func(yield func(string) bool) {
-		for k := range stages {
-			if !yield(k) {
-				return
-			}
-		}
-	}) {
+	for _, name := range slices.Sorted(maps.Keys(stages)) {
 		print("  "+name, stages[name])
 	}
 	return nil
@@ -154,5 +150,26 @@ func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) e
 		return err
 	}
 	stages[name] = append(stages[name], time.Since(last))
+	if err := b.inside(ctx, vm.ID, stages); err != nil {
+		return err
+	}
 	return b.client.DeleteVM(ctx, vm.ID)
+}
+
+// inside adds where the guest's share went, by its agent's own clock. Asking a
+// configured guest for its configuration again repeats the first answer.
+func (b *bench) inside(ctx context.Context, id string, stages map[string][]time.Duration) error {
+	client := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return b.client.Dial(ctx, id) }}
+	ready, err := client.Configure(ctx, guest.Identity{ID: id})
+	if err != nil {
+		return err
+	}
+	for i, s := range ready.Stages {
+		if i == 0 {
+			stages["05 in the guest: the kernel"] = append(stages["05 in the guest: the kernel"], time.Duration(s.AtUS)*time.Microsecond)
+		}
+		name := fmt.Sprintf("%02d in the guest: %s", 6+i, s.Name)
+		stages[name] = append(stages[name], time.Duration(s.TookUS)*time.Microsecond)
+	}
+	return nil
 }

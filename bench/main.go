@@ -4,7 +4,8 @@
 // shared machine mean little.
 //
 // It uses the user's own installation and refuses to know how banger works
-// inside, beyond the command line it starts QEMU with.
+// inside, beyond the command line it starts QEMU with and the records a crowd of
+// VMs leaves in the store.
 package main
 
 import (
@@ -24,13 +25,14 @@ import (
 
 func main() {
 	n := flag.Int("n", 15, "runs of each kind")
+	only := flag.String("only", "", "run only the measurement of this name")
 	flag.Parse()
 	dirs, err := xdg.Of(os.Getenv)
 	if err == nil {
 		b := &bench{n: *n, dirs: dirs, banger: "banger", client: api.NewClient(func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", dirs.Socket)
 		})}
-		err = b.all(context.Background())
+		err = b.all(context.Background(), *only)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -45,18 +47,26 @@ type bench struct {
 	client *api.Client
 }
 
-// all runs the four measurements; one that fails doesn't hide the others.
-func (b *bench) all(ctx context.Context) error {
+// all runs the measurements, or those chosen; one that fails doesn't hide the others.
+func (b *bench) all(ctx context.Context, only string) error {
 	var errs []error
+	found := false
 	for _, m := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"cold start", b.cold}, {"exec", b.exec}, {"disk", b.disk}, {"daemon's memory", b.memory}} {
+	}{{"cold start", b.cold}, {"exec", b.exec}, {"disk", b.disk}, {"daemon's memory", b.memory}, {"many VMs", b.scale}} {
+		if only != "" && only != m.name {
+			continue
+		}
+		found = true
 		fmt.Printf("## %s\n", m.name)
 		if err := m.run(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", m.name, err))
 		}
 		fmt.Println()
+	}
+	if !found {
+		return fmt.Errorf("there is no measurement %q", only)
 	}
 	return errors.Join(errs...)
 }
