@@ -76,6 +76,17 @@ type System interface {
 	// Collect finds what lies on the host in our places and under our names, and
 	// removes what no VM owns.
 	Collect(ctx context.Context, opt CollectOptions) ([]Found, error)
+	// Space says what banger's files take of the host, each thing once.
+	Space(ctx context.Context) ([]Space, error)
+}
+
+// Space is what one thing takes of the host.
+type Space struct {
+	Kind   string `json:"kind"` // "image", "kernel", "disk", "disk template", "template", "memory", "log", "download", "records", "other"
+	Name   string `json:"name"`
+	VM     string `json:"vm,omitempty"` // whose it is
+	Bytes  int64  `json:"bytes"`
+	Unused bool   `json:"unused,omitempty"` // no VM needs it
 }
 
 // StageGap marks the place of events that are no longer kept.

@@ -106,7 +106,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any, p b
 		}
 		body = bytes.NewReader(data)
 	}
-	resp, err := c.send(ctx, method, path, body)
+	resp, err := send(ctx, c, method, path, body)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (c *Client) callRepeated(ctx context.Context, method, path string, in, out 
 	return err
 }
 
-func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+func send(ctx context.Context, c *Client, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://banger"+path, body)
 	if err != nil {
 		return nil, banger.Errorf(banger.CodeInvalid, "%w", err)
@@ -297,7 +297,7 @@ func (c *Client) Logs(ctx context.Context, ref string, follow bool) (io.ReadClos
 	if follow {
 		path += "?follow=true"
 	}
-	resp, err := c.send(ctx, "GET", path, nil)
+	resp, err := send(ctx, c, "GET", path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -336,7 +336,7 @@ func (c *Client) ImportImage(ctx context.Context, name, source string, replace b
 	defer in.shut()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // closes the connection when the answer came before the tar's end
-	resp, err := c.send(ctx, "POST", "/v1/images?"+q.Encode(), in)
+	resp, err := send(ctx, c, "POST", "/v1/images?"+q.Encode(), in)
 	if err == nil {
 		err = finish(ctx, resp, &img, p)
 	}

@@ -69,6 +69,13 @@ func (s whole) collect(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+func (s whole) space(w http.ResponseWriter, r *http.Request) error {
+	return answered(w, func() ([]banger.Space, error) {
+		used, err := s.Space(r.Context())
+		return list(used), err
+	})
+}
+
 // events answers with one line an event. The answer begins before the first: it
 // may be long in coming.
 func (s whole) events(w http.ResponseWriter, r *http.Request) error {
@@ -153,6 +160,13 @@ func (c *Client) Collect(ctx context.Context, opt banger.CollectOptions) ([]bang
 	var found []banger.Found
 	err := c.callRepeated(ctx, "POST", "/v1/gc", opt, &found, nil)
 	return found, err
+}
+
+// Space implements banger.System.
+func (c *Client) Space(ctx context.Context) ([]banger.Space, error) {
+	var used []banger.Space
+	err := c.callRepeated(ctx, "GET", "/v1/space", nil, &used, nil)
+	return used, err
 }
 
 var (

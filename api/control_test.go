@@ -67,6 +67,11 @@ func (c *controlled) Collect(_ context.Context, opt banger.CollectOptions) ([]ba
 	return c.list, c.err
 }
 
+func (c *controlled) Space(context.Context) ([]banger.Space, error) {
+	c.got = []any{}
+	return []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, c.err
+}
+
 func TestControlCrosses(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s := &controlled{
@@ -105,6 +110,7 @@ func TestControlCrosses(t *testing.T) {
 		"prune":   {func() (any, error) { return nil, c.PruneVM(ctx, ref) }, nil, []any{ref}},
 		"stats":   {func() (any, error) { return c.StatsVM(ctx, ref) }, s.st, []any{ref}},
 		"collect": {func() (any, error) { return c.Collect(ctx, collect) }, s.list, []any{collect}},
+		"space":   {func() (any, error) { return c.Space(ctx) }, []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, []any{}},
 		"events": {func() (any, error) {
 			err := c.Events(ctx, false, func(e banger.Event) { events = append(events, e) })
 			return events, err

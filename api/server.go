@@ -78,6 +78,7 @@ func (s *Server) routes() []route {
 
 		{"GET", "/v1/events", owner, all.events},
 		{"POST", "/v1/gc", owner, all.collect},
+		{"GET", "/v1/space", owner, all.space},
 
 		{"GET", "/v1/images", owner, s.listImages},
 		{"POST", "/v1/images", owner, s.importImage},

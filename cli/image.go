@@ -16,7 +16,7 @@ import (
 
 func imageCommand(a *App) *cobra.Command {
 	cmd := group("image", "Import, list and delete images")
-	cmd.AddCommand(imageImportCommand(a), imageListCommand(a), imageDeleteCommand(a))
+	cmd.AddCommand(imageImportCommand(a), imageListCommand(a), imageDeleteCommand(a), imagePruneCommand(a))
 	return cmd
 }
 

@@ -25,6 +25,8 @@ import (
 // set before use and never change.
 type Collector struct {
 	Dir    string // state directory; VMs live in vms/<id> below it
+	Data   string // where images and kernels are; only its size is looked at
+	Cache  string // where downloads are; as Data
 	RAMDir string // where guest memory goes
 	Proc   string // where processes are shown; empty: /proc
 	VMs    func(context.Context) ([]banger.VM, error)

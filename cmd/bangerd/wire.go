@@ -112,7 +112,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		After: conf.AutoStopStaleAfter(), Now: time.Now, Log: log,
 	}
 	h.system.Collector = &gc.Collector{
-		Dir: dirs.State, RAMDir: ram, VMs: h.engine.VMs,
+		Dir: dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDir: ram, VMs: h.engine.VMs,
 		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,
 	}
 	return h, nil
