@@ -32,6 +32,8 @@ type Server struct {
 	// a repeated identity as it did the first time, and isn't cancelled when the
 	// host's stream breaks.
 	Configure func(ctx context.Context, id guest.Identity) (guest.Ready, error)
+	// Freeze brings the guest to its freeze point, before Configure.
+	Freeze func() error
 	// Configured reports whether it was done. Until then there is no root to run
 	// commands in and exec is refused. Nil: there always is.
 	Configured func() bool
@@ -126,6 +128,11 @@ func (s *Server) answer(req guest.Request) (any, error) {
 	switch req.Op {
 	case guest.OpConfigure:
 		return s.configure(req.Body)
+	case guest.OpFreeze:
+		if s.Freeze == nil {
+			return nil, unavailable("freeze")
+		}
+		return nil, s.Freeze()
 	case guest.OpHealth:
 		return s.health(), nil
 	case guest.OpClock:

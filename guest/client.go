@@ -39,8 +39,17 @@ func (c *Client) Configure(ctx context.Context, id Identity) (Ready, error) {
 	for i := range r.Stages {
 		r.Stages[i].Name = clean(r.Stages[i].Name)
 	}
+	r.BootID = clean(r.BootID)
+	for i := range r.Renewed {
+		r.Renewed[i] = clean(r.Renewed[i])
+	}
 	return r, err
 }
+
+// Freeze brings a booted guest that has no identity yet to its freeze point and
+// returns when it is there. A template may be made of it when the host has hung
+// up and the console has said FrozenLine.
+func (c *Client) Freeze(ctx context.Context) error { return c.call(ctx, OpFreeze, nil, nil) }
 
 // leaving is an Identity on its way.
 type leaving struct{ Identity }

@@ -62,7 +62,39 @@ type Ready struct {
 	Init    string  `json:"init"`   // path of the image's init, or "" when the reaper is PID 1
 	Stages  []Stage `json:"stages"` // where the guest's time went
 	DiskMiB int64   `json:"disk_mib"`
+
+	// Renewed names what was made new before any program of the image ran, of
+	// Renewals; BootID is the boot's id as programs read it.
+	Renewed []string `json:"renewed,omitempty"`
+	BootID  string   `json:"boot_id,omitempty"`
 }
+
+// What guests restored from one template would share, and each makes new.
+const (
+	RenewClock     = "clock"      // the wall clock
+	RenewRandom    = "random"     // the kernel's random numbers, reseeded from the host
+	RenewHostname  = "host name"  //
+	RenewMachineID = "machine-id" // machine-id(5)
+	RenewNetwork   = "network"    // MAC and addresses
+	RenewBootID    = "boot id"    // /proc/sys/kernel/random/boot_id
+)
+
+// Renewals lists all of them: a restored guest that doesn't report each is no VM.
+func Renewals() []string {
+	return []string{RenewClock, RenewRandom, RenewHostname, RenewMachineID, RenewNetwork, RenewBootID}
+}
+
+// Shared lists what no one can make new in a guest that was restored.
+func Shared() []string {
+	return []string{
+		"the kernel's address layout (KASLR)", "hash secrets the kernel chose while it booted",
+		"the agent's own address layout and hash seeds",
+	}
+}
+
+// FrozenLine is what a guest says on its console once it is frozen and has seen
+// its host hang up: the moment for a template.
+const FrozenLine = "banger: frozen"
 
 // Stage is one timed step of the guest's start, in microseconds of its uptime.
 type Stage struct {

@@ -15,6 +15,7 @@ const MaxMessage = 256 << 10
 // The operations an agent knows.
 const (
 	OpConfigure = "configure" // Identity → Ready
+	OpFreeze    = "freeze"    // → nothing: the guest is at its freeze point until it is configured
 	OpHealth    = "health"    // → Health
 	OpClock     = "clock"     // Clock → nothing
 	OpShutdown  = "shutdown"  // ShutdownRequest → nothing

@@ -72,21 +72,32 @@ func findVMM(ctx context.Context, m banger.Machine, saved banger.Process) (bange
 func askPID(ctx context.Context, m banger.Machine, within time.Duration) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	q, err := dialMonitor(ctx, m.Dir)
+	q, err := dialOwn(ctx, m)
 	if err != nil {
 		return 0, err
 	}
 	defer q.Close()
+	return q.pid, nil
+}
+
+// dialOwn connects to the machine's monitor, made sure to be its own.
+func dialOwn(ctx context.Context, m banger.Machine) (*monitor, error) {
+	q, err := dialMonitor(ctx, m.Dir)
+	if err != nil {
+		return nil, err
+	}
 	var answer struct {
 		Name string `json:"name"`
 	}
-	if err := q.do("query-name", nil, &answer); err != nil {
-		return 0, err
+	err = q.do("query-name", nil, &answer)
+	if err == nil && answer.Name != vmName(m.ID) {
+		err = fmt.Errorf("the monitor of machine %s is %.80q's", m.ID, answer.Name)
 	}
-	if answer.Name != vmName(m.ID) {
-		return 0, fmt.Errorf("the monitor of machine %s is %.80q's", m.ID, answer.Name)
+	if err != nil {
+		q.Close()
+		return nil, err
 	}
-	return q.pid, nil
+	return q, nil
 }
 
 // findShim returns the machine's shim: who answers in its directory, the saved

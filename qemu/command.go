@@ -65,26 +65,22 @@ func check(m banger.Machine) error {
 }
 
 // command returns the whole command line of the VMM. It is a function of the
-// machine, the build, the host's facts, and of which drives are block devices.
-func (d *Driver) command(b build, m banger.Machine) ([]string, error) {
-	accel, cpu := "tcg", emulatedCPU
-	if d.cfg.KVM {
-		accel, cpu = "kvm", "host"
-	}
+// machine, the build, the host's facts, of which drives are block devices, and
+// of begin: what the guest begins with.
+func (d *Driver) command(b build, m banger.Machine, begin []string) ([]string, error) {
+	accel, cpu := d.cpu()
 	argv := []string{
 		b.Path, "-name", vmName(m.ID),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "microvm,memory-backend=ram,accel=" + accel, "-cpu", cpu,
 		"-smp", fmt.Sprint(m.VCPU), "-m", fmt.Sprintf("%dM", m.MemoryMiB),
-		// Named and shared, so that a later capture of the machine needn't copy it.
-		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=on", m.MemoryMiB, quote(ramFile(m))),
-		"-kernel", m.Kernel, "-initrd", m.Initramfs, "-append", d.kernelArgs(m),
 		"-chardev", "socket,id=monitor,server=on,wait=off,path=" + monitorSocket, "-mon", "chardev=monitor,mode=control",
 		"-chardev", "socket,id=console,server=on,wait=off,path=" + consoleSocket, "-serial", "chardev:console",
 		"-device", "virtio-serial-device,max_ports=2",
 		"-chardev", "socket,id=channel,server=on,wait=off,path=" + channelSocket, "-device", "virtserialport,chardev=channel,name=" + channelPort,
 		"-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-device,rng=entropy",
 	}
+	argv = append(argv, begin...)
 	if b.Sandbox {
 		argv = append(argv, "-sandbox", sandbox)
 	}
@@ -102,6 +98,19 @@ func (d *Driver) command(b build, m banger.Machine) ([]string, error) {
 			"-device", "virtio-net-device,netdev=net,mac="+quote(m.Net.MAC))
 	}
 	return argv, nil
+}
+
+func (d *Driver) cpu() (accel, model string) {
+	if d.cfg.KVM {
+		return "kvm", "host"
+	}
+	return "tcg", emulatedCPU
+}
+
+// memoryArgs describes the guest's memory: the file at path, written through
+// with share "on", copied on the first write with "off".
+func memoryArgs(m banger.Machine, path, share string) []string {
+	return []string{"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=%s", m.MemoryMiB, quote(path), share)}
 }
 
 // emulatedCPU is what guests see without KVM. "max" over QEMU's default model:

@@ -42,7 +42,10 @@ type Driver struct {
 	attaching sync.Mutex // two new shims at once would fight for one machine
 }
 
-var _ banger.Hypervisor = (*Driver)(nil)
+var (
+	_ banger.Hypervisor = (*Driver)(nil)
+	_ banger.Capturer   = (*Driver)(nil)
+)
 
 // New returns a driver. It touches nothing: what is missing shows at Start.
 func New(cfg Config) *Driver {
@@ -64,7 +67,34 @@ func (d *Driver) BootDeadline() time.Duration {
 
 // Start spawns the shim, and it the VMM. A machine that already runs is
 // CodeConflict: it wants Adopt, or Kill first.
-func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles, err error) {
+func (d *Driver) Start(ctx context.Context, m banger.Machine) (banger.Handles, error) {
+	return d.launch(ctx, m, boot{})
+}
+
+// how is a way to bring a machine to life.
+type how interface {
+	// ram makes the guest memory file, if any, and returns its path in the handles.
+	ram(m banger.Machine) (held string, err error)
+	// args are the arguments of QEMU that say what the guest begins with.
+	args(d *Driver, m banger.Machine) []string
+	// wake does what is left when the whole machine is made.
+	wake(ctx context.Context, q *monitor) error
+}
+
+// boot begins with a kernel.
+type boot struct{}
+
+func (boot) ram(m banger.Machine) (string, error) { return ramFile(m), makeRAM(m) }
+
+func (boot) args(d *Driver, m banger.Machine) []string {
+	// Named and shared, so that a later capture of the machine needn't copy it.
+	return append(memoryArgs(m, ramFile(m), "on"), "-kernel", m.Kernel, "-initrd", m.Initramfs, "-append", d.kernelArgs(m))
+}
+
+func (boot) wake(context.Context, *monitor) error { return nil }
+
+// launch brings a machine to life.
+func (d *Driver) launch(ctx context.Context, m banger.Machine, by how) (h banger.Handles, err error) {
 	if err := check(m); err != nil {
 		return banger.Handles{}, err
 	}
@@ -72,7 +102,7 @@ func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles,
 	if err != nil {
 		return banger.Handles{}, err
 	}
-	argv, err := d.command(b, m)
+	argv, err := d.command(b, m, by.args(d, m))
 	if err != nil {
 		return banger.Handles{}, err
 	}
@@ -84,41 +114,59 @@ func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles,
 	}
 	defer func() {
 		if err != nil {
-			// The caller's context may be what ended Start.
+			// The caller's context may be what ended the start.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 			defer cancel()
 			_, undo := d.Kill(ctx, m, banger.Handles{})
 			err = errors.Join(err, undo)
 		}
 	}()
-	if err := makeRAM(m); err != nil {
+	ram, err := by.ram(m)
+	if err != nil {
 		return banger.Handles{}, err
 	}
 	st, err := shim.Spawn(ctx, d.cfg.Shim, shimConfig(m, argv))
 	if err != nil {
 		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
 	}
-	if err := awaitMachine(ctx, m, st.VMM); err != nil {
+	if err := awaitMachine(ctx, m, st.VMM, by); err != nil {
 		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
 	}
-	return banger.Handles{VMM: st.VMM, Shim: st.Shim, RAMFile: ramFile(m)}, nil
+	return banger.Handles{VMM: st.VMM, Shim: st.Shim, RAMFile: ram}, nil
 }
 
-// awaitMachine returns when QEMU has made the whole machine, or has ended. Its
-// sockets listen before it opens kernel and disks; the monitor answers after.
-// One that takes its time on a busy host may go on: the guest boots meanwhile.
-func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process) error {
-	_, err := askPID(ctx, m, machineTimeout)
-	if err == nil || ctx.Err() != nil || isTimeout(err) && proc.Alive(vmm) {
+// awaitMachine returns when QEMU has made the whole machine and it was woken, or
+// has ended. Its sockets listen before it opens kernel and disks; the monitor
+// answers after. One that takes its time on a busy host to boot may go on: the
+// guest boots meanwhile.
+func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process, by how) error {
+	_, boots := by.(boot)
+	err := answer(ctx, m, by)
+	if err == nil || ctx.Err() != nil || boots && isTimeout(err) && proc.Alive(vmm) {
 		return ctx.Err()
+	}
+	if proc.Alive(vmm) {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	exit, err := shim.Wait(ctx, m.Dir)
-	if err != nil {
-		return fmt.Errorf("QEMU ended, its shim doesn't say how: %w", err)
+	exit, werr := shim.Wait(ctx, m.Dir)
+	if werr != nil {
+		return fmt.Errorf("QEMU ended, its shim doesn't say how: %w", errors.Join(err, werr))
 	}
 	return errors.New("QEMU ended: " + exit.Detail)
+}
+
+// answer waits for the machine's monitor and wakes the machine.
+func answer(ctx context.Context, m banger.Machine, by how) error {
+	ctx, cancel := context.WithTimeout(ctx, machineTimeout)
+	defer cancel()
+	q, err := dialOwn(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	return by.wake(ctx, q)
 }
 
 func isTimeout(err error) bool {

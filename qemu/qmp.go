@@ -82,6 +82,11 @@ func (q *monitor) negotiate() error {
 // do runs one command with its arguments, if any, and decodes what it returns
 // into result, if not nil.
 func (q *monitor) do(command string, arguments, result any) error {
+	return q.send(nil, command, arguments, result)
+}
+
+// send is do with descriptors that go with the command, as SCM_RIGHTS.
+func (q *monitor) send(files []int, command string, arguments, result any) error {
 	line, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
@@ -89,7 +94,7 @@ func (q *monitor) do(command string, arguments, result any) error {
 	if err != nil {
 		return err
 	}
-	if _, err := q.conn.Write(append(line, '\n')); err != nil {
+	if _, _, err := q.conn.WriteMsgUnix(append(line, '\n'), rights(files), nil); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	for {
@@ -112,6 +117,13 @@ func (q *monitor) do(command string, arguments, result any) error {
 			return nil
 		}
 	}
+}
+
+func rights(files []int) []byte {
+	if len(files) == 0 {
+		return nil
+	}
+	return unix.UnixRights(files...)
 }
 
 func (q *monitor) read(v any) error {

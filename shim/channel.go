@@ -26,11 +26,20 @@ type channel struct {
 	mu      sync.Mutex
 	mux     *link.Mux     // nil while there is no connection
 	changed chan struct{} // closed when mux changes
-	over    bool          // the VMM has ended
+	over    bool          // the VMM has ended, or the channel was let go of
+
+	released, frozen func()          // close the channels below, once
+	letGo            <-chan struct{} // the host lets go of the channel for good
+	freezes          <-chan struct{} // the guest has said that it is frozen
 }
 
 func newChannel(path string) *channel {
-	return &channel{path: path, connected: make(chan struct{}), changed: make(chan struct{})}
+	letGo, freezes := make(chan struct{}), make(chan struct{})
+	return &channel{
+		path: path, connected: make(chan struct{}), changed: make(chan struct{}),
+		released: sync.OnceFunc(func() { close(letGo) }), letGo: letGo,
+		frozen: sync.OnceFunc(func() { close(freezes) }), freezes: freezes,
+	}
 }
 
 // keep holds the connection until ctx, the VMM's life, ends.
@@ -47,6 +56,10 @@ func (c *channel) keep(ctx context.Context) {
 			close(c.connected)
 		}
 		select {
+		case <-c.letGo:
+			_ = mux.Close() // never fails
+			c.set(nil, true)
+			return
 		case <-mux.Done():
 			c.set(nil, false)
 			pause(ctx, connectMax)
@@ -75,7 +88,7 @@ func (c *channel) open(ctx context.Context) (*link.Stream, error) {
 		mux, changed, over := c.mux, c.changed, c.over
 		c.mu.Unlock()
 		if over {
-			return nil, errors.New("the VM has ended")
+			return nil, errors.New("the VM has ended, or is being made a template")
 		}
 		if mux != nil {
 			s, err := mux.Open(ctx)

@@ -169,6 +169,24 @@ func Halted(ctx context.Context, dir string) error {
 	return errors.New(a.Error)
 }
 
+// Release has the shim let go of the guest's channel for good and returns when
+// the guest has said on its console that it is frozen (guest.FrozenLine), which
+// it does once it has seen that.
+func Release(ctx context.Context, dir string) error {
+	conn, err := ask(ctx, dir, "release")
+	if err != nil {
+		return err
+	}
+	var a answer
+	if err := hear(ctx, conn, &a); err != nil {
+		return err
+	}
+	if a.Error != "" {
+		return errors.Join(errors.New(a.Error), conn.Close())
+	}
+	return conn.Close()
+}
+
 // Wait returns how the VMM ended, when it has. ErrNoShim means that nobody is
 // there to see it: attach another and wait again.
 func Wait(ctx context.Context, dir string) (banger.Exit, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,6 +57,9 @@ func (s *shim) follow(ctx context.Context) {
 
 // heard takes a console line.
 func (s *shim) heard(line string) {
+	if strings.TrimSpace(line) == guest.FrozenLine {
+		s.channel.frozen()
+	}
 	kind := lastWord(line)
 	if kind == "" {
 		return

@@ -22,7 +22,7 @@ const (
 
 // request is the line a connection starts with.
 type request struct {
-	Op string `json:"op"` // "dial", "status", "wait", "halted"
+	Op string `json:"op"` // "dial", "status", "wait", "halted", "release"
 }
 
 // answer is the line that says whether a dial succeeded; bytes follow.
@@ -73,6 +73,17 @@ func (s *shim) answer(conn *net.UnixConn) {
 	case "halted":
 		s.heard(haltedWord)
 		say(conn, answer{})
+	case "release":
+		s.channel.released()
+		gone, stop := hangUp(conn)
+		defer stop()
+		select {
+		case <-s.channel.freezes:
+			say(conn, answer{})
+		case <-s.ended:
+			say(conn, answer{Error: "the VMM has ended"})
+		case <-gone:
+		}
 	default:
 		say(conn, answer{Error: "unknown operation " + req.Op})
 	}

@@ -15,67 +15,14 @@ import (
 	"banger/guest"
 )
 
-// ioctl requests x/sys has no names for: include/uapi/linux/random.h, fs/ext4/ext4.h.
-const (
-	randomAdd    = 0x40085203 // RNDADDENTROPY
-	randomCredit = 0x40045201 // RNDADDTOENTCNT
-	randomReseed = 0x5207     // RNDRESEEDCRNG
-	ext4Resize   = 0x40086610 // EXT4_IOC_RESIZE_FS, takes the new number of blocks
-)
+// ext4Resize is EXT4_IOC_RESIZE_FS, which takes the new number of blocks (the
+// kernel's fs/ext4/ext4.h).
+const ext4Resize = 0x40086610
 
 func ioctlPointer[T any](fd int, request uintptr, arg *T) error {
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(arg)))
 	if errno != 0 {
 		return errno
-	}
-	return nil
-}
-
-// SetClock sets the guest's wall clock.
-func SetClock(now time.Time) error {
-	ts := unix.NsecToTimespec(now.UnixNano())
-	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-		return fmt.Errorf("set clock to %v: %w", now, err)
-	}
-	return nil
-}
-
-// openRandom makes the kernel's generator answer before it has been seeded. To
-// ask it would take a second otherwise, and what carries the host's streams asks
-// for a number that need only be new, not secret. The host's seed comes with the
-// identity, before anyone could ask for a secret.
-func openRandom() error {
-	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	bits := int32(256)
-	return ioctlPointer(int(f.Fd()), randomCredit, &bits)
-}
-
-// addEntropy credits seed to the kernel's pool and has its generator use it at
-// once: guests started from one template have the same state until then.
-func addEntropy(seed []byte) error {
-	if len(seed) < 32 || len(seed) > 256 {
-		return fmt.Errorf("%d bytes of entropy, not 32 to 256", len(seed))
-	}
-	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	var pool struct { // struct rand_pool_info
-		bits, size int32
-		data       [256]byte
-	}
-	pool.bits, pool.size = int32(len(seed)*8), int32(len(seed))
-	copy(pool.data[:], seed)
-	if err := ioctlPointer(int(f.Fd()), randomAdd, &pool); err != nil {
-		return fmt.Errorf("credit entropy: %w", err)
-	}
-	if err := unix.IoctlSetInt(int(f.Fd()), randomReseed, 0); err != nil {
-		return fmt.Errorf("reseed: %w", err)
 	}
 	return nil
 }

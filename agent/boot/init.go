@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/agent/renew"
 )
 
 // Init is PID 1 of the initramfs. It brings the kernel to the freeze point,
@@ -27,7 +29,7 @@ func Init() {
 	if err := earlyMounts(); err != nil {
 		die("mount", err)
 	}
-	if err := openRandom(); err != nil {
+	if err := renew.OpenRandom(); err != nil {
 		logf("random numbers: %v", err) // they will take their time
 	}
 	w.lap("init: mounts")

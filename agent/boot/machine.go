@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"banger/agent/renew"
 	"banger/guest"
 )
 
@@ -143,37 +145,29 @@ func (m *Machine) keepGuardian(s *state) {
 // unitTime is how long systemd may take to start our guardian unit.
 const unitTime = 20 * time.Second
 
-// assemble makes id's machine of a frozen one. The order matters: the clock and
-// the random pool first, since everything after may look at them.
+// assemble makes id's machine of a frozen one.
 func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 	w := newStopwatch()
-	early, err := takeLock(modulesLock, unix.LOCK_SH) // PID 1 may still be loading
+	if err := earlyLoaded(); err != nil {
+		return guest.Ready{}, err
+	}
+	w.lap("early modules")
+	renewed, err := renew.Run(id, renew.Early())
 	if err != nil {
 		return guest.Ready{}, err
 	}
-	early.Close()
-	w.lap("early modules")
-	if err := SetClock(id.Time); err != nil {
-		return guest.Ready{}, err
-	}
-	if err := addEntropy(id.Entropy); err != nil {
-		return guest.Ready{}, err
-	}
-	if err := unix.Sethostname([]byte(id.Hostname)); err != nil {
-		return guest.Ready{}, fmt.Errorf("host name %q: %w", id.Hostname, err)
-	}
 	w.lap("clock, entropy")
-	late := openModules("late")
-	if len(late) > 0 {
-		late[0].load() // the disks' driver: its devices are there when this returns
-		late = late[1:]
+	others, err := diskDriver()
+	if err != nil {
+		return guest.Ready{}, err
 	}
 	w.lap("disk driver")
 	network := make(chan error, 1)
 	go func() {
 		if id.Net != nil {
-			for _, l := range late {
-				l.load()
+			if err := others(); err != nil {
+				network <- err
+				return
 			}
 		}
 		network <- configureNetwork(id.Net)
@@ -189,6 +183,14 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 	if err := writeIdentity(id); err != nil {
 		return guest.Ready{}, err
 	}
+	late, err := renew.Run(id, renew.Late())
+	if err != nil {
+		return guest.Ready{}, err
+	}
+	bootID, err := renew.BootID()
+	if err != nil {
+		return guest.Ready{}, fmt.Errorf("renew %s: %w", guest.RenewBootID, err)
+	}
 	init := findInit(id.NoInit)
 	if isSystemd(init) {
 		if err := writeUnits(); err != nil {
@@ -196,7 +198,58 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 		}
 	}
 	w.lap("identity")
-	return guest.Ready{Agent: m.version, Init: init, Stages: append(m.early, w.stages...), DiskMiB: disk.size >> 20}, nil
+	return guest.Ready{
+		Agent: m.version, Init: init, Stages: append(m.early, w.stages...), DiskMiB: disk.size >> 20,
+		Renewed: append(append(renewed, late...), guest.RenewBootID), BootID: bootID,
+	}, nil
+}
+
+// earlyLoaded waits for PID 1 to have loaded the early modules.
+func earlyLoaded() error {
+	early, err := takeLock(modulesLock, unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	return early.Close()
+}
+
+// diskDriver sees to it that the disks are there when it returns, and returns
+// what does the same for the other devices.
+func diskDriver() (others func() error, err error) {
+	if others, err = renew.Thaw(); others != nil || err != nil {
+		return others, err
+	}
+	late := openModules("late")
+	if len(late) > 0 {
+		late[0].load() // the disks' driver
+		late = late[1:]
+	}
+	return func() error {
+		for _, l := range late {
+			l.load()
+		}
+		return nil
+	}, nil
+}
+
+// Freeze brings the machine to its freeze point, and keeps it there until
+// Configure. Port is what carries the host's streams.
+func (m *Machine) Freeze(port *os.File) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.Configured() || m.failed != nil {
+		return guest.Errorf(guest.CodeConflict, "this machine has its identity already")
+	}
+	if err := earlyLoaded(); err != nil {
+		return err
+	}
+	return renew.Freeze(port, func() error {
+		for _, l := range openModules("late") {
+			l.load()
+		}
+		debug.FreeOSMemory() // every page in use is one more for each restored guest to map
+		return nil
+	})
 }
 
 // findInit returns the path of the image's init, "" when it has none.

@@ -6,11 +6,11 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 
 	"banger/agent"
 	"banger/agent/boot"
+	"banger/agent/renew"
 	"banger/agent/session"
 	"banger/agent/tool"
 	"banger/link"
@@ -46,7 +46,7 @@ func serve(args []string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := listen()
+	port, err := openChannel()
 	if err != nil {
 		return err
 	}
@@ -57,21 +57,18 @@ func serve(args []string) error {
 		Configured: machine.Configured,
 		InitState:  machine.InitState,
 		Shutdown:   machine.Shutdown,
-		SetClock:   boot.SetClock,
+		Freeze:     func() error { return machine.Freeze(port) },
+		SetClock:   renew.SetClock,
 	}
 	failed := make(chan error, 2)
 	go func() { failed <- boot.ServeNotices(server.Notify) }()
-	go func() { failed <- server.Serve(listener) }()
+	go func() { failed <- server.Serve(link.New(link.Port(port), link.Guest)) }()
 	return <-failed
 }
 
-func listen() (net.Listener, error) {
+func openChannel() (*os.File, error) {
 	if c := boot.Channel(); c != "virtio" {
 		return nil, fmt.Errorf("no channel %q", c)
 	}
-	port, err := boot.OpenPort(portName)
-	if err != nil {
-		return nil, err
-	}
-	return link.New(link.Port(port), link.Guest), nil
+	return boot.OpenPort(portName)
 }
