@@ -2,6 +2,7 @@ package fake
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"time"
 
@@ -65,7 +66,17 @@ func (g *Guest) answer(req guest.Request) (body any, after func(), err error) {
 		if id.ID != g.machine.ID {
 			return nil, nil, guest.Errorf(guest.CodeConflict, "this is %s, not %s", g.machine.ID, id.ID)
 		}
-		return guest.Ready{Agent: "fake", Init: "/sbin/init"}, nil, nil
+		g.host.mu.Lock()
+		defer g.host.mu.Unlock()
+		g.host.serials++
+		return guest.Ready{
+			Agent: "fake", Init: "/sbin/init", Renewed: guest.Renewals(), BootID: fmt.Sprintf("guest-boot-%d", g.host.serials),
+		}, nil, nil
+	case guest.OpFreeze:
+		g.host.mu.Lock()
+		defer g.host.mu.Unlock()
+		g.machine.frozen = true
+		return nil, nil, nil
 	case guest.OpHealth:
 		return guest.Health{Agent: "fake", Configured: true, Init: "running", Time: time.Now().Add(g.host.ClockError)}, nil, nil
 	case guest.OpShutdown:

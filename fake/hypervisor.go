@@ -21,6 +21,8 @@ type machine struct {
 	banger.Machine
 	vmm   banger.Process
 	ended chan struct{} // closed when its VMM is gone
+
+	frozen, restored bool // frozen is guarded by Host.mu
 }
 
 // Start makes guest memory, shim and VMM, each a step. It writes a line to the

@@ -30,6 +30,22 @@ func TestFake(t *testing.T) {
 	})
 }
 
+func TestFakeTemplates(t *testing.T) {
+	hypervisortest.RunTemplates(t, func(t *testing.T) hypervisortest.TemplateBed {
+		h := fake.NewHost()
+		life := h.Live(func(string) fake.Fate { return fake.Live })
+		ids := 0
+		another := func(t *testing.T) banger.Machine {
+			ids++
+			return banger.Machine{ID: "a" + strconv.Itoa(ids), Dir: t.TempDir(), RAMDir: t.TempDir(), VCPU: 1, MemoryMiB: 256}
+		}
+		return hypervisortest.TemplateBed{
+			Bed:     hypervisortest.Bed{Hypervisor: life.Hypervisor(), Host: host{h}, Machine: another(t)},
+			Another: another,
+		}
+	})
+}
+
 type host struct{ *fake.Host }
 
 func (h host) Alive(p banger.Process) bool { return h.Is(p) }

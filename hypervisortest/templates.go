@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -215,10 +214,5 @@ func testKind(t *testing.T, b TemplateBed) {
 		if kind(m) == first {
 			t.Errorf("other %s make no other kind", what)
 		}
-	}
-	m := b.Machine
-	m.Kernel = filepath.Join(m.Dir, "no-such-kernel")
-	if k, err := b.capturer(t).Kind(t.Context(), m); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the kind of a machine without a kernel is %q, %v", k, err)
 	}
 }

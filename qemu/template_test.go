@@ -1,6 +1,8 @@
 package qemu_test
 
 import (
+	"errors"
+	"io/fs"
 	"testing"
 
 	"banger"
@@ -21,4 +23,13 @@ func TestTemplateContract(t *testing.T) {
 			},
 		}
 	})
+}
+
+func TestKindWithoutKernel(t *testing.T) {
+	d, _ := newDriver(t)
+	m := newMachine(t)
+	m.Kernel = "/no-such-kernel"
+	if k, err := d.Kind(t.Context(), m); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the kind of a machine without a kernel is %q, %v", k, err)
+	}
 }
