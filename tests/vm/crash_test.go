@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,6 +65,17 @@ func (s *storm) kills() int { s.mu.Lock(); defer s.mu.Unlock(); return s.total }
 
 func (s *storm) vmmKills(id string) int { s.mu.Lock(); defer s.mu.Unlock(); return s.vmms[id] }
 
+// calmEvery is the number of kills after which there is none for a while.
+const calmEvery = 20
+
+// calm waits until each soul got something done that no kill could help along:
+// the next kill sets free what hangs.
+func (s *storm) calm(t *testing.T, souls []*soul) {
+	until(t, "everybody to get on after the last kill", 6*time.Minute, func() bool {
+		return t.Failed() || !slices.ContainsFunc(souls, func(u *soul) bool { return u.good.Load() < int64(s.kills()) })
+	})
+}
+
 // soul is one VM as its user knows it, and its user.
 type soul struct {
 	t    *testing.T
@@ -78,7 +90,7 @@ type soul struct {
 	seen     int          // kills of all when boot was seen last
 	acked    map[int]bool // files the guest said it synced
 	tried    int
-	good     int // kills when the last operation that succeeded began
+	good     atomic.Int64 // kills when the last operation that succeeded began
 	done     map[string]int
 }
 
@@ -88,10 +100,11 @@ func (u *soul) do(op string, args ...string) result {
 	r := u.s.h.run(nil, args...)
 	switch {
 	case r.status == 0:
-		u.good = began
+		u.good.Store(int64(began))
 		u.done[op]++
-	case u.s.kills() == u.good:
+	case int64(u.s.kills()) == u.good.Load():
 		u.t.Errorf("%s: no kill explains that banger %v fails with %d: %s", u.name, args, r.status, r.stderr)
+		u.s.h.autopsy(u.t)
 	}
 	return r
 }
@@ -220,6 +233,9 @@ func TestCrashStorm(t *testing.T) {
 		// The random moment: every second one soon after the last, for kills that meet.
 		time.Sleep(time.Duration(s.rnd.IntN([]int{100, 6000}[s.rnd.IntN(2)])) * time.Millisecond)
 		s.strike()
+		if s.kills()%calmEvery == 0 {
+			s.calm(t, souls)
+		}
 	}
 	cancel()
 	living.Wait()

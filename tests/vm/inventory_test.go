@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"banger"
 	"banger/proc"
@@ -160,6 +161,34 @@ func (h *host) same(t *testing.T, before []string, bound time.Duration) {
 			return
 		}
 	}
+}
+
+// autopsy logs what may tell why an installation doesn't get on, and ends its
+// daemon and its shims doing so.
+func (h *host) autopsy(t *testing.T) {
+	const most = 60_000
+	for _, p := range h.processes() {
+		t.Logf("%s %s, pid %d", p.kind, p.vm, p.PID)
+	}
+	last := func(paths ...string) {
+		for _, path := range paths {
+			if b, err := os.ReadFile(path); err == nil {
+				t.Logf("%s: %s", path, b[max(0, len(b)-most):])
+			}
+		}
+	}
+	for _, p := range h.processes() {
+		if p.kind != "daemon" && p.kind != "shim" {
+			continue
+		}
+		_ = proc.Kill(p.Process, unix.SIGABRT) // the runtime prints all stacks
+		_ = proc.Wait(t.Context(), p.Process)
+		if p.kind == "shim" {
+			last(filepath.Join(p.argv[1], "shim.log"), filepath.Join(p.argv[1], "vmm.log"), filepath.Join(p.argv[1], "console.log"))
+		}
+	}
+	logs, _ := filepath.Glob(filepath.Join(h.state, "banger", "*.log"))
+	last(logs...)
 }
 
 // apart is an installation with the shared one's files and a daemon and

@@ -137,13 +137,16 @@ func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	return c
 }
 
-// run runs one banger command to its end, four minutes at most.
+// run runs one banger command to its end, four minutes at most: then it says where
+// it hangs.
 func (h *host) run(stdin []byte, args ...string) result {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	c := h.command(ctx, args...)
 	var out, errs bytes.Buffer
 	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(stdin), &out, &errs
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGABRT) } // the runtime prints all stacks
+	c.WaitDelay = 10 * time.Second
 	err := c.Run()
 	r := result{out.Bytes(), errs.Bytes(), 0}
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
