@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"banger"
 	"banger/guest"
@@ -16,6 +17,9 @@ func surface(op, doing string, err error) error {
 	}
 	if g, ok := errors.AsType[*guest.Error](err); ok && g.Code != guest.CodeInternal && banger.CodeOf(err) == banger.CodeInternal {
 		err = banger.Errorf(banger.CodeUnavailable, "%w", err)
+	}
+	if errors.Is(err, syscall.ENOSPC) && banger.CodeOf(err) == banger.CodeInternal {
+		err = banger.Errorf(banger.CodeUnavailable, "%w", err).WithHint("the disk is full: make room and try again")
 	}
 	out := banger.During(doing, err)
 	if e, ok := errors.AsType[*banger.Error](out); ok && e.Op == "" {

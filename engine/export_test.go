@@ -17,3 +17,6 @@ func (e *Engine) LeaveClocks() { e.clock = func(context.Context, *guest.Client, 
 
 // Scratch is the content of handles.json.
 type Scratch = scratch
+
+// ReadScratch reads the handles.json of a VM's directory.
+var ReadScratch = readScratch

@@ -134,3 +134,28 @@ func TestScratchThatCannotBeWritten(t *testing.T) {
 	}
 	report(t, w.check(d), "recovered")
 }
+
+// VMs outlive upgrades: what each released version wrote is read as it was
+// meant. A new one adds a file; none ever changes.
+func TestReleasedScratch(t *testing.T) {
+	files, err := filepath.Glob("testdata/released/handles-*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	const boot = "aabfdc2b-744b-4214-a4dd-db82f2c35240"
+	want := banger.Handles{
+		VMM:     banger.Process{PID: 26840, StartTime: 551072, BootID: boot},
+		Shim:    banger.Process{PID: 26831, StartTime: 551070, BootID: boot},
+		RAMFile: "/dev/shm/banger-56ac692ca05f.ram",
+	}
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		must(t, err)
+		dir := t.TempDir()
+		must(t, os.WriteFile(filepath.Join(dir, "handles.json"), raw, 0o600))
+		got, err := engine.ReadScratch(dir, banger.VM{ID: "56ac692ca05f", Boots: 1}, boot)
+		if err != nil || got != want {
+			t.Errorf("%s: %+v, %v", file, got, err)
+		}
+	}
+}

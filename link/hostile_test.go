@@ -17,7 +17,9 @@ import (
 	"banger/link"
 )
 
-// The wire format, written down a second time from the package's documentation.
+// The wire format, written down a second time from the package's documentation:
+// version 1 as it was released. Guests speak it for as long as they run, so what
+// follows stays as it is while minVersion is 1.
 const (
 	hello byte = 1 + iota
 	opened

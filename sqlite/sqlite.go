@@ -16,7 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	_ "modernc.org/sqlite" // registers the driver
+	driver "modernc.org/sqlite" // also registers itself
+	lib "modernc.org/sqlite/lib"
 
 	"banger"
 )
@@ -140,6 +141,7 @@ func (s *Store) Close() error {
 // outcome unknown, so from here on ctx doesn't count.
 func (s *Store) tx(ctx context.Context, durable bool, fn func(context.Context, *sql.Tx) error) (err error) {
 	ctx = context.WithoutCancel(ctx)
+	defer func() { err = full(err) }()
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("database: %w", err)
@@ -168,6 +170,14 @@ func (s *Store) tx(ctx context.Context, durable bool, fn func(context.Context, *
 		return fmt.Errorf("database: commit: %w", err)
 	}
 	return nil
+}
+
+// full has an error of a full disk say so as the kernel would.
+func full(err error) error {
+	if e, ok := errors.AsType[*driver.Error](err); ok && e.Code()&0xff == lib.SQLITE_FULL {
+		return fmt.Errorf("%w: %w", err, unix.ENOSPC)
+	}
+	return err
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000000Z") }

@@ -217,3 +217,48 @@ func BenchmarkCommit(b *testing.B) {
 		})
 	}
 }
+
+// A database of any released version is brought up to date and means what it
+// meant. A new version adds a file; none ever changes.
+func TestReleasedDatabases(t *testing.T) {
+	files, err := filepath.Glob("testdata/released/*.sql")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "db")
+		raw(t, path, string(text))
+		s := open(t, path)
+		vms, err := s.VMs(t.Context())
+		if err != nil || len(vms) != 2 {
+			t.Fatalf("%s: %+v, %v", file, vms, err)
+		}
+		web, db := vms[0], vms[1]
+		if web.ID != "56ac692ca05f" || web.Spec.Name != "web" || web.State != banger.Running || web.Boots != 1 || web.Spec.MemoryMiB != 256 ||
+			web.Held.VMM.PID != 26840 || web.Held.Shim.StartTime != 551070 || web.Held.RAMFile == "" || web.Started.IsZero() {
+			t.Errorf("%s: %+v", file, web)
+		}
+		if db.State != banger.Creating || db.Spec.DiskMiB != 10240 || db.ImageID != "e4fa8d7247ff" || db.KernelID != "03a6c46371fb" {
+			t.Errorf("%s: %+v", file, db)
+		}
+		ops, err := s.Ops(t.Context())
+		if err != nil || len(ops) != 1 || ops[0].VM != db.ID || ops[0].Kind != banger.OpCreate || len(ops[0].Begun) != 2 {
+			t.Errorf("%s: %+v, %v", file, ops, err)
+		}
+		images, err := s.Images(t.Context())
+		if err != nil || len(images) != 1 || images[0].ID != "e4fa8d7247ff" {
+			t.Errorf("%s: %+v, %v", file, images, err)
+		}
+		kernels, err := s.Kernels(t.Context())
+		if err != nil || len(kernels) != 1 || kernels[0].Version != "6.1.0-50-cloud-amd64" {
+			t.Errorf("%s: %+v, %v", file, kernels, err)
+		}
+		if err := s.Commit(t.Context(), web, nil, true); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}

@@ -197,6 +197,15 @@ func (h *host) show(t *testing.T, name string) banger.VM {
 	return vm
 }
 
+// list returns what the daemon says of all VMs.
+func (h *host) list(t *testing.T) (vms []banger.VM) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(h.ok(t, "vm", "list", "--json")), &vms); err != nil {
+		t.Fatal(err)
+	}
+	return vms
+}
+
 // booted waits until the image's init has finished and returns what it then says.
 func (h *host) booted(t *testing.T, name string) (state string) {
 	t.Helper()

@@ -1,0 +1,230 @@
+package vm_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+// small is a filesystem of 64 MiB.
+type small struct {
+	dir string
+}
+
+// newSmall mounts one.
+func newSmall(t *testing.T, kind string) *small {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount a small filesystem")
+	}
+	s := &small{dir: t.TempDir()}
+	var mount *exec.Cmd
+	switch kind {
+	case "tmpfs":
+		mount = exec.Command("mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "banger-test", s.dir)
+	case "ext4":
+		image := filepath.Join(t.TempDir(), "image")
+		if err := os.WriteFile(image, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(image, 64<<20); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-m", "0", image).CombinedOutput(); err != nil {
+			t.Fatalf("mke2fs: %v: %s", err, out)
+		}
+		mount = exec.Command("mount", "-o", "loop", image, s.dir)
+	}
+	if out, err := mount.CombinedOutput(); err != nil {
+		t.Skipf("no %s can be mounted here: %v: %s", kind, err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", s.dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	return s
+}
+
+// leave fills the filesystem until at most so many bytes are left; -1 empties it
+// of what filled it.
+func (s *small) leave(t *testing.T, bytes int64) {
+	t.Helper()
+	path := filepath.Join(s.dir, "filler")
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	if bytes < 0 {
+		return
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := int64(0); ; {
+		unix.Sync() // what is only promised counts too
+		var st unix.Statfs_t
+		if err := unix.Statfs(s.dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		more := int64(st.Bavail)*st.Bsize - bytes
+		if more <= 0 {
+			return
+		}
+		if err := unix.Fallocate(int(f.Fd()), 0, size, more); err != nil && more < 1<<20 {
+			return // what is left is for metadata
+		} else if err == nil {
+			size += more
+		} else {
+			t.Fatal(err)
+		}
+	}
+}
+
+// whole waits until each VM the installation has is at rest in the state wanted,
+// and there are no others.
+func (h *host) whole(t *testing.T, want map[string]banger.State) {
+	t.Helper()
+	until(t, fmt.Sprintf("the VMs to be %v", want), time.Minute, func() bool {
+		vms := h.list(t)
+		return len(vms) == len(want) && !slices.ContainsFunc(vms, func(vm banger.VM) bool {
+			return vm.State != want[vm.Spec.Name] || vm.State == banger.Stopped && !vm.Held.Empty()
+		})
+	})
+	dirs, err := os.ReadDir(filepath.Join(h.state, "banger", "vms"))
+	if err != nil && !os.IsNotExist(err) || len(dirs) != len(want) {
+		t.Errorf("directories %v, %v", dirs, err)
+	}
+}
+
+// step is by how much more room the next try has.
+const step = 4 << 10
+
+// The host's disk is full at every moment of a creation, a start, and a run:
+// each try has a page more room than the last, until there is enough. Who fails
+// says why and leaves nothing; a VM that runs runs on; what is synced stays.
+func TestDiskFull(t *testing.T) {
+	for _, kind := range []string{"tmpfs", "ext4"} {
+		t.Run(kind, func(t *testing.T) {
+			fs := newSmall(t, kind)
+			shared.close()
+			h := &host{bin: shared.bin, state: fs.dir, env: append(slices.Clip(shared.env),
+				"XDG_STATE_HOME="+fs.dir, "XDG_DATA_HOME="+filepath.Join(t.TempDir()))}
+			t.Cleanup(h.close) // before the filesystem goes
+			h.supply(t)
+			fullCreate(t, h, fs)
+			fullStart(t, h, fs)
+			fullRun(t, h, fs)
+			h.ok(t, "vm", "delete", "full")
+			h.whole(t, nil)
+		})
+	}
+}
+
+// supply gives an installation of its own a kernel and the default image.
+func (h *host) supply(t *testing.T) {
+	t.Helper()
+	h.ok(t, "kernel", "pull")
+	home, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.ok(t, "image", "import", "--name", image, filepath.Join(home, "banger-test", image+".tar"))
+}
+
+// enough is the room with which a try must have succeeded.
+const enough = 4 << 20
+
+// grudging repeats a command with ever more room until it succeeds. Each failure
+// must say that the disk is full.
+func grudging(t *testing.T, fs *small, try func(n int) result, failed func()) {
+	t.Helper()
+	said := map[string]int{}
+	n := 0
+	for room := int64(0); ; room += step {
+		fs.leave(t, room)
+		r := try(n)
+		n++
+		fs.leave(t, -1)
+		if r.status == 0 {
+			break
+		}
+		text := string(r.stderr)
+		if !strings.Contains(text, "no space left") && !strings.Contains(text, "disk is full") || !strings.Contains(text, "make room") {
+			t.Errorf("with %d bytes left it fails with %d and says: %s", room, r.status, text)
+		}
+		first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+		said[first]++
+		failed()
+		if t.Failed() || room > enough {
+			t.Fatalf("still fails with %d bytes left: %s", room, text)
+		}
+	}
+	t.Logf("%d tries failed first", n-1)
+	for what, times := range said {
+		t.Logf("  %d times %s", times, what)
+	}
+	if n == 1 {
+		t.Error("the disk was never full")
+	}
+}
+
+func fullCreate(t *testing.T, h *host, fs *small) {
+	name := ""
+	grudging(t, fs, func(n int) result {
+		name = fmt.Sprintf("full%d", n)
+		return h.run(nil, "vm", "create", "--no-start", "--name", name)
+	}, func() { h.whole(t, nil) })
+	h.ok(t, "vm", "rename", name, "full")
+	h.whole(t, map[string]banger.State{"full": banger.Stopped})
+}
+
+func fullStart(t *testing.T, h *host, fs *small) {
+	grudging(t, fs, func(int) result { return h.run(nil, "vm", "start", "full") },
+		func() { h.whole(t, map[string]banger.State{"full": banger.Stopped}) })
+	h.whole(t, map[string]banger.State{"full": banger.Running})
+}
+
+func fullRun(t *testing.T, h *host, fs *small) {
+	boot := func() string {
+		return h.ok(t, "vm", "exec", "full", "--", "cat", "/proc/sys/kernel/random/boot_id")
+	}
+	was := boot()
+	h.ok(t, "vm", "exec", "full", "--", "sh", "-c", "echo kept > /root/kept; sync")
+	// The daemon dies and comes again while there is no room.
+	fs.leave(t, 0)
+	kill(t, h.daemon(t))
+	if r := h.run(nil, "vm", "list"); r.status != 0 {
+		t.Logf("a daemon that starts on a full disk says: %s", r.stderr)
+		if !strings.Contains(string(r.stderr), "no space left") && !strings.Contains(string(r.stderr), "disk is full") {
+			t.Errorf("which isn't that the disk is full")
+		}
+	}
+	fs.leave(t, -1)
+	if now := boot(); now != was {
+		t.Error("the VM was lost with the daemon")
+	}
+	// The guest itself fills the disk. It is told so by errors; it isn't stopped.
+	fs.leave(t, 2<<20)
+	r := h.run(nil, "vm", "exec", "full", "--", "sh", "-c", "dd if=/dev/zero of=/root/big bs=1M count=200 conv=fsync")
+	if r.status == 0 {
+		t.Error("the guest wrote 200 MiB to a filesystem of 64")
+	}
+	t.Logf("the guest's dd says: %s", r.stderr)
+	fs.leave(t, -1)
+	h.ok(t, "vm", "stop", "full")
+	h.ok(t, "vm", "start", "full")
+	if kept := h.ok(t, "vm", "exec", "full", "--", "cat", "/root/kept"); kept != "kept\n" {
+		t.Errorf("a synced file reads %q", kept)
+	}
+}
