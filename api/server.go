@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"banger"
@@ -27,6 +28,8 @@ type Server struct {
 	Making  banger.Operations
 	Stop    func() // ends the daemon; the VMs run on
 	Log     *slog.Logger
+
+	changes atomic.Int32 // requests under way that change something
 }
 
 // access says who may use a route.
@@ -136,6 +139,10 @@ func (s *Server) guard(rt route) http.Handler {
 			_ = answer(w, http.StatusForbidden, line{Error: banger.Errorf(banger.CodeInvalid, "user %d may not use the daemon of user %d", uid, os.Getuid())})
 			return
 		}
+		if rt.method != http.MethodGet {
+			s.changes.Add(1)
+			defer s.changes.Add(-1)
+		}
 		err := rt.handler(w, r)
 		if err == nil {
 			return
@@ -147,8 +154,17 @@ func (s *Server) guard(rt route) http.Handler {
 	})
 }
 
-func (s *Server) version(w http.ResponseWriter, _ *http.Request) error {
-	return answer(w, http.StatusOK, version.Daemon{API: version.API, Build: version.String(), PID: os.Getpid()})
+func (s *Server) version(w http.ResponseWriter, r *http.Request) error {
+	busy := int(s.changes.Load())
+	if s.Making != nil {
+		ops, _ := s.Making.Operations(r.Context()) // then there are none to wait for
+		for _, op := range ops {
+			if op.Status == banger.OperationRunning {
+				busy++
+			}
+		}
+	}
+	return answer(w, http.StatusOK, version.Daemon{API: version.API, Build: version.String(), PID: os.Getpid(), Busy: busy})
 }
 
 func (s *Server) stop(w http.ResponseWriter, r *http.Request) error {

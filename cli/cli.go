@@ -47,6 +47,12 @@ type Daemon interface {
 	Status(ctx context.Context) (DaemonStatus, error)
 	// Stop ends a running daemon and returns when it has ended; VMs run on.
 	Stop(ctx context.Context) error
+	// Restart ends a running daemon, if there is one, and starts one.
+	Restart(ctx context.Context) error
+	// Remove takes back what banger left on this host once no daemon runs: caches
+	// and installed programs, with all also everything else. It returns what it
+	// removed and says what stays.
+	Remove(all bool) (removed, stays []string, err error)
 	// Examine looks at the host, whether a daemon can run on it or not.
 	Examine(ctx context.Context) (doctor.Report, error)
 	// Log returns the end of the daemon's log.
@@ -56,6 +62,7 @@ type Daemon interface {
 // DaemonStatus says which daemon runs and where its files are.
 type DaemonStatus struct {
 	Running         bool   `json:"running"`
+	Records         bool   `json:"records"` // a daemon has run here before
 	*version.Daemon        // nil when none runs
 	Socket          string `json:"socket"`
 	Log             string `json:"log"`
@@ -179,6 +186,7 @@ func (a *App) root() *cobra.Command {
 		configCommand(a),
 		systemCommand(a),
 		daemonCommand(a),
+		uninstallCommand(a),
 		versionCommand(a))...)
 	root.SetHelpCommandGroupID(groupSystem)
 	root.SetCompletionCommandGroupID(groupSystem)

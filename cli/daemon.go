@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strconv"
@@ -11,9 +12,9 @@ import (
 )
 
 func daemonCommand(a *App) *cobra.Command {
-	cmd := group("daemon", "See and end the daemon")
+	cmd := group("daemon", "See, restart and end the daemon")
 	cmd.Long = "The daemon starts by itself when a command needs it. VMs don't need it to run."
-	cmd.AddCommand(daemonStatusCommand(a), daemonStopCommand(a))
+	cmd.AddCommand(daemonStatusCommand(a), daemonStopCommand(a), daemonRestartCommand(a))
 	return cmd
 }
 
@@ -23,17 +24,41 @@ func daemonStatusCommand(a *App) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			st, err := a.Daemon.Status(ctx)
-			if err != nil {
+			return daemonStatus(ctx, a)
+		},
+	}
+}
+
+func daemonStatus(ctx context.Context, a *App) error {
+	st, err := a.Daemon.Status(ctx)
+	if err != nil {
+		return err
+	}
+	return a.print(st, func(w io.Writer) {
+		rows := [][]string{{"running", "no"}}
+		if d := st.Daemon; st.Running {
+			rows = [][]string{{"running", "yes"}, {"pid", strconv.Itoa(d.PID)}, {"build", d.Build}, {"api", strconv.Itoa(d.API)}}
+		}
+		table(w, append(rows, []string{"socket", st.Socket}, []string{"log", st.Log}))
+	})
+}
+
+func daemonRestartCommand(a *App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "restart",
+		Short: "End the daemon and start it again; running VMs run on",
+		Long: `Ends the daemon, if one runs, and starts it: it reads config.toml anew and is the
+program that is installed now. Running VMs and the commands in them go on. A daemon
+whose program was replaced by a newer one is also restarted by the next command.`,
+		Example: "  banger daemon restart",
+		Args:    nargs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			if err := a.Daemon.Restart(ctx); err != nil {
 				return err
 			}
-			return a.print(st, func(w io.Writer) {
-				rows := [][]string{{"running", "no"}}
-				if d := st.Daemon; st.Running {
-					rows = [][]string{{"running", "yes"}, {"pid", strconv.Itoa(d.PID)}, {"build", d.Build}, {"api", strconv.Itoa(d.API)}}
-				}
-				table(w, append(rows, []string{"socket", st.Socket}, []string{"log", st.Log}))
-			})
+			return daemonStatus(ctx, a)
 		},
 	}
 }

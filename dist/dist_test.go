@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestMain(m *testing.M) {
@@ -93,6 +95,13 @@ func TestRelease(t *testing.T) {
 	if sums, err := os.ReadFile(filepath.Join(out, "SHA256SUMS")); err != nil || string(sums) != fmt.Sprintf("%x  %s\n", sha256.Sum256(data), filepath.Base(tarball)) {
 		t.Errorf("SHA256SUMS says %s (%v)", sums, err)
 	}
+	for _, name := range []string{".bashrc", ".config/other/settings", ".cache/other/x", ".local/state/other"} {
+		path := filepath.Join(home, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(name), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := listing(t, home)
 	prefix := filepath.Join(home, ".local")
 	unpack(t, tarball, prefix)
 	listed, err := os.ReadFile(filepath.Join(prefix, manifest))
@@ -101,7 +110,7 @@ func TestRelease(t *testing.T) {
 	}
 	var found []string
 	if err := filepath.WalkDir(prefix, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
+		if err == nil && !e.IsDir() && !strings.Contains(path, "/state/") {
 			rel, _ := filepath.Rel(prefix, path)
 			found = append(found, rel)
 		}
@@ -151,5 +160,37 @@ func TestRelease(t *testing.T) {
 	if st := banger("daemon", "status"); !strings.Contains(st, "v9.9.9") || !strings.Contains(st, home) {
 		t.Errorf("it says %s", st)
 	}
-	banger("daemon", "stop")
+	settings := filepath.Join(home, ".config/banger/config.toml")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(settings), 0o755), os.WriteFile(settings, []byte("vcpu = 1\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	banger("daemon", "restart")
+	banger("uninstall", "--purge", "--force")
+	if d := cmp.Diff(before, listing(t, home)); d != "" {
+		t.Errorf("the home directory isn't as it was before (-before +after): %s", d)
+	}
+}
+
+// listing is every path below a directory with its mode and content.
+func listing(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	if err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		var data []byte
+		if info.Mode().IsRegular() {
+			data, err = os.ReadFile(path)
+		}
+		all[path] = fmt.Sprint(info.Mode(), " ", string(data))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return all
 }

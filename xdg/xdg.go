@@ -1,12 +1,15 @@
 // Package xdg says where one user's files go, after the XDG Base Directory
-// Specification. It owns that mapping and nothing else: it makes no directory,
-// and the environment is handed to it.
+// Specification. It owns that mapping, the making of those directories and the
+// memory of what was made. The environment is handed to it.
 package xdg
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -45,6 +48,47 @@ func Of(getenv func(string) string) (Dirs, error) {
 		d.Socket = filepath.Join(run, "banger", "bangerd.sock")
 	}
 	return d, nil
+}
+
+// madeFile lists, in the state directory, the directories above ours that we
+// made, so that they can be taken back.
+const madeFile = "made-directories"
+
+// Make makes the directories for what is kept, and remembers those above them
+// that weren't there.
+func (d Dirs) Make() error {
+	var made []string
+	for _, dir := range []string{d.State, d.Data, d.Cache} {
+		for up := filepath.Dir(dir); ; up = filepath.Dir(up) {
+			if _, err := os.Lstat(up); err == nil || up == filepath.Dir(up) {
+				break
+			}
+			made = append(made, up)
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if len(made) == 0 {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(d.State, madeFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(strings.Join(made, "\n") + "\n")
+	return errors.Join(err, f.Close())
+}
+
+// Made returns the directories above ours that Make made, deepest first.
+func (d Dirs) Made() []string {
+	data, err := os.ReadFile(filepath.Join(d.State, madeFile))
+	if err != nil {
+		return nil
+	}
+	list := slices.Sorted(strings.SplitSeq(strings.TrimSpace(string(data)), "\n"))
+	slices.Reverse(list) // what is below a directory sorts after it
+	return slices.Compact(list)
 }
 
 // private reports whether dir exists, is ours and closed to others.

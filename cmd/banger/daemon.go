@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +34,7 @@ const startBound = 15 * time.Second
 type daemon struct {
 	dirs     xdg.Dirs
 	unusable error // why config.toml is: then nothing may be asked of a daemon
+	judged   atomic.Bool
 }
 
 func (d *daemon) log() string { return filepath.Join(d.dirs.State, "daemon.log") }
@@ -48,6 +50,13 @@ func (d *daemon) find(ctx context.Context) (net.Conn, error) {
 // connect connects to the daemon, and starts it when there is none.
 func (d *daemon) connect(ctx context.Context) (net.Conn, error) {
 	conn, err := d.find(ctx)
+	if err == nil && !d.judged.Swap(true) && outdated(ctx, conn) {
+		_ = conn.Close()
+		err = d.Stop(ctx)
+		if err == nil {
+			err = syscall.ENOENT // the next one is started below
+		}
+	}
 	if err == nil || !absent(err) {
 		return conn, err
 	}
@@ -64,8 +73,8 @@ func absent(err error) bool {
 // start starts a daemon and connects to it. One command at a time starts: the
 // others find what the first one started.
 func (d *daemon) start(ctx context.Context) (net.Conn, error) {
-	if err := os.MkdirAll(d.dirs.State, 0o700); err != nil {
-		return nil, err
+	if err := d.dirs.Make(); err != nil {
+		return nil, banger.Errorf(banger.CodeUnavailable, "%w", err).WithHint("`banger doctor` looks at the directories; config.toml can name others")
 	}
 	unlock, err := lock(ctx, filepath.Join(d.dirs.State, "start.lock"))
 	if err != nil {
@@ -213,6 +222,8 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 // Status implements cli.Daemon.
 func (d *daemon) Status(ctx context.Context) (cli.DaemonStatus, error) {
 	st := cli.DaemonStatus{Socket: d.dirs.Socket, Log: d.log()}
+	_, err := os.Stat(d.log())
+	st.Records = err == nil
 	conn, err := d.find(ctx)
 	if err != nil {
 		if absent(err) {
@@ -278,6 +289,52 @@ func (d *daemon) Examine(ctx context.Context) (doctor.Report, error) {
 
 // Log implements cli.Daemon.
 func (d *daemon) Log(lines int) string { return lastLines(d.log(), lines) }
+
+// Restart implements cli.Daemon.
+func (d *daemon) Restart(ctx context.Context) error {
+	if err := d.Stop(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startBound, errors.New("the daemon was started but didn't answer"))
+	defer cancel()
+	conn, err := d.start(ctx)
+	if err == nil {
+		err = conn.Close()
+	}
+	return err
+}
+
+// outdated reports whether the daemon at the other end of conn is older than
+// this program and can be replaced: it is a release before this one, or its file
+// has been replaced since it began. One that is in the middle of a change is left
+// to finish it.
+func outdated(ctx context.Context, conn net.Conn) bool {
+	v, err := api.Hello(ctx, conn)
+	if err != nil || v.Busy > 0 {
+		return false
+	}
+	return version.Older(v.Build, version.String()) || fileReplaced(v.PID)
+}
+
+// fileReplaced reports whether the bangerd of this program lies where a process's
+// program lay, and is another file.
+func fileReplaced(pid int) bool {
+	exe, err := bangerd()
+	if err != nil {
+		return false
+	}
+	if exe, err = filepath.EvalSymlinks(exe); err != nil {
+		return false
+	}
+	link := fmt.Sprintf("/proc/%d/exe", pid)
+	path, err := os.Readlink(link)
+	if err != nil || strings.TrimSuffix(path, " (deleted)") != exe {
+		return false
+	}
+	now, err := os.Stat(exe)
+	then, err2 := os.Stat(link)
+	return err == nil && err2 == nil && !os.SameFile(now, then)
+}
 
 // ended waits until a process is gone.
 func ended(ctx context.Context, pidfd int) error {

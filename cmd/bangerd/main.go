@@ -97,7 +97,7 @@ func run(readyFD int) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dirs.State, 0o700); err != nil {
+	if err := dirs.Make(); err != nil {
 		return err
 	}
 	lock, err := alone(ctx, dirs)

@@ -65,11 +65,6 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{dirs.Data, dirs.Cache} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
-		}
-	}
 	probed, err := kvm.Cached(ctx, filepath.Join(dirs.Cache, "kvm.json"))
 	if err != nil { // then emulation, which works everywhere
 		log.Warn("kvm could not be judged", "err", err)
