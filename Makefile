@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 RUN_PACKAGES  = qemu-system-x86 e2fsprogs git mmdebstrap uidmap
 TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin tmux xz-utils
 
-.PHONY: build quickstart test check bench clean packages test-packages dist docs
+.PHONY: build quickstart test check lab lab-shell bench clean packages test-packages dist docs
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -36,6 +36,14 @@ check:
 	$(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	$(GO) run github.com/kisielk/errcheck@v1.30.0 -ignoretests -exclude scripts/errcheck.txt ./...
+
+# What needs KVM, device-mapper, a firewall or a power cut, in a virtual machine
+# that has them: LAB='-list', LAB='-only storm -kills 200', LAB_SUITE=trixie.
+lab: test-packages
+	$(GO) run ./lab $(LAB)
+
+lab-shell: test-packages
+	$(GO) run ./lab -shell $(LAB)
 
 bench: build
 	scripts/bench

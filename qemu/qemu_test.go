@@ -39,8 +39,12 @@ func need(t testing.TB, tools ...string) {
 	}
 }
 
-// programs builds what a VM needs of ours, once.
+// programs builds what a VM needs of ours, once. BANGER_BIN names a directory
+// where they are built already, for a machine without Go.
 var programs = sync.OnceValues(func() (dir string, err error) {
+	if built := os.Getenv("BANGER_BIN"); built != "" {
+		return built, nil
+	}
 	base, err := cacheDir()
 	if err != nil {
 		return "", err

@@ -77,10 +77,20 @@ func install(dir string) (*host, error) {
 			return nil, err
 		}
 	}
-	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", h.bin+"/", "banger/cmd/...")
-	build.Env = h.env
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build: %w: %s", err, out)
+	// The kernel is fetched once and kept too.
+	kernels := filepath.Join(cache, "kernels")
+	if err := errors.Join(os.MkdirAll(kernels, 0o700), os.MkdirAll(filepath.Join(dir, "data/banger"), 0o700),
+		os.Symlink(kernels, filepath.Join(dir, "data/banger/kernels"))); err != nil {
+		return nil, err
+	}
+	if built := os.Getenv("BANGER_BIN"); built != "" { // a machine without Go
+		h.bin = built
+	} else {
+		build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", h.bin+"/", "banger/cmd/...")
+		build.Env = h.env
+		if out, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("build: %w: %s", err, out)
+		}
 	}
 	tar := filepath.Join(cache, image+".tar")
 	if err := rootTar(tar); err != nil {

@@ -1,0 +1,120 @@
+// Command lab runs what this host can't in a Debian of its own: a virtual
+// machine by QEMU's emulation, whose processor offers virtualization (AMD SVM),
+// so that KVM, device-mapper, loop devices, a firewall and systemd are there to
+// be used, broken and powered off. It owns that machine, what is copied into it
+// and the report of what ran; the tests themselves are the tree's.
+//
+// Figures from it say nothing about hardware.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	suite, mirror string
+	memory        int // MiB
+	only          *regexp.Regexp
+	shell, list   bool
+	kills, cuts   int
+	seed          uint64
+	retries       int
+	deadline      time.Duration
+	cache, out    string
+}
+
+func main() {
+	o, err := parse()
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+		defer stop()
+		err = run(ctx, o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+func parse() (options, error) {
+	o := options{suite: os.Getenv("LAB_SUITE"), mirror: os.Getenv("LAB_MIRROR")}
+	if o.suite == "" {
+		o.suite = "bookworm"
+	}
+	var only string
+	flag.StringVar(&only, "only", "", "run the steps whose name matches this expression")
+	flag.BoolVar(&o.list, "list", false, "print the steps, those left out unless asked for too, and end")
+	flag.BoolVar(&o.shell, "shell", false, "give a root shell in the lab instead of running anything")
+	flag.IntVar(&o.memory, "memory", 4096, "MiB of memory for the lab")
+	flag.IntVar(&o.kills, "kills", 20, "how often the storm kills a process")
+	flag.IntVar(&o.cuts, "cuts", 3, "how often the power is cut")
+	flag.Uint64Var(&o.seed, "seed", 0, "replay the power cuts of this seed; 0: a new one")
+	flag.IntVar(&o.retries, "retries", 2, "how often a lab whose own kernel died is booted again, with the steps that didn't end")
+	flag.DurationVar(&o.deadline, "deadline", 20*time.Minute, "how long one boot of the lab may last")
+	flag.StringVar(&o.out, "out", "bin/lab", "where logs and results go")
+	flag.Parse()
+	if o.seed == 0 {
+		o.seed = uint64(time.Now().UnixNano())
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return o, err
+	}
+	o.cache = filepath.Join(cache, "banger-lab")
+	o.only, err = regexp.Compile(only)
+	return o, err
+}
+
+func run(ctx context.Context, o options) error {
+	steps, left := choose(o)
+	if o.list {
+		for _, s := range steps {
+			fmt.Printf("%-20s %s\n", s.name, s.what)
+		}
+		fmt.Printf("%-20s %s (-cuts %d)\n", cutStep.name, cutStep.what, o.cuts)
+		for _, s := range left {
+			fmt.Printf("%-20s %s (not run: %s)\n", s.name, s.what, s.without)
+		}
+		return nil
+	}
+	if err := os.MkdirAll(o.cache, 0o755); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(o.out); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return err
+	}
+	base, err := baseImage(ctx, o)
+	if err != nil {
+		return fmt.Errorf("make the lab's image: %w", err)
+	}
+	dir, err := os.MkdirTemp(o.cache, "run-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	l := &lab{o: o, base: base, dir: dir}
+	if err := l.prepare(ctx, steps); err != nil {
+		return fmt.Errorf("make what goes into the lab: %w", err)
+	}
+	if o.shell {
+		return l.shell(ctx)
+	}
+	r := &report{left: left}
+	err = l.runSteps(ctx, steps, r)
+	if err == nil && o.cuts > 0 && o.only.MatchString(cutStep.name) {
+		err = l.powerCuts(ctx, r)
+	}
+	return errors.Join(err, r.print(l.retried))
+}

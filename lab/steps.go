@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// step is one test binary's run in the lab.
+type step struct {
+	name, what string
+	pkg        string // the directory its package is in
+	args       []string
+	needs      string // a binary that isn't in the lab by itself
+	flag       bool   // runs only when -only names it
+	without    string // why it isn't run
+}
+
+// allSteps are all that the lab can run, in order. Guests boot in 11 to 15 s
+// there, and that is what the choice of tests costs.
+func allSteps(o options) []step {
+	return []step{
+		{name: "host", what: "the lab is what it should be: KVM works, device-mapper, systemd", pkg: "tests/lab", args: []string{"-test.run=^TestHost$"}},
+		{name: "kvm", what: "the KVM probe's own tests", pkg: "kvm"},
+		{name: "qemu-contract", what: "hypervisor contract suite on QEMU+KVM", pkg: "qemu", args: []string{"-test.run=^TestContract$"}},
+		{name: "scripts", what: "the scripts of tests/ on QEMU+KVM", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu"}},
+		{name: "main-job", what: "a repository's tests in a VM, and their exit status, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$"}},
+		{name: "storm", what: "daemon, shim, CLI and VMM killed at random", pkg: "tests/vm", args: []string{"-test.run=^TestCrashStorm$", fmt.Sprintf("-storm-kills=%d", o.kills)}},
+		{name: "dmsnap", what: "disk contract suite on device-mapper", pkg: "dmsnap"},
+		{name: "bridge", what: "network contract suite on a bridge with nftables", pkg: "bridge"},
+		{name: "firecracker", what: "hypervisor contract suite on Firecracker", pkg: "firecracker", needs: "firecracker"},
+		{name: "qemu-all", what: "all of the QEMU driver's tests on KVM", pkg: "qemu", flag: true},
+		{name: "vm-all", what: "all of first light's tests on QEMU+KVM", pkg: "tests/vm", flag: true},
+	}
+}
+
+// choose parts the steps into those to run and those left out, which know why.
+func choose(o options) (run, left []step) {
+	for _, s := range allSteps(o) {
+		if _, err := os.Stat(s.pkg); err != nil {
+			continue // not in this tree
+		}
+		named := o.only.String() != ""
+		switch {
+		case named && !o.only.MatchString(s.name):
+			continue
+		case s.flag && !named:
+			s.without = "ask with -only " + s.name
+		case s.needs != "" && binary(o, s.needs) == "":
+			s.without = "binary missing: " + s.needs
+		}
+		if s.without != "" {
+			left = append(left, s)
+		} else {
+			run = append(run, s)
+		}
+	}
+	return run, left
+}
+
+// binary finds a program that the user brings, by the environment's word or in
+// the cache folder; "" when there is none.
+func binary(o options, name string) string {
+	if path := os.Getenv("BANGER_" + strings.ToUpper(name)); path != "" {
+		return path
+	}
+	path := filepath.Join(o.cache, name)
+	if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
+		return ""
+	}
+	return path
+}
+
+// script is what the lab runs, on its second disk. Each step tells its beginning
+// and end on a line of its own.
+func script(steps []step) string {
+	var b strings.Builder
+	b.WriteString(`export PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export BANGER_BIN=/lab/bin BANGER_LAB=/lab XDG_CACHE_HOME=/lab/cache TMPDIR=/lab/tmp
+export BANGER_FIRECRACKER= BANGER_JAILER=
+[ -e bin/firecracker ] && BANGER_FIRECRACKER=/lab/bin/firecracker
+[ -e bin/jailer ] && BANGER_JAILER=/lab/bin/jailer
+failed=0
+step() {
+	name=$1 dir=$2
+	shift 2
+	echo "LAB-STEP $name"
+	(cd "/lab/src/$dir" && exec "$@")
+	status=$?
+	[ $status = 0 ] || failed=1
+	sync
+	echo "LAB-DONE $name $status"
+}
+`)
+	for _, s := range steps {
+		fmt.Fprintf(&b, "step '%s' '%s' ./%s.test -test.v -test.timeout=15m", s.name, s.pkg, filepath.Base(s.pkg))
+		for _, a := range s.args {
+			fmt.Fprintf(&b, " '%s'", a)
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("exit $failed\n")
+	return b.String()
+}
