@@ -156,6 +156,9 @@ func (a *App) printError(err error) {
 	if e.Op != "" {
 		text += "\n  operation " + e.Op
 	}
+	if e.Code == banger.CodeInternal && e.Hint == "" {
+		text += "\n  this may be a bug in banger: please report it with what `banger doctor --report` prints"
+	}
 	_, _ = fmt.Fprintln(a.Err, text)
 }
 

@@ -181,7 +181,7 @@ func printable(text string, most int) string {
 		return r
 	}, text)
 	if r := []rune(text); len(r) > most {
-		return string(r[:most-1]) + "…"
+		return string(r[:max(0, most-3)]) + "..." // not every terminal knows UTF-8
 	}
 	return text
 }

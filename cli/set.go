@@ -11,7 +11,7 @@ import (
 )
 
 func setCommand(a *App) *cobra.Command {
-	var vcpu int
+	var vcpu count
 	memory, disk := size{unit: 1}, size{unit: 1024}
 	cmd := eachVM(a, &cobra.Command{
 		Use:   "set VM...",
@@ -21,10 +21,10 @@ grows along. A running VM keeps what it has until it is restarted.`,
 		Example: `  banger vm set --memory 4G --vcpu 4 web
   banger vm set --disk-size 40G web && banger vm restart web`,
 	}, func(ctx context.Context, vm banger.VM) (banger.VM, error) {
-		return a.change(ctx, vm, banger.Change{VCPU: vcpu, MemoryMiB: memory.mib, DiskMiB: disk.mib})
+		return a.change(ctx, vm, banger.Change{VCPU: int(vcpu), MemoryMiB: memory.mib, DiskMiB: disk.mib})
 	})
 	fs := cmd.Flags()
-	fs.IntVar(&vcpu, "vcpu", 0, "virtual CPUs")
+	fs.Var(&vcpu, "vcpu", "virtual CPUs")
 	fs.Var(&memory, "memory", "memory: 512M, 2G; a bare number is MiB")
 	fs.Var(&disk, "disk-size", "its own disk: 10G, 512M; a bare number is GiB")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {

@@ -14,7 +14,7 @@ import (
 // the daemon's defaults.
 type specFlags struct {
 	name, image, kernel, net string
-	vcpu                     int
+	vcpu                     count
 	memory, disk             size
 }
 
@@ -24,7 +24,7 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.StringVar(&f.name, "name", "", "the VM's name (default: two words)")
 	fs.StringVar(&f.image, "image", "", defaulted("the image it is made of", c.DefaultImage))
 	fs.StringVar(&f.kernel, "kernel", "", defaulted("the kernel it boots", c.DefaultKernel))
-	fs.IntVar(&f.vcpu, "vcpu", 0, defaulted("virtual CPUs", strconv.Itoa(c.VCPU)))
+	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs", strconv.Itoa(c.VCPU)))
 	fs.Var(&f.memory, "memory", defaulted("memory: 512M, 2G; a bare number is MiB", formatMiB(c.MemoryMiB)))
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
 	fs.StringVar(&f.net, "net", "", `network: "user" or "none" (default user)`)
@@ -36,16 +36,37 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 func (f *specFlags) spec() (banger.Spec, error) {
 	s := banger.Spec{
 		Name: f.name, Image: f.image, Kernel: f.kernel,
-		VCPU: f.vcpu, MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net),
-	}
-	if f.vcpu < 0 {
-		return s, banger.Errorf(banger.CodeInvalid, "--vcpu %d: at least 1 is needed", f.vcpu)
+		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net),
 	}
 	if s.Net != "" && s.Net != banger.NetUser && s.Net != banger.NetNone {
 		return s, banger.Errorf(banger.CodeInvalid, "--net %s: there are user and none", f.net)
 	}
 	return s, nil
 }
+
+// count is a flag's number of at least one; zero is one that wasn't given.
+type count int
+
+// Set implements pflag.Value.
+func (c *count) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q is no number of at least 1", text)
+	}
+	*c = count(n)
+	return nil
+}
+
+// String implements pflag.Value.
+func (c *count) String() string {
+	if *c == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(*c))
+}
+
+// Type implements pflag.Value.
+func (c *count) Type() string { return "int" }
 
 // size is a flag's amount of memory or disk, in MiB.
 type size struct {

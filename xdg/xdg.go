@@ -68,6 +68,9 @@ func (d Dirs) Make() error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
+		if uid, ok := owner(dir); ok && uid != os.Getuid() {
+			return fmt.Errorf("%s belongs to user %d, not to user %d: it isn't used", dir, uid, os.Getuid())
+		}
 	}
 	if len(made) == 0 {
 		return nil
@@ -89,6 +92,31 @@ func (d Dirs) Made() []string {
 	list := slices.Sorted(strings.SplitSeq(strings.TrimSpace(string(data)), "\n"))
 	slices.Reverse(list) // what is below a directory sorts after it
 	return slices.Compact(list)
+}
+
+// Foreign returns the nearest directory at or above State that exists, and its
+// owner when that is another user than this one.
+func (d Dirs) Foreign() (dir string, uid int, foreign bool) {
+	for dir = d.State; ; dir = filepath.Dir(dir) {
+		if uid, ok := owner(dir); ok {
+			return dir, uid, uid != os.Getuid()
+		}
+		if dir == filepath.Dir(dir) {
+			return dir, 0, false
+		}
+	}
+}
+
+func owner(path string) (uid int, ok bool) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return 0, false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return int(st.Uid), true
 }
 
 // private reports whether dir exists, is ours and closed to others.

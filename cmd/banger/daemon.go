@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -73,6 +74,9 @@ func absent(err error) bool {
 // start starts a daemon and connects to it. One command at a time starts: the
 // others find what the first one started.
 func (d *daemon) start(ctx context.Context) (net.Conn, error) {
+	if err := sudoTrap(d.dirs); err != nil {
+		return nil, err
+	}
 	if err := d.dirs.Make(); err != nil {
 		return nil, banger.Errorf(banger.CodeUnavailable, "%w", err).WithHint("`banger doctor` looks at the directories; config.toml can name others")
 	}
@@ -95,6 +99,17 @@ func (d *daemon) start(ctx context.Context) (net.Conn, error) {
 		return nil, d.notStarted(ctx)
 	}
 	return d.find(ctx)
+}
+
+// sudoTrap refuses to be root by sudo in the home of the user who called it: files
+// of root's there would lock that user's own banger out.
+func sudoTrap(dirs xdg.Dirs) error {
+	dir, uid, foreign := dirs.Foreign()
+	if !foreign || os.Getuid() != 0 || os.Getenv("SUDO_UID") != strconv.Itoa(uid) {
+		return nil
+	}
+	return banger.Errorf(banger.CodeInvalid, "this is root, by sudo, and %s belongs to user %s", dir, os.Getenv("SUDO_USER")).
+		WithHint("leave sudo out: nothing of banger needs root; or `sudo -H` gives root a banger of its own")
 }
 
 // notStarted says why there is no daemon, in its own last words.
