@@ -26,3 +26,38 @@ type Handles struct {
 
 // Empty reports whether nothing is held.
 func (h Handles) Empty() bool { return h == Handles{} }
+
+// Share says which driver answers for a field of Handles.
+type Share int
+
+// The shares. Together they are all fields.
+const (
+	MachineHandles Share = iota // VMM, Shim, RAMFile
+	DiskHandles                 // BaseLoop, COWLoop, DMName, DMDev
+	NetHandles                  // Tap
+)
+
+// Of returns one driver's share alone.
+func (h Handles) Of(s Share) Handles {
+	switch s {
+	case DiskHandles:
+		return Handles{BaseLoop: h.BaseLoop, COWLoop: h.COWLoop, DMName: h.DMName, DMDev: h.DMDev}
+	case NetHandles:
+		return Handles{Tap: h.Tap}
+	}
+	h.BaseLoop, h.COWLoop, h.DMName, h.DMDev, h.Tap = "", "", "", "", ""
+	return h
+}
+
+// With returns h with one driver's share as it is in part.
+func (h Handles) With(s Share, part Handles) Handles {
+	switch s {
+	case DiskHandles:
+		h.BaseLoop, h.COWLoop, h.DMName, h.DMDev = part.BaseLoop, part.COWLoop, part.DMName, part.DMDev
+	case NetHandles:
+		h.Tap = part.Tap
+	default:
+		h.VMM, h.Shim, h.RAMFile = part.VMM, part.Shim, part.RAMFile
+	}
+	return h
+}

@@ -21,6 +21,7 @@ type NetConfig struct {
 	Address string  `json:"address,omitempty"` // CIDR, "10.0.2.15/24"
 	Gateway string  `json:"gateway,omitempty"`
 	DNS     string  `json:"dns,omitempty"`
+	Tap     string  `json:"tap,omitempty"` // the host's TAP device that the machine's network card is (NetBridge)
 }
 
 // Machine is all a driver needs to run one VM: plain data, complete, so that a

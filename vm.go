@@ -23,23 +23,25 @@ type NetMode string
 
 // The network modes.
 const (
-	NetUser NetMode = "user" // a user-mode stack: outbound TCP, UDP, DNS; the host itself is closed
-	NetNone NetMode = "none" // no network device at all
+	NetUser   NetMode = "user"   // a user-mode stack: outbound TCP, UDP, DNS; the host itself is closed
+	NetBridge NetMode = "bridge" // a TAP on the host's bridge, with an address of its own; needs root
+	NetNone   NetMode = "none"   // no network device at all
 )
 
 // Spec is what a user asked for. Zero fields mean "the default" and are filled
 // in once, by the engine, before the VM is recorded.
 type Spec struct {
-	Name       string  `json:"name"`                 // DNS label, unique among live VMs
-	Image      string  `json:"image"`                // image name or id
-	Kernel     string  `json:"kernel,omitempty"`     // kernel name or id
-	VCPU       int     `json:"vcpu"`                 // virtual CPUs
-	MemoryMiB  int     `json:"memory_mib"`           // guest RAM
-	DiskMiB    int     `json:"disk_mib"`             // the VM's own writable disk
-	Net        NetMode `json:"net"`                  // network mode
-	Remove     bool    `json:"remove,omitempty"`     // --rm: the VM belongs to the client that made it
-	Hypervisor string  `json:"hypervisor,omitempty"` // driver name; empty: the host's default
-	Workspace  string  `json:"workspace,omitempty"`  // guest directory where commands run by default
+	Name       string  `json:"name"`                  // DNS label, unique among live VMs
+	Image      string  `json:"image"`                 // image name or id
+	Kernel     string  `json:"kernel,omitempty"`      // kernel name or id
+	VCPU       int     `json:"vcpu"`                  // virtual CPUs
+	MemoryMiB  int     `json:"memory_mib"`            // guest RAM
+	DiskMiB    int     `json:"disk_mib"`              // the VM's own writable disk
+	Net        NetMode `json:"net"`                   // network mode
+	Remove     bool    `json:"remove,omitempty"`      // --rm: the VM belongs to the client that made it
+	Hypervisor string  `json:"hypervisor,omitempty"`  // driver name; empty: the host's default
+	DiskDriver string  `json:"disk_driver,omitempty"` // driver name; empty: the host's default
+	Workspace  string  `json:"workspace,omitempty"`   // guest directory where commands run by default
 }
 
 // VM is one virtual machine as the daemon remembers it.
@@ -57,6 +59,7 @@ type VM struct {
 	Stopped  time.Time `json:"stopped,omitzero"`
 	Exit     *Exit     `json:"exit,omitempty"` // how the last run ended
 	Held     Handles   `json:"held,omitzero"`  // teardown identity, mirrored here (see Handles)
+	Net      NetConfig `json:"net,omitzero"`   // its side of a shared network, allocated at creation (see Networks)
 
 	// NeedsRestart says that Spec changed since the run in progress began: its
 	// guest has what it had.

@@ -27,10 +27,10 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs", strconv.Itoa(c.VCPU)))
 	fs.Var(&f.memory, "memory", defaulted("memory: 512M, 2G; a bare number is MiB", formatMiB(c.MemoryMiB)))
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
-	fs.StringVar(&f.net, "net", "", `network: "user" or "none" (default user)`)
+	fs.StringVar(&f.net, "net", "", `network: "user", "none", or "bridge" (a daemon that runs as root) (default user)`)
 	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
 	_ = cmd.RegisterFlagCompletionFunc("kernel", a.completeKernels)
-	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none", "bridge"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (f *specFlags) spec() (banger.Spec, error) {
@@ -38,8 +38,8 @@ func (f *specFlags) spec() (banger.Spec, error) {
 		Name: f.name, Image: f.image, Kernel: f.kernel,
 		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net),
 	}
-	if s.Net != "" && s.Net != banger.NetUser && s.Net != banger.NetNone {
-		return s, banger.Errorf(banger.CodeInvalid, "--net %s: there are user and none", f.net)
+	if s.Net != "" && s.Net != banger.NetUser && s.Net != banger.NetNone && s.Net != banger.NetBridge {
+		return s, banger.Errorf(banger.CodeInvalid, "--net %s: there are user, bridge and none", f.net)
 	}
 	return s, nil
 }

@@ -85,6 +85,22 @@ func (d Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 	return resize(f, sizeMiB)
 }
 
+// Attach has nothing to do: a VMM opens the file.
+func (d Disks) Attach(_ context.Context, _, dir string) (string, banger.Handles, error) {
+	path := filepath.Join(dir, name)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", banger.Handles{}, banger.Errorf(banger.CodeNotFound, "no disk in %s: %w", dir, err)
+	} else if err != nil {
+		return "", banger.Handles{}, fmt.Errorf("disk of %s: %w", dir, err)
+	}
+	return path, banger.Handles{}, nil
+}
+
+// Detach has nothing to do.
+func (d Disks) Detach(context.Context, string, string, banger.Handles) (banger.Handles, error) {
+	return banger.Handles{}, nil
+}
+
 // Remove deletes the disk and what an interrupted Create left.
 func (d Disks) Remove(_ context.Context, dir string) error {
 	for _, n := range []string{name, nameTemp} {

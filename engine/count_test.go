@@ -13,7 +13,7 @@ import (
 )
 
 // What recovery costs is counted in operations, not in time: none for a stopped
-// VM, one for a running one, at most three a record in all.
+// VM, one a driver for a running one, at most three a record in all.
 func TestRecoveryCounts(t *testing.T) {
 	const stopped, running, halfMade = 900, 90, 10
 	w := newWorld(t)
@@ -51,7 +51,11 @@ func TestRecoveryCounts(t *testing.T) {
 	if counts["adopt"] != running {
 		t.Errorf("%d adoptions of %d running VMs", counts["adopt"], running)
 	}
-	if undoing := total - counts["adopt"] - counts["sweep images"]; undoing > 10*halfMade {
+	found := counts["adopt"] + counts["attach loops"] + counts["attach dm"] + counts["set tap"]
+	if found != 4*running {
+		t.Errorf("%d operations to find %d running VMs, their disks and their links", found, running)
+	}
+	if undoing := total - found - counts["sweep images"]; undoing > 11*halfMade {
 		t.Errorf("%d operations to undo %d creations", undoing, halfMade)
 	}
 	if total > 3*(stopped+running+halfMade) {

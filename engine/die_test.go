@@ -323,8 +323,9 @@ func TestFailInRecovery(t *testing.T) {
 		for j := 0; ; j++ {
 			tr := newTrial(w, v)
 			// Death in the middle leaves the most to do.
-			mid := &script{at: 9, fate: fake.Die}
+			mid := &script{at: -1, fate: fake.Die}
 			d := w.open(mid.decide)
+			mid.arm(9)
 			err := d.do(func() error { return v.call(context.Background(), d) })
 			d.kill()
 			s := &script{at: j, fate: fake.Fail}

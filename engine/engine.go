@@ -23,6 +23,8 @@ import (
 // duration means the value given here.
 type Defaults struct {
 	Hypervisor string // driver name
+	Disk       string // disk driver name
+	Net        banger.NetMode
 	Image      string // image name
 	Kernel     string // kernel name
 	VCPU       int
@@ -51,8 +53,9 @@ type Catalog interface {
 type Engine struct {
 	Store       banger.Store
 	Catalog     Catalog
-	Hypervisors map[string]banger.Hypervisor // by driver name
-	Disks       banger.Disks
+	Hypervisors map[string]banger.Hypervisor       // by driver name
+	Disks       map[string]banger.Disks            // by driver name
+	Networks    map[banger.NetMode]banger.Networks // of modes that need something of the host
 	Processes   banger.Processes
 
 	Dir      string // state directory, absolute; VMs live in vms/<id> below it
@@ -82,6 +85,8 @@ type live struct {
 	wg   sync.WaitGroup
 
 	naming sync.Mutex // held while a name changes hands in store and memory; before registry.mu
+
+	allocating sync.Mutex // held from the choice of an address to its record; before naming
 
 	// fs does the engine's own file work, clock sets a guest's clock beside all
 	// else; tests make the one fail and die, and leave out the other.
@@ -130,6 +135,12 @@ func (d Defaults) complete() Defaults {
 		if *d == 0 {
 			*d = v
 		}
+	}
+	if d.Disk == "" {
+		d.Disk = "file"
+	}
+	if d.Net == "" {
+		d.Net = banger.NetUser
 	}
 	set(&d.Boot, 60*time.Second)
 	set(&d.Stop, 30*time.Second)

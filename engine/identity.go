@@ -13,10 +13,16 @@ import (
 var serials = guest.DriveSerials{Image: "image", Modules: "modules", Disk: "disk"}
 
 // network is the guest's side of its network. The user network is the VM's
-// own, so every VM has the same addresses on it.
+// own, so every VM has the same addresses on it; those on a shared one were
+// allocated.
 func network(vm banger.VM) banger.NetConfig {
 	if vm.Spec.Net != banger.NetUser {
-		return banger.NetConfig{Mode: vm.Spec.Net}
+		n := vm.Net
+		n.Mode, n.Tap = vm.Spec.Net, vm.Held.Tap
+		if n.Address != "" {
+			n.MAC = mac(vm.ID)
+		}
+		return n
 	}
 	return banger.NetConfig{
 		Mode: banger.NetUser, MAC: mac(vm.ID),
@@ -43,7 +49,7 @@ func identity(vm banger.VM, kernel string) guest.Identity {
 		Entropy: make([]byte, 64), Drives: serials, KernelVersion: kernel,
 	}
 	_, _ = rand.Read(id.Entropy) // never fails (crypto/rand)
-	if n := network(vm); n.Mode == banger.NetUser {
+	if n := network(vm); n.Address != "" {
 		id.Net = &guest.NetIdentity{MAC: n.MAC, Address: n.Address, Gateway: n.Gateway, DNS: n.DNS}
 	}
 	return id

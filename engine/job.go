@@ -85,14 +85,14 @@ func (j *job) unwind(ctx context.Context, reason string) error {
 
 // moves lists everything a VM is built from, first to last.
 func (j *job) moves() []move {
-	return []move{j.directory(), j.disk(), j.vmm(), j.agent()}
+	return []move{j.directory(), j.disk(), j.attachment(), j.network(), j.vmm(), j.agent()}
 }
 
 // everything names all moves of a VM, and running those that a start makes:
 // what a deletion and a stop must assume to have begun.
 var (
-	everything = []string{"directory", "disk", "vmm", "agent"}
-	running    = []string{"vmm", "agent"}
+	everything = []string{"directory", "disk", "attach", "network", "vmm", "agent"}
+	running    = []string{"attach", "network", "vmm", "agent"}
 )
 
 // begin records the plan of an operation on the VM that is in state to from now

@@ -36,10 +36,19 @@ func (j *job) disk() move {
 	return move{
 		name: "disk",
 		do: func(ctx context.Context) error {
-			_, err := j.e.Disks.Create(ctx, dir, j.vm.Spec.DiskMiB)
+			disks, err := j.e.disks(j.vm)
+			if err == nil {
+				_, err = disks.Create(ctx, dir, j.vm.Spec.DiskMiB)
+			}
 			return err
 		},
-		undo: func(ctx context.Context) error { return j.e.Disks.Remove(ctx, dir) },
+		undo: func(ctx context.Context) error {
+			disks, err := j.e.disks(j.vm)
+			if err != nil {
+				return err
+			}
+			return disks.Remove(ctx, dir)
+		},
 	}
 }
 
@@ -59,7 +68,7 @@ func (j *job) vmm() move {
 			if err != nil {
 				return err
 			}
-			j.hold(h)
+			j.hold(j.held().With(banger.MachineHandles, h))
 			return nil
 		},
 		undo: func(ctx context.Context) error {
@@ -67,13 +76,8 @@ func (j *job) vmm() move {
 			if err != nil {
 				return err
 			}
-			// What is left is still ours, whatever the error says.
-			left, err := hv.Kill(ctx, j.e.machine(j.vm), j.held())
-			j.hold(left)
-			if err == nil && !left.Empty() {
-				err = banger.Errorf(banger.CodeUnavailable, "not all of it is gone: %+v", left)
-			}
-			return err
+			left, err := hv.Kill(ctx, j.e.machine(j.vm), j.held().Of(banger.MachineHandles))
+			return j.release(banger.MachineHandles, left, err)
 		},
 	}
 }
@@ -183,13 +187,9 @@ func (e *Engine) bootable(ctx context.Context, vm banger.VM) (banger.Machine, er
 	if err != nil {
 		return m, err
 	}
-	// The disk is there; asking for it again is how its path is learned.
-	disk, err := e.Disks.Create(ctx, m.Dir, vm.Spec.DiskMiB)
+	// The disk is attached; asking for it again is how its path is learned.
+	disk, _, err := e.attach(ctx, vm)
 	if err != nil {
-		return m, fmt.Errorf("disk: %w", err)
-	}
-	// What SetVM asked for since the last start.
-	if err := e.Disks.Grow(ctx, m.Dir, vm.Spec.DiskMiB); err != nil {
 		return m, fmt.Errorf("disk: %w", err)
 	}
 	m.Kernel, m.Initramfs = boot.Vmlinux, boot.Initramfs

@@ -106,10 +106,11 @@ func (j *job) adopt(ctx context.Context) error {
 		return err
 	}
 	m := j.e.machine(j.vm)
-	h, alive, err := hv.Adopt(ctx, m, j.held())
+	h, alive, err := hv.Adopt(ctx, m, j.held().Of(banger.MachineHandles))
 	if err != nil {
 		return err
 	}
+	h = j.held().With(banger.MachineHandles, h)
 	if !alive {
 		exit := exitOf(ctx, hv, m, h, j.e.Now())
 		if boot := j.held().VMM.BootID; exit.Kind == banger.ExitUnknown && boot != "" && boot != j.e.BootID {
@@ -118,6 +119,7 @@ func (j *job) adopt(ctx context.Context) error {
 		j.e.keep(j.r, h)
 		return j.finish(ctx, exit)
 	}
+	h = j.again(ctx, h)
 	if h != j.held() || h != j.vm.Held {
 		j.hold(h)
 		if err := j.write(ctx, nil, false); err != nil {

@@ -20,6 +20,12 @@ func TestSaboteursAreCaught(t *testing.T) {
 		"forgets before it has seen gone": func(w *world) {
 			w.sabotageHost = func(_ *fake.Host, h banger.Hypervisor) banger.Hypervisor { return forgetful{h} }
 		},
+		"takes a busy disk for detached": func(w *world) {
+			w.sabotageDisks = func(_ *fake.Host, d banger.Disks) banger.Disks { return carelessDisks{d} }
+		},
+		"leaves the TAP to a second try": func(w *world) {
+			w.sabotageNet = func(_ *fake.Host, n banger.Networks) banger.Networks { return carelessNet{n} }
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -178,4 +184,70 @@ func (h bareID) Kill(ctx context.Context, m banger.Machine, held banger.Handles)
 		h.host.Shoot(held.VMM.PID)
 	}
 	return h.Hypervisor.Kill(ctx, m, held)
+}
+
+// carelessDisks and carelessNet take an undo that failed for one that worked.
+type carelessDisks struct{ banger.Disks }
+
+func (d carelessDisks) Detach(ctx context.Context, id, dir string, held banger.Handles) (banger.Handles, error) {
+	_, _ = d.Disks.Detach(ctx, id, dir, held)
+	return banger.Handles{}, nil
+}
+
+type carelessNet struct{ banger.Networks }
+
+func (n carelessNet) CleanUp(ctx context.Context, id string, held banger.Handles) (banger.Handles, error) {
+	_, _ = n.Networks.CleanUp(ctx, id, held)
+	return banger.Handles{}, nil
+}
+
+// While the daemon is dead, the host restarts and strangers take the names that
+// the record knows. Drivers that go by a VM's own names leave them alone; one
+// that removes what the record names is caught.
+func TestLookAlikesAreSafe(t *testing.T) {
+	for name, sabotage := range map[string]bool{"drivers": false, "a saboteur": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if sabotage {
+				w.sabotageDisks = func(h *fake.Host, d banger.Disks) banger.Disks { return byRecord{d, h} }
+			}
+			d := w.open(nil)
+			vm, err := d.CreateVM(t.Context(), banger.Spec{}, true, nil)
+			must(t, err)
+			d.kill()
+			w.host.Reboot()
+			must(t, w.host.Plant("loop", vm.Held.COWLoop))
+			must(t, w.host.Plant("dm", vm.Held.DMName+"-backup"))
+			must(t, w.host.Plant("tap", vm.Held.Tap+"0"))
+			d = w.open(nil)
+			w.settled(d)
+			bad := w.check(d)
+			d.kill()
+			if sabotage {
+				if bad == nil {
+					t.Fatal("not caught")
+				}
+				return
+			}
+			report(t, bad, "look-alikes")
+			for _, thing := range []string{vm.Held.COWLoop, vm.Held.DMName + "-backup", vm.Held.Tap + "0"} {
+				if !strings.Contains(w.host.String(), " "+thing+" of \"\"") {
+					t.Errorf("%s is gone:\n%v", thing, w.host)
+				}
+			}
+		})
+	}
+}
+
+// byRecord removes what the record names, whoever has it now.
+type byRecord struct {
+	banger.Disks
+	host *fake.Host
+}
+
+func (d byRecord) Detach(ctx context.Context, id, dir string, held banger.Handles) (banger.Handles, error) {
+	for _, name := range []string{held.COWLoop, held.DMName} {
+		d.host.Unplug(name)
+	}
+	return d.Disks.Detach(ctx, id, dir, held)
 }

@@ -15,7 +15,7 @@ import (
 // the job of creating it. Nothing but the record exists after it.
 func (e *Engine) reserve(ctx context.Context, op string, spec banger.Spec, p banger.Progress) (*job, error) {
 	vm := banger.VM{ID: e.NewID(), Created: e.Now(), Spec: e.Defaults.fill(spec), MadeBy: op}
-	if err := validate(vm.Spec, e.Hypervisors); err != nil {
+	if err := e.validate(vm.Spec); err != nil {
 		return nil, err
 	}
 	if err := room(vm.Spec, e.HostMemoryMiB); err != nil {
@@ -34,6 +34,10 @@ func (e *Engine) reserve(ctx context.Context, op string, spec banger.Spec, p ban
 	if err := j.vm.Advance(banger.Creating, ""); err != nil {
 		return nil, err
 	}
+	if err := j.allocate(); err != nil {
+		return nil, err
+	}
+	defer j.allocated()
 	err = j.name(ctx, spec.Name)
 	if code := banger.CodeOf(err); err != nil && code != banger.CodeInternal {
 		return nil, err // refused: nothing was written
@@ -81,18 +85,19 @@ func (d Defaults) fill(s banger.Spec) banger.Spec {
 		}
 	}
 	text(&s.Hypervisor, d.Hypervisor)
+	text(&s.DiskDriver, d.Disk)
 	text(&s.Image, d.Image)
 	text(&s.Kernel, d.Kernel)
 	number(&s.VCPU, d.VCPU)
 	number(&s.MemoryMiB, d.MemoryMiB)
 	number(&s.DiskMiB, d.DiskMiB)
 	if s.Net == "" {
-		s.Net = banger.NetUser
+		s.Net = d.Net
 	}
 	return s
 }
 
-func validate(s banger.Spec, hypervisors map[string]banger.Hypervisor) error {
+func (e *Engine) validate(s banger.Spec) error {
 	between := func(what string, n, lowest, highest int, flag string) error {
 		if n >= lowest && n <= highest {
 			return nil
@@ -104,11 +109,14 @@ func validate(s banger.Spec, hypervisors map[string]banger.Hypervisor) error {
 		return banger.Errorf(banger.CodeInvalid, "%q can't be a VM's name", s.Name).
 			WithHint("use 1 to 63 of a-z, 0-9 and -, with no - first or last")
 	}
-	if s.Net != banger.NetUser && s.Net != banger.NetNone {
-		return banger.Errorf(banger.CodeInvalid, "there is no network mode %q", s.Net).WithHint("use user or none")
+	if _, err := e.mode(s.Net); err != nil {
+		return err
 	}
-	if hypervisors[s.Hypervisor] == nil {
+	if e.Hypervisors[s.Hypervisor] == nil {
 		return banger.Errorf(banger.CodeInvalid, "there is no hypervisor %q on this host", s.Hypervisor)
+	}
+	if _, err := e.disks(banger.VM{Spec: s}); err != nil {
+		return err
 	}
 	if w := s.Workspace; w != "" && (!strings.HasPrefix(w, "/") || len(w) > 4096 || strings.ContainsRune(w, 0)) {
 		return banger.Errorf(banger.CodeInvalid, "workspace %q isn't an absolute path of at most 4096 bytes", w)

@@ -49,10 +49,10 @@ func TestLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if vm.State != banger.Running || vm.Boots != 1 || vm.Started.IsZero() || vm.Spec.VCPU != 1 || vm.Spec.Net != banger.NetUser {
+	if vm.State != banger.Running || vm.Boots != 1 || vm.Started.IsZero() || vm.Spec.VCPU != 1 || vm.Spec.Net != banger.NetBridge {
 		t.Errorf("created: %+v", vm)
 	}
-	if got := strings.Join(stages, " "); got != "spec directory disk vmm agent" {
+	if got := strings.Join(stages, " "); got != "spec directory disk attach network vmm agent" {
 		t.Errorf("stages: %s", got)
 	}
 	for _, ref := range []string{vm.ID, vm.ID[:11], vm.Spec.Name} {
@@ -121,7 +121,8 @@ func TestSpecsThatAreRefused(t *testing.T) {
 		{banger.Spec{Name: "a.b"}, banger.CodeInvalid},
 		{banger.Spec{Name: "../../etc"}, banger.CodeInvalid},
 		{banger.Spec{Name: strings.Repeat("a", 64)}, banger.CodeInvalid},
-		{banger.Spec{Net: "bridge"}, banger.CodeInvalid},
+		{banger.Spec{DiskDriver: "floppy"}, banger.CodeInvalid},
+		{banger.Spec{Net: "carrier pigeon"}, banger.CodeInvalid},
 		{banger.Spec{Hypervisor: "xen"}, banger.CodeInvalid},
 		{banger.Spec{Workspace: "rel"}, banger.CodeInvalid},
 		{banger.Spec{Image: "nope"}, banger.CodeNotFound},

@@ -34,6 +34,8 @@ type world struct {
 	// Saboteurs, for the tests of the test.
 	sabotageStore func(banger.Store) banger.Store
 	sabotageHost  func(*fake.Host, banger.Hypervisor) banger.Hypervisor
+	sabotageDisks func(*fake.Host, banger.Disks) banger.Disks
+	sabotageNet   func(*fake.Host, banger.Networks) banger.Networks
 
 	defaults engine.Defaults
 	clocks   bool // set guests' clocks: beside all else, so that points come in no certain order
@@ -72,7 +74,7 @@ func begin(t testing.TB, store banger.Store, dir string) *world {
 	t.Helper()
 	w := &world{t: t, host: fake.NewHost(), store: store, dir: dir}
 	w.defaults = engine.Defaults{
-		Hypervisor: "fake", Image: "debian", Kernel: "cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024,
+		Hypervisor: "fake", Disk: "fake", Net: banger.NetBridge, Image: "debian", Kernel: "cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024,
 		Retry: time.Millisecond, Stop: 5 * time.Second, Boot: 5 * time.Second, Lease: time.Hour,
 	}
 	d := w.open(nil)
@@ -105,11 +107,19 @@ func (w *world) open(fate func(string) fake.Fate) *daemon {
 	if w.sabotageHost != nil {
 		hv = w.sabotageHost(w.host, hv)
 	}
+	disks, networks := banger.Disks(life.Disks()), banger.Networks(life.Networks())
+	if w.sabotageDisks != nil {
+		disks = w.sabotageDisks(w.host, disks)
+	}
+	if w.sabotageNet != nil {
+		networks = w.sabotageNet(w.host, networks)
+	}
 	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: w.defaults.Kernel, Now: time.Now}
 	e := &engine.Engine{
 		Store: store, Catalog: c,
-		Hypervisors: map[string]banger.Hypervisor{"fake": hv}, Disks: life.Disks(), Processes: life.Processes(),
-		Dir: w.dir, RAMDir: "/ram", BootID: w.host.BootID(), Defaults: w.defaults,
+		Hypervisors: map[string]banger.Hypervisor{"fake": hv}, Disks: map[string]banger.Disks{"fake": disks}, Processes: life.Processes(),
+		Networks: map[banger.NetMode]banger.Networks{banger.NetBridge: networks},
+		Dir:      w.dir, RAMDir: "/ram", BootID: w.host.BootID(), Defaults: w.defaults,
 		Now: time.Now, NewID: func() string { return fmt.Sprintf("%012x", w.ids.Add(1)) },
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
@@ -220,7 +230,7 @@ func (w *world) check(d *daemon) []string {
 		wrong("the engine has %d VMs, the store %d", len(vms), len(stored))
 	}
 	owned := w.host.Owned()
-	dirs := map[string]bool{}
+	dirs, addresses := map[string]bool{}, map[string]bool{}
 	entries, _ := os.ReadDir(filepath.Join(w.dir, "vms"))
 	for _, e := range entries {
 		dirs[e.Name()] = true
@@ -235,7 +245,7 @@ func (w *world) check(d *daemon) []string {
 		}
 		rest := slices.DeleteFunc(slices.Clone(owned[vm.ID]), func(s string) bool { return strings.HasPrefix(s, "disk#") })
 		switch got := strings.Join(rest, " "); {
-		case vm.State == banger.Running && got != "ram shim vmm":
+		case vm.State == banger.Running && got != "dm loop ram shim tap vmm":
 			wrong("running vm %s has %q", vm.ID, got)
 		case vm.State == banger.Stopped && got != "":
 			wrong("stopped vm %s holds %q", vm.ID, got)
@@ -243,9 +253,14 @@ func (w *world) check(d *daemon) []string {
 			wrong("vm %s is %s", vm.ID, vm.State)
 		case vm.State == banger.Stopped && !vm.Held.Empty():
 			wrong("stopped vm %s claims %+v", vm.ID, vm.Held)
+		case vm.Net.Address == "" || addresses[vm.Net.Address]:
+			wrong("vm %s has the address %q, which isn't its alone", vm.ID, vm.Net.Address)
+		case vm.State == banger.Running && (vm.Held.Tap == "" || vm.Held.DMDev == "" || vm.Held.COWLoop == "" || vm.Held.BaseLoop == ""):
+			wrong("running vm %s claims %+v: not all it has", vm.ID, vm.Held)
 		case vm.State == banger.Running && !w.host.Is(vm.Held.VMM):
 			wrong("running vm %s claims %+v, which isn't there", vm.ID, vm.Held.VMM)
 		}
+		addresses[vm.Net.Address] = true
 		delete(owned, vm.ID)
 		delete(dirs, vm.ID)
 	}

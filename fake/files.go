@@ -62,6 +62,59 @@ func (d *Disks) Remove(_ context.Context, dir string) error {
 	})
 }
 
+// Attach is the steps "attach loops" and "attach dm".
+func (d *Disks) Attach(ctx context.Context, id, dir string) (string, banger.Handles, error) {
+	h := d.l.host
+	held := banger.Handles{DMName: "banger-" + id, DMDev: "/dev/mapper/banger-" + id}
+	err := errors.Join(ctx.Err(), d.l.Step("attach loops", func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if _, ok := h.disks[dir]; !ok {
+			return banger.Errorf(banger.CodeNotFound, "no disk in %s", dir)
+		}
+		held.COWLoop, held.BaseLoop = h.need("loop", "", id), h.need("loop", baseName, "")
+		return nil
+	}))
+	if err == nil {
+		err = d.l.Step("attach dm", func() error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.need("dm", held.DMName, id)
+			return nil
+		})
+	}
+	if err != nil {
+		return "", banger.Handles{}, err
+	}
+	return held.DMDev, held, nil
+}
+
+// Detach is the steps "detach dm" and "detach loops". The base stays: others use it.
+func (d *Disks) Detach(_ context.Context, id, _ string, held banger.Handles) (banger.Handles, error) {
+	h := d.l.host
+	left := held
+	err := d.l.Step("detach dm", func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.guests[id] != nil {
+			return banger.Errorf(banger.CodeUnavailable, "device banger-%s is busy", id)
+		}
+		h.drop("dm", id)
+		left.DMName, left.DMDev, left.BaseLoop = "", "", ""
+		return nil
+	})
+	if err == nil {
+		err = d.l.Step("detach loops", func() error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.drop("loop", id)
+			left = banger.Handles{}
+			return nil
+		})
+	}
+	return left, err
+}
+
 // Images is a banger.Images on the fake host.
 type Images struct{ l *Life }
 

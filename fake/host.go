@@ -36,6 +36,7 @@ type Host struct {
 	images  map[string]bool        // ids
 	exits   map[string]banger.Exit // VM id → how its last run ended, as its shim wrote it down
 	guests  map[string]*machine    // VM id → what runs
+	kernel  map[string]object      // name → TAPs, loops, device-mapper nodes
 	serials int
 	crimes  []string
 }
@@ -70,6 +71,7 @@ func (h *Host) Reboot() {
 	h.pid = 100
 	h.procs, h.files = map[int]*process{}, map[string]string{}
 	h.exits, h.guests = map[string]banger.Exit{}, map[string]*machine{}
+	h.kernel = map[string]object{}
 }
 
 // BootID is the current boot's.
@@ -158,6 +160,11 @@ func (h *Host) Owned() map[string][]string {
 	for _, vm := range h.files {
 		add(vm, "ram")
 	}
+	for _, o := range h.kernel {
+		if o.vm != "" {
+			add(o.vm, o.kind)
+		}
+	}
 	for dir, d := range h.disks {
 		add(dir[strings.LastIndexByte(dir, '/')+1:], fmt.Sprintf("disk#%d", d.serial))
 	}
@@ -189,6 +196,9 @@ func (h *Host) String() string {
 	}
 	for _, dir := range slices.Sorted(maps.Keys(h.disks)) {
 		fmt.Fprintf(&b, "disk#%d in %s, %d MiB\n", h.disks[dir].serial, dir, h.disks[dir].sizeMiB)
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.kernel)) {
+		fmt.Fprintf(&b, "%s %s of %q\n", h.kernel[name].kind, name, h.kernel[name].vm)
 	}
 	for _, id := range slices.Sorted(maps.Keys(h.images)) {
 		fmt.Fprintf(&b, "image %s\n", id)

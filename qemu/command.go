@@ -51,6 +51,10 @@ func check(m banger.Machine) error {
 	case len(m.Drives) > maxDrives:
 		return banger.Errorf(banger.CodeInvalid, "%d drives, at most %d fit", len(m.Drives), maxDrives)
 	}
+	if m.Net.Mode == banger.NetBridge && m.Net.Tap == "" {
+		// QEMU would make one of its own.
+		return banger.Errorf(banger.CodeInvalid, "machine %s: a bridge network without a TAP device", m.ID)
+	}
 	for _, p := range []string{m.Dir, m.RAMDir, m.Kernel, m.Initramfs} {
 		if !filepath.IsAbs(p) {
 			return banger.Errorf(banger.CodeInvalid, "machine %s: path %q isn't absolute", m.ID, p)
@@ -95,6 +99,11 @@ func (d *Driver) command(b build, m banger.Machine, begin []string) ([]string, e
 		// Datagrams know no connection: a new shim binds its path and frames flow on.
 		argv = append(argv,
 			"-netdev", "dgram,id=net,local.type=unix,local.path="+netOfVMM+",remote.type=unix,remote.path="+netOfShim,
+			"-device", "virtio-net-device,netdev=net,mac="+quote(m.Net.MAC))
+	}
+	if m.Net.Mode == banger.NetBridge {
+		argv = append(argv,
+			"-netdev", "tap,id=net,script=no,downscript=no,ifname="+quote(m.Net.Tap),
 			"-device", "virtio-net-device,netdev=net,mac="+quote(m.Net.MAC))
 	}
 	return argv, nil
