@@ -136,7 +136,7 @@ func (c Control) SetVM(ctx context.Context, ref string, change banger.Change) (b
 	}
 	spec, err := changed(j.vm.Spec, change)
 	if err == nil {
-		err = c.validate(spec)
+		err = validate(c.Engine, spec)
 	}
 	if err != nil {
 		return banger.VM{}, surface(j.op.ID, doing, err)

@@ -53,9 +53,8 @@ type Catalog interface {
 type Engine struct {
 	Store       banger.Store
 	Catalog     Catalog
-	Hypervisors map[string]banger.Hypervisor       // by driver name
-	Disks       map[string]banger.Disks            // by driver name
-	Networks    map[banger.NetMode]banger.Networks // of modes that need something of the host
+	Hypervisors map[string]banger.Hypervisor // by driver name
+	Host        Drivers
 	Processes   banger.Processes
 
 	Dir      string // state directory, absolute; VMs live in vms/<id> below it

@@ -10,21 +10,28 @@ import (
 // What a running VM has of its host besides its VMM: an attached disk, and a
 // link to a network that is the host's.
 
-func (e *Engine) disks(vm banger.VM) (banger.Disks, error) {
+// Drivers are those of what a VM has of its host beside its VMM.
+type Drivers struct {
+	Disks    map[string]banger.Disks            // by driver name
+	Networks map[banger.NetMode]banger.Networks // of modes that need something of the host
+}
+
+// disk returns the driver of a VM's disk.
+func (d Drivers) disk(vm banger.VM) (banger.Disks, error) {
 	name := vm.Spec.DiskDriver
 	if name == "" {
 		name = "file" // a VM of before there was a choice
 	}
-	if d := e.Disks[name]; d != nil {
-		return d, nil
+	if disks := d.Disks[name]; disks != nil {
+		return disks, nil
 	}
 	return nil, banger.Errorf(banger.CodeInvalid, "there is no disk driver %q for this daemon", name).
 		WithHint("dm-snapshot needs a daemon that runs as root; file works without")
 }
 
 // attach makes the VM's disk, of the size recorded, ready for a VMM.
-func (e *Engine) attach(ctx context.Context, vm banger.VM) (path string, h banger.Handles, err error) {
-	disks, err := e.disks(vm)
+func attach(ctx context.Context, e *Engine, vm banger.VM) (path string, h banger.Handles, err error) {
+	disks, err := e.Host.disk(vm)
 	if err != nil {
 		return "", h, err
 	}
@@ -33,8 +40,8 @@ func (e *Engine) attach(ctx context.Context, vm banger.VM) (path string, h bange
 
 // mode returns what a network mode needs of the host: nil without an error, if
 // nothing.
-func (e *Engine) mode(m banger.NetMode) (banger.Networks, error) {
-	switch n := e.Networks[m]; {
+func (d Drivers) mode(m banger.NetMode) (banger.Networks, error) {
+	switch n := d.Networks[m]; {
 	case n != nil || m == banger.NetUser || m == banger.NetNone:
 		return n, nil
 	case m == banger.NetBridge:
@@ -45,44 +52,44 @@ func (e *Engine) mode(m banger.NetMode) (banger.Networks, error) {
 	}
 }
 
-func (j *job) attachment() move {
+func attachment(j *job) move {
 	return move{
 		name: "attach",
 		do: func(ctx context.Context) error {
-			disks, err := j.e.disks(j.vm)
+			disks, err := j.e.Host.disk(j.vm)
 			if err == nil { // what SetVM asked for since the last start
 				err = disks.Grow(ctx, j.e.dir(j.vm.ID), j.vm.Spec.DiskMiB)
 			}
 			if err != nil {
 				return err
 			}
-			_, h, err := j.e.attach(ctx, j.vm)
-			return j.acquire(banger.DiskHandles, h, err)
+			_, h, err := attach(ctx, j.e, j.vm)
+			return acquire(j, banger.DiskHandles, h, err)
 		},
 		undo: func(ctx context.Context) error {
-			disks, err := j.e.disks(j.vm)
+			disks, err := j.e.Host.disk(j.vm)
 			if err != nil {
 				return err
 			}
 			left, err := disks.Detach(ctx, j.vm.ID, j.e.dir(j.vm.ID), j.held().Of(banger.DiskHandles))
-			return j.release(banger.DiskHandles, left, err)
+			return release(j, banger.DiskHandles, left, err)
 		},
 	}
 }
 
-func (j *job) network() move {
+func linked(j *job) move {
 	return move{
 		name: "network",
 		do: func(ctx context.Context) error {
-			n, err := j.e.mode(j.vm.Spec.Net)
+			n, err := j.e.Host.mode(j.vm.Spec.Net)
 			if n == nil {
 				return err
 			}
 			h, err := n.Set(ctx, banger.Link{VM: j.vm.ID, Net: network(j.vm)})
-			return j.acquire(banger.NetHandles, h, err)
+			return acquire(j, banger.NetHandles, h, err)
 		},
 		undo: func(ctx context.Context) error {
-			n := j.e.Networks[j.vm.Spec.Net]
+			n := j.e.Host.Networks[j.vm.Spec.Net]
 			if n == nil && j.held().Of(banger.NetHandles).Empty() {
 				return nil
 			}
@@ -91,14 +98,14 @@ func (j *job) network() move {
 					WithHint("run it as root, as the one that made it")
 			}
 			left, err := n.CleanUp(ctx, j.vm.ID, j.held().Of(banger.NetHandles))
-			return j.release(banger.NetHandles, left, err)
+			return release(j, banger.NetHandles, left, err)
 		},
 	}
 }
 
 // acquire notes what a driver made. Of what it made on its way to an error its
 // undo will know.
-func (j *job) acquire(s banger.Share, h banger.Handles, err error) error {
+func acquire(j *job, s banger.Share, h banger.Handles, err error) error {
 	if h = j.held().With(s, h); err == nil && h != j.held() {
 		j.hold(h)
 	}
@@ -108,7 +115,7 @@ func (j *job) acquire(s banger.Share, h banger.Handles, err error) error {
 // release notes what a driver's undo left: that is still ours, whatever the
 // error says. The scratch file follows at the end: what it has too much is
 // looked for in vain.
-func (j *job) release(s banger.Share, left banger.Handles, err error) error {
+func release(j *job, s banger.Share, left banger.Handles, err error) error {
 	h := j.held().With(s, left)
 	if j.e.keep(j.r, h); h.Empty() || err != nil {
 		j.hold(h)
@@ -121,14 +128,14 @@ func (j *job) release(s banger.Share, left banger.Handles, err error) error {
 
 // again finds what a running VM has of its host, and mends what of its network
 // somebody took away. What can't be had now doesn't end a VM that runs.
-func (j *job) again(ctx context.Context, h banger.Handles) banger.Handles {
-	_, disk, err := j.e.attach(ctx, j.vm)
+func again(ctx context.Context, j *job, h banger.Handles) banger.Handles {
+	_, disk, err := attach(ctx, j.e, j.vm)
 	if err == nil {
 		h = h.With(banger.DiskHandles, disk)
 	} else {
 		j.e.Log.Warn("the disk of a running VM was not found again", "vm", j.vm.ID, "error", err)
 	}
-	n := j.e.Networks[j.vm.Spec.Net]
+	n := j.e.Host.Networks[j.vm.Spec.Net]
 	if n == nil {
 		return h
 	}
@@ -141,9 +148,9 @@ func (j *job) again(ctx context.Context, h banger.Handles) banger.Handles {
 }
 
 // allocate gives a new VM its side of a network that others are on too. Until
-// allocated, nobody else allocates: the record is what says that it is taken.
-func (j *job) allocate() error {
-	n := j.e.Networks[j.vm.Spec.Net]
+// recorded, nobody else allocates: the record is what says that it is taken.
+func allocate(j *job) error {
+	n := j.e.Host.Networks[j.vm.Spec.Net]
 	if n == nil {
 		return nil
 	}
@@ -163,8 +170,8 @@ func (j *job) allocate() error {
 	return nil
 }
 
-func (j *job) allocated() {
-	if j.e.Networks[j.vm.Spec.Net] != nil {
+func recorded(j *job) {
+	if j.e.Host.Networks[j.vm.Spec.Net] != nil {
 		j.e.allocating.Unlock()
 	}
 }

@@ -85,7 +85,7 @@ func (j *job) unwind(ctx context.Context, reason string) error {
 
 // moves lists everything a VM is built from, first to last.
 func (j *job) moves() []move {
-	return []move{j.directory(), j.disk(), j.attachment(), j.network(), j.vmm(), j.agent()}
+	return []move{j.directory(), j.disk(), attachment(j), linked(j), j.vmm(), j.agent()}
 }
 
 // everything names all moves of a VM, and running those that a start makes:

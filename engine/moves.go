@@ -36,14 +36,14 @@ func (j *job) disk() move {
 	return move{
 		name: "disk",
 		do: func(ctx context.Context) error {
-			disks, err := j.e.disks(j.vm)
+			disks, err := j.e.Host.disk(j.vm)
 			if err == nil {
 				_, err = disks.Create(ctx, dir, j.vm.Spec.DiskMiB)
 			}
 			return err
 		},
 		undo: func(ctx context.Context) error {
-			disks, err := j.e.disks(j.vm)
+			disks, err := j.e.Host.disk(j.vm)
 			if err != nil {
 				return err
 			}
@@ -77,7 +77,7 @@ func (j *job) vmm() move {
 				return err
 			}
 			left, err := hv.Kill(ctx, j.e.machine(j.vm), j.held().Of(banger.MachineHandles))
-			return j.release(banger.MachineHandles, left, err)
+			return release(j, banger.MachineHandles, left, err)
 		},
 	}
 }
@@ -188,7 +188,7 @@ func (e *Engine) bootable(ctx context.Context, vm banger.VM) (banger.Machine, er
 		return m, err
 	}
 	// The disk is attached; asking for it again is how its path is learned.
-	disk, _, err := e.attach(ctx, vm)
+	disk, _, err := attach(ctx, e, vm)
 	if err != nil {
 		return m, fmt.Errorf("disk: %w", err)
 	}

@@ -119,7 +119,7 @@ func (j *job) adopt(ctx context.Context) error {
 		j.e.keep(j.r, h)
 		return j.finish(ctx, exit)
 	}
-	h = j.again(ctx, h)
+	h = again(ctx, j, h)
 	if h != j.held() || h != j.vm.Held {
 		j.hold(h)
 		if err := j.write(ctx, nil, false); err != nil {

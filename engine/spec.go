@@ -15,7 +15,7 @@ import (
 // the job of creating it. Nothing but the record exists after it.
 func (e *Engine) reserve(ctx context.Context, op string, spec banger.Spec, p banger.Progress) (*job, error) {
 	vm := banger.VM{ID: e.NewID(), Created: e.Now(), Spec: e.Defaults.fill(spec), MadeBy: op}
-	if err := e.validate(vm.Spec); err != nil {
+	if err := validate(e, vm.Spec); err != nil {
 		return nil, err
 	}
 	if err := room(vm.Spec, e.HostMemoryMiB); err != nil {
@@ -34,10 +34,10 @@ func (e *Engine) reserve(ctx context.Context, op string, spec banger.Spec, p ban
 	if err := j.vm.Advance(banger.Creating, ""); err != nil {
 		return nil, err
 	}
-	if err := j.allocate(); err != nil {
+	if err := allocate(j); err != nil {
 		return nil, err
 	}
-	defer j.allocated()
+	defer recorded(j)
 	err = j.name(ctx, spec.Name)
 	if code := banger.CodeOf(err); err != nil && code != banger.CodeInternal {
 		return nil, err // refused: nothing was written
@@ -97,7 +97,7 @@ func (d Defaults) fill(s banger.Spec) banger.Spec {
 	return s
 }
 
-func (e *Engine) validate(s banger.Spec) error {
+func validate(e *Engine, s banger.Spec) error {
 	between := func(what string, n, lowest, highest int, flag string) error {
 		if n >= lowest && n <= highest {
 			return nil
@@ -109,13 +109,13 @@ func (e *Engine) validate(s banger.Spec) error {
 		return banger.Errorf(banger.CodeInvalid, "%q can't be a VM's name", s.Name).
 			WithHint("use 1 to 63 of a-z, 0-9 and -, with no - first or last")
 	}
-	if _, err := e.mode(s.Net); err != nil {
+	if _, err := e.Host.mode(s.Net); err != nil {
 		return err
 	}
 	if e.Hypervisors[s.Hypervisor] == nil {
 		return banger.Errorf(banger.CodeInvalid, "there is no hypervisor %q on this host", s.Hypervisor)
 	}
-	if _, err := e.disks(banger.VM{Spec: s}); err != nil {
+	if _, err := e.Host.disk(banger.VM{Spec: s}); err != nil {
 		return err
 	}
 	if w := s.Workspace; w != "" && (!strings.HasPrefix(w, "/") || len(w) > 4096 || strings.ContainsRune(w, 0)) {

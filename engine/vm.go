@@ -93,7 +93,7 @@ func (j *job) run(ctx context.Context) error {
 	}
 	j.vm.Boots++
 	j.vm.Exit, j.vm.NeedsRestart = nil, false
-	if err := j.build(ctx, j.attachment(), j.network(), j.vmm(), j.agent()); err != nil {
+	if err := j.build(ctx, attachment(j), linked(j), j.vmm(), j.agent()); err != nil {
 		return err
 	}
 	j.vm.Started = j.e.Now()

@@ -117,9 +117,11 @@ func (w *world) open(fate func(string) fake.Fate) *daemon {
 	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: w.defaults.Kernel, Now: time.Now}
 	e := &engine.Engine{
 		Store: store, Catalog: c,
-		Hypervisors: map[string]banger.Hypervisor{"fake": hv}, Disks: map[string]banger.Disks{"fake": disks}, Processes: life.Processes(),
-		Networks: map[banger.NetMode]banger.Networks{banger.NetBridge: networks},
-		Dir:      w.dir, RAMDir: "/ram", BootID: w.host.BootID(), Defaults: w.defaults,
+		Hypervisors: map[string]banger.Hypervisor{"fake": hv}, Host: engine.Drivers{
+			Disks:    map[string]banger.Disks{"fake": disks},
+			Networks: map[banger.NetMode]banger.Networks{banger.NetBridge: networks},
+		}, Processes: life.Processes(),
+		Dir: w.dir, RAMDir: "/ram", BootID: w.host.BootID(), Defaults: w.defaults,
 		Now: time.Now, NewID: func() string { return fmt.Sprintf("%012x", w.ids.Add(1)) },
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}

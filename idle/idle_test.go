@@ -50,7 +50,7 @@ func newWorld(t *testing.T) *world {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	e := &engine.Engine{
 		Store: store, Catalog: c,
-		Hypervisors: map[string]banger.Hypervisor{"fake": life.Hypervisor()}, Disks: map[string]banger.Disks{"file": life.Disks()}, Processes: life.Processes(),
+		Hypervisors: map[string]banger.Hypervisor{"fake": life.Hypervisor()}, Host: engine.Drivers{Disks: map[string]banger.Disks{"file": life.Disks()}}, Processes: life.Processes(),
 		Dir: t.TempDir(), RAMDir: "/ram", BootID: w.host.BootID(),
 		Defaults: engine.Defaults{Hypervisor: "fake", Image: "debian", Kernel: "cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024},
 		Now:      time.Now, NewID: func() string { return fmt.Sprintf("%012x", ids.Add(1)) }, Log: log,

@@ -61,7 +61,7 @@ func (w *world) open() *daemon {
 	e := &engine.Engine{
 		Store:       store,
 		Catalog:     w.catalog(life),
-		Hypervisors: map[string]banger.Hypervisor{"fake": life.Hypervisor()}, Disks: map[string]banger.Disks{"file": life.Disks()}, Processes: life.Processes(),
+		Hypervisors: map[string]banger.Hypervisor{"fake": life.Hypervisor()}, Host: engine.Drivers{Disks: map[string]banger.Disks{"file": life.Disks()}}, Processes: life.Processes(),
 		Dir: w.dir, RAMDir: "/ram", BootID: w.host.BootID(),
 		Defaults: engine.Defaults{
 			Hypervisor: "fake", Image: "debian", Kernel: "cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024, Boot: time.Hour,
@@ -180,7 +180,7 @@ func TestClientMayGo(t *testing.T) {
 		t.Errorf("%+v, later %+v", done, late)
 	}
 	for i := range events {
-		if got := stages(events[i]); got != "directory disk attach network vmm agent" || events[i][0].Op != op.ID {
+		if got := stages(events[i]); got != "spec directory disk attach network vmm agent" || events[i][0].Op != op.ID {
 			t.Errorf("follower %d saw %q", i, got)
 		}
 	}

@@ -71,8 +71,10 @@ func fakeDaemon() error {
 	e := &engine.Engine{
 		Store: store, Catalog: c,
 		Hypervisors: map[string]root.Hypervisor{"fake": life.Hypervisor()},
-		Networks:    map[root.NetMode]root.Networks{root.NetBridge: life.Networks()},
-		Disks:       map[string]root.Disks{"file": life.Disks()}, Processes: life.Processes(),
+		Host: engine.Drivers{
+			Disks:    map[string]root.Disks{"file": life.Disks()},
+			Networks: map[root.NetMode]root.Networks{root.NetBridge: life.Networks()},
+		}, Processes: life.Processes(),
 		Dir: dirs.State, RAMDir: "/ram", BootID: host.BootID(),
 		Defaults: engine.Defaults{Hypervisor: "fake", Image: "debian-12", Kernel: "debian-12-cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024},
 		Now:      time.Now, NewID: newID, Log: log,

@@ -92,7 +92,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Hypervisors: map[string]banger.Hypervisor{"qemu": qemu.New(qemu.Config{
 			Shim: shim, CacheDir: dirs.Cache, KVM: probed.Verdict == kvm.Works, TSCKHz: probed.TSCKHz,
 		})},
-		Disks: map[string]banger.Disks{"file": diskfile.Disks{Dir: filepath.Join(dirs.Data, "disks")}}, Processes: proc.Host{},
+		Host: engine.Drivers{Disks: map[string]banger.Disks{"file": diskfile.Disks{Dir: filepath.Join(dirs.Data, "disks")}}}, Processes: proc.Host{},
 		Dir: dirs.State, RAMDir: ram, BootID: boot,
 		Defaults: engine.Defaults{
 			Hypervisor: conf.Hypervisor, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
