@@ -16,6 +16,8 @@ type VMControl interface {
 	// operation: a daemon that dies in between leaves both to the next one. A
 	// stopped VM is started.
 	RestartVM(ctx context.Context, ref string, opt StopOptions, p Progress) (VM, error)
+	// BootVM is VMService.StartVM, but never from a template.
+	BootVM(ctx context.Context, ref string, p Progress) (VM, error)
 	// SetVM changes a stopped or running VM. A running one has NeedsRestart
 	// afterwards: its guest keeps what it was started with.
 	SetVM(ctx context.Context, ref string, change Change) (VM, error)

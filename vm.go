@@ -42,6 +42,7 @@ type Spec struct {
 	Hypervisor string  `json:"hypervisor,omitempty"`  // driver name; empty: the host's default
 	DiskDriver string  `json:"disk_driver,omitempty"` // driver name; empty: the host's default
 	Workspace  string  `json:"workspace,omitempty"`   // guest directory where commands run by default
+	Cold       bool    `json:"cold,omitempty"`        // every start boots, none is restored from a template
 }
 
 // VM is one virtual machine as the daemon remembers it.
@@ -57,9 +58,10 @@ type VM struct {
 	MadeBy   string    `json:"made_by,omitempty"` // id of the operation that created it
 	Started  time.Time `json:"started,omitzero"`
 	Stopped  time.Time `json:"stopped,omitzero"`
-	Exit     *Exit     `json:"exit,omitempty"` // how the last run ended
-	Held     Handles   `json:"held,omitzero"`  // teardown identity, mirrored here (see Handles)
-	Net      NetConfig `json:"net,omitzero"`   // its side of a shared network, allocated at creation (see Networks)
+	Exit     *Exit     `json:"exit,omitempty"`   // how the last run ended
+	Held     Handles   `json:"held,omitzero"`    // teardown identity, mirrored here (see Handles)
+	Net      NetConfig `json:"net,omitzero"`     // its side of a shared network, allocated at creation (see Networks)
+	Launch   *Launch   `json:"launch,omitempty"` // how the run in progress, or the last one, began
 
 	// NeedsRestart says that Spec changed since the run in progress began: its
 	// guest has what it had.
@@ -126,6 +128,7 @@ type StopOptions struct {
 	Timeout time.Duration `json:"timeout"`          // how long the guest's own shutdown may take; 0: the default (30 s)
 	Force   bool          `json:"force"`            // don't ask the guest: kill at once
 	Reason  string        `json:"reason,omitempty"` // why, where it isn't that somebody asked for it
+	Cold    bool          `json:"cold,omitempty"`   // a restart's start boots, whatever templates there are; lost with a daemon that dies in between
 }
 
 // VMService is what the daemon offers for VMs. The engine implements it, and

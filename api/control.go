@@ -39,6 +39,13 @@ func (s control) restartVM(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+func (s control) bootVM(w http.ResponseWriter, r *http.Request) error {
+	if _, err := body[struct{}](w, r); err != nil {
+		return err
+	}
+	return stream(w, func(p banger.Progress) (banger.VM, error) { return s.BootVM(r.Context(), r.PathValue("ref"), p) })
+}
+
 func (s control) setVM(w http.ResponseWriter, r *http.Request) error {
 	change, err := body[banger.Change](w, r)
 	if err != nil {
@@ -116,6 +123,16 @@ func (c *Client) RestartVM(ctx context.Context, ref string, opt banger.StopOptio
 	return vm, hintLost(err, "the next daemon finishes what it began: `banger ps` tells")
 }
 
+// Control is banger.VMControl by a client.
+type Control struct{ *Client }
+
+// BootVM implements banger.VMControl.
+func (c Control) BootVM(ctx context.Context, ref string, p banger.Progress) (banger.VM, error) {
+	var vm banger.VM
+	err := c.call(ctx, "POST", vmPath(ref, "boot"), nil, &vm, p)
+	return vm, err
+}
+
 // SetVM implements banger.VMControl.
 func (c *Client) SetVM(ctx context.Context, ref string, change banger.Change) (banger.VM, error) {
 	var vm banger.VM
@@ -170,6 +187,6 @@ func (c *Client) Space(ctx context.Context) ([]banger.Space, error) {
 }
 
 var (
-	_ banger.VMControl = (*Client)(nil)
+	_ banger.VMControl = Control{}
 	_ banger.System    = (*Client)(nil)
 )

@@ -67,6 +67,11 @@ func (c *controlled) Collect(_ context.Context, opt banger.CollectOptions) ([]ba
 	return c.list, c.err
 }
 
+func (c *controlled) BootVM(_ context.Context, ref string, _ banger.Progress) (banger.VM, error) {
+	c.got = []any{ref}
+	return c.vm, c.err
+}
+
 func (c *controlled) Space(context.Context) ([]banger.Space, error) {
 	c.got = []any{}
 	return []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, c.err
@@ -106,6 +111,7 @@ func TestControlCrosses(t *testing.T) {
 	}{
 		"kill":    {func() (any, error) { return c.KillVM(ctx, ref, "TERM") }, s.vm, []any{ref, "TERM"}},
 		"restart": {func() (any, error) { return c.RestartVM(ctx, ref, opt, nil) }, s.vm, []any{ref, opt}},
+		"boot":    {func() (any, error) { return api.Control{Client: c}.BootVM(ctx, ref, nil) }, s.vm, []any{ref}},
 		"set":     {func() (any, error) { return c.SetVM(ctx, ref, change) }, s.vm, []any{ref, change}},
 		"prune":   {func() (any, error) { return nil, c.PruneVM(ctx, ref) }, nil, []any{ref}},
 		"stats":   {func() (any, error) { return c.StatsVM(ctx, ref) }, s.st, []any{ref}},

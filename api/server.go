@@ -26,6 +26,7 @@ type Server struct {
 	Catalog banger.Catalog
 	Leases  banger.Leases
 	Making  banger.Operations
+	Frozen  banger.Templates
 	Stop    func() // ends the daemon; the VMs run on
 	Log     *slog.Logger
 
@@ -52,7 +53,7 @@ type route struct {
 // routes is the whole interface. The first two are the same in every version
 // of the API, so that any CLI can tell and end any daemon.
 func (s *Server) routes() []route {
-	c, m, all := control{s.Control}, making{s.Making}, whole{s.System}
+	c, m, all, f := control{s.Control}, making{s.Making}, whole{s.System}, frozen{s.Frozen}
 	return []route{
 		{"GET", "/v1/version", anyone, s.version},
 		{"POST", "/v1/stop", owner, s.stop},
@@ -65,6 +66,7 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/vms/{ref}/stop", owner, s.stopVM},
 		{"PATCH", "/v1/vms/{ref}", owner, c.setVM},
 		{"POST", "/v1/vms/{ref}/kill", owner, c.killVM},
+		{"POST", "/v1/vms/{ref}/boot", owner, c.bootVM},
 		{"POST", "/v1/vms/{ref}/restart", owner, c.restartVM},
 		{"POST", "/v1/vms/{ref}/prune", owner, c.pruneVM},
 		{"GET", "/v1/vms/{ref}/stats", owner, c.statsVM},
@@ -78,6 +80,10 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/operations/{id}", owner, m.get},
 		{"GET", "/v1/operations/{id}/events", owner, m.follow},
 		{"POST", "/v1/operations/{id}/cancel", owner, m.cancel},
+
+		{"GET", "/v1/templates", owner, f.list},
+		{"POST", "/v1/templates", owner, f.create},
+		{"DELETE", "/v1/templates/{id}", owner, f.remove},
 
 		{"GET", "/v1/events", owner, all.events},
 		{"POST", "/v1/gc", owner, all.collect},

@@ -36,6 +36,7 @@ type App struct {
 	Catalog banger.Catalog
 	Leases  banger.Leases
 	Making  banger.Operations
+	Frozen  banger.Templates
 	Daemon  Daemon
 	Config  func() (config.Config, error)
 
@@ -183,7 +184,7 @@ func (a *App) root() *cobra.Command {
 	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"}, &cobra.Group{ID: groupMakes, Title: "What they are made of:"},
 		&cobra.Group{ID: groupSystem, Title: "banger itself:"})
 	root.AddCommand(grouped(groupVMs, vmCommand(a), ps, operationCommand(a), eventsCommand(a))...)
-	root.AddCommand(grouped(groupMakes, imageCommand(a), kernelCommand(a))...)
+	root.AddCommand(grouped(groupMakes, imageCommand(a), kernelCommand(a), templateCommand(a))...)
 	root.AddCommand(grouped(groupSystem,
 		doctorCommand(a),
 		configCommand(a),

@@ -3,6 +3,7 @@ package cli
 import (
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -65,6 +66,18 @@ func details(vm banger.VM) [][]string {
 	add("boots", strconv.Itoa(vm.Boots))
 	stamp("created", vm.Created)
 	stamp("started", vm.Started)
+	if l := vm.Launch; l != nil {
+		text := "booted: " + l.Why
+		if l.Template != "" {
+			text = "restored from template " + l.Template
+		}
+		add("start", text)
+		var took []string
+		for _, st := range l.Stages {
+			took = append(took, st.Name+" "+st.Took.Round(time.Millisecond).String())
+		}
+		add("stages", strings.Join(took, ", "))
+	}
 	stamp("stopped", vm.Stopped)
 	if e := vm.Exit; e != nil {
 		text := string(e.Kind)

@@ -11,7 +11,7 @@ import (
 )
 
 func startCommand(a *App) *cobra.Command {
-	var quiet bool
+	var quiet, cold bool
 	cmd := eachVM(a, &cobra.Command{
 		Use:     "start VM...",
 		Short:   "Start stopped VMs",
@@ -20,8 +20,12 @@ func startCommand(a *App) *cobra.Command {
 	}, func(ctx context.Context, vm banger.VM) (banger.VM, error) {
 		show := a.progress(quiet)
 		defer show.end()
+		if cold {
+			return a.Control.BootVM(ctx, vm.ID, show.event)
+		}
 		return a.VMs.StartVM(ctx, vm.ID, show.event)
 	})
+	cmd.Flags().BoolVar(&cold, "cold", false, "boot, don't restore from a template")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
 }
@@ -41,6 +45,7 @@ set" changed takes effect. A stopped VM is started.`,
 		return a.Control.RestartVM(ctx, vm.ID, opt, show.event)
 	})
 	stopFlags(cmd, &opt)
+	cmd.Flags().BoolVar(&opt.Cold, "cold", false, "boot, don't restore from a template")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
 }

@@ -32,6 +32,7 @@ type Config struct {
 	DiskMiB       int    `toml:"disk_mib"`
 	Mirror        string `toml:"mirror"`
 	Hypervisor    string `toml:"hypervisor"`
+	WarmStart     bool   `toml:"warm_start"`
 	AutoStop      string `toml:"auto_stop_stale_after"`
 	LogLevel      string `toml:"log_level"`
 	StateDir      string `toml:"state_dir"`
@@ -53,6 +54,7 @@ var settings = []struct {
 	{"memory_mib", "their memory, in MiB", func(c *Config) any { return c.MemoryMiB }},
 	{"disk_mib", "their disk, in MiB; it takes what is written to it", func(c *Config) any { return c.DiskMiB }},
 	{"hypervisor", "their hypervisor driver", func(c *Config) any { return c.Hypervisor }},
+	{"warm_start", "start them from templates, made of themselves, where a boot can be saved", func(c *Config) any { return c.WarmStart }},
 	{"mirror", "the Debian mirror kernels come from; empty: this host's own, else deb.debian.org", func(c *Config) any { return c.Mirror }},
 	{"auto_stop_stale_after", "stop VMs that had no client, command or load for this long, as 2h or 90m; 0: never", func(c *Config) any { return c.AutoStop }},
 	{"log_level", "what the daemon's log has: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
@@ -78,6 +80,7 @@ func Default(d xdg.Dirs) Config {
 		MemoryMiB:     1024,
 		DiskMiB:       10 << 10,
 		Hypervisor:    "qemu",
+		WarmStart:     true,
 		AutoStop:      "0",
 		LogLevel:      "info",
 		StateDir:      d.State,

@@ -112,6 +112,9 @@ func (c Control) RestartVM(ctx context.Context, ref string, opt banger.StopOptio
 		}
 		j.op = banger.Op{ID: j.op.ID}
 	}
+	if opt.Cold {
+		j.launch.cold = askedCold
+	}
 	if err := j.start(ctx); err != nil {
 		return banger.VM{}, err
 	}

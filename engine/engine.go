@@ -83,6 +83,9 @@ type live struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
+	// Warm is set by the wiring, as Engine's own fields are; nil: every start boots.
+	Warm Warm
+
 	naming sync.Mutex // held while a name changes hands in store and memory; before registry.mu
 
 	allocating sync.Mutex // held from the choice of an address to its record; before naming

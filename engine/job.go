@@ -26,6 +26,8 @@ type job struct {
 	vm banger.VM
 	op banger.Op
 	p  banger.Progress
+
+	launch launch
 }
 
 // An undo is given this long. It runs whatever became of the client.

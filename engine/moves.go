@@ -64,7 +64,7 @@ func (j *job) vmm() move {
 			if err != nil {
 				return err
 			}
-			h, err := hv.Start(ctx, m)
+			h, err := bring(ctx, j, hv, m)
 			if err != nil {
 				return err
 			}
@@ -84,17 +84,22 @@ func (j *job) vmm() move {
 
 // agent waits for the guest and gives it its identity. Under emulation a guest
 // now and then hangs before its first instruction of ours, so a boot whose
-// agent never answered is done again, once.
+// agent never answered is done again, once; and a guest that was restored and
+// isn't as it should be is booted, whatever was wrong with it.
 func (j *job) agent() move {
 	return move{
 		name: "agent",
 		do: func(ctx context.Context) error {
 			err := j.greet(ctx)
-			if !errors.Is(err, errNoAgent) || ctx.Err() != nil {
+			warm := j.launch.Template != ""
+			if err == nil || ctx.Err() != nil || !warm && !errors.Is(err, errNoAgent) {
 				return err
 			}
+			if warm {
+				j.launch.cold = j.e.Warm.Reject(j.launch.Template, err).Error()
+			}
 			j.e.Log.Warn("boot again", "vm", j.vm.ID, "op", j.op.ID, "error", err)
-			j.tell("agent", "the guest did not answer, starting it again")
+			j.tell("agent", "the guest was no good, starting it again")
 			if err := j.vmm().undo(ctx); err != nil {
 				return err
 			}
@@ -125,7 +130,8 @@ func (j *job) greet(ctx context.Context) error {
 		return err
 	}
 	m := j.e.machine(j.vm)
-	boot, cancel := context.WithTimeout(ctx, j.e.Defaults.Boot)
+	within := j.launch.within(j.e.Defaults.Boot)
+	boot, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	ended, held := make(chan banger.Exit, 1), j.held()
 	j.e.spawn(func(context.Context) {
@@ -135,9 +141,9 @@ func (j *job) greet(ctx context.Context) error {
 		}
 	})
 	c := guest.Client{Dial: dialer(hv, m)}
-	_, err = c.Configure(boot, identity(j.vm, kernel))
+	ready, err := c.Configure(boot, identity(j.vm, kernel))
 	if err == nil {
-		return nil
+		return up(j, ready)
 	}
 	if boot.Err() == nil {
 		// The stream may break a moment before the end is known.
@@ -154,7 +160,7 @@ func (j *job) greet(ctx context.Context) error {
 	default:
 	}
 	if ctx.Err() == nil && errors.Is(boot.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("%w within %s: %w", errNoAgent, j.e.Defaults.Boot.Round(time.Second),
+		return fmt.Errorf("%w within %s: %w", errNoAgent, within.Round(time.Second),
 			banger.Errorf(banger.CodeTimeout, "%v", err).WithHint("the end of its console: %s", console.Tail(m.Dir)))
 	}
 	return err
@@ -192,11 +198,16 @@ func (e *Engine) bootable(ctx context.Context, vm banger.VM) (banger.Machine, er
 	if err != nil {
 		return m, fmt.Errorf("disk: %w", err)
 	}
+	return equip(m, image, boot, disk), nil
+}
+
+// equip gives a machine what it boots from and its drives.
+func equip(m banger.Machine, image string, boot banger.BootFiles, disk string) banger.Machine {
 	m.Kernel, m.Initramfs = boot.Vmlinux, boot.Initramfs
 	m.Drives = []banger.Drive{{Serial: serials.Image, Path: image, ReadOnly: true}}
 	if boot.Modules != "" {
 		m.Drives = append(m.Drives, banger.Drive{Serial: serials.Modules, Path: boot.Modules, ReadOnly: true})
 	}
 	m.Drives = append(m.Drives, banger.Drive{Serial: serials.Disk, Path: disk})
-	return m, nil
+	return m
 }

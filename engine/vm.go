@@ -45,6 +45,11 @@ func create(ctx context.Context, e *Engine, op string, spec banger.Spec, start b
 
 // StartVM runs a stopped VM.
 func (e *Engine) StartVM(ctx context.Context, ref string, p banger.Progress) (banger.VM, error) {
+	return startVM(ctx, e, ref, "", p)
+}
+
+// startVM runs a stopped VM; cold says why it mustn't be restored, if it mustn't.
+func startVM(ctx context.Context, e *Engine, ref, cold string, p banger.Progress) (banger.VM, error) {
 	r, err := e.find(ref)
 	if err != nil {
 		return banger.VM{}, err
@@ -57,6 +62,7 @@ func (e *Engine) StartVM(ctx context.Context, ref string, p banger.Progress) (ba
 	if j.vm.State == banger.Running {
 		return e.seen(r), nil
 	}
+	j.launch.cold = cold
 	if err := j.start(ctx); err != nil {
 		return banger.VM{}, err
 	}
@@ -92,7 +98,7 @@ func (j *job) run(ctx context.Context) error {
 		return err
 	}
 	j.vm.Boots++
-	j.vm.Exit, j.vm.NeedsRestart = nil, false
+	j.vm.Exit, j.vm.NeedsRestart, j.vm.Launch = nil, false, nil
 	if err := j.build(ctx, attachment(j), linked(j), j.vmm(), j.agent()); err != nil {
 		return err
 	}

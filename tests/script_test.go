@@ -105,8 +105,8 @@ func TestScripts(t *testing.T) {
 				}
 				env.Setenv(key, dir)
 			}
-			// Kernels are fetched once and kept between runs.
-			env.Setenv("XDG_CACHE_HOME", cache)
+			// Kernels are fetched once and kept between runs, templates aren't.
+			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
 			if err := os.MkdirAll(filepath.Join(env.WorkDir, "data/banger"), 0o700); err != nil {
 				return err
 			}

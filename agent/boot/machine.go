@@ -243,6 +243,7 @@ func (m *Machine) Freeze(port *os.File) error {
 	if err := earlyLoaded(); err != nil {
 		return err
 	}
+	m.early = nil // the template's own start is no VM's
 	return renew.Freeze(port, func() error {
 		for _, l := range openModules("late") {
 			l.load()

@@ -132,9 +132,15 @@ func run(readyFD int) (err error) {
 	defer lost()
 	go watchSocket(ctx, dirs.Socket, lost)
 	go h.idle.Run(ctx)
+	making := make(chan struct{})
+	go func() {
+		defer close(making)
+		h.templates.Run(ctx, h.engine.Idle)
+	}()
+	defer func() { <-making }() // what is half made goes before us
 	server := &api.Server{
 		VMs: h.idle, Control: engine.Control{Engine: h.engine}, System: h.system,
-		Catalog: h.catalog, Leases: h.idle, Making: h.making, Stop: stop, Log: log,
+		Catalog: h.catalog, Leases: h.idle, Making: h.making, Frozen: h.templates, Stop: stop, Log: log,
 	}
 	err = server.Serve(ctx, l)
 	log.Info("ending; VMs run on", "err", err)

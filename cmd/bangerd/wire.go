@@ -24,6 +24,7 @@ import (
 	"banger/qemu"
 	"banger/rootfs"
 	"banger/sqlite"
+	"banger/template"
 	"banger/xdg"
 )
 
@@ -34,9 +35,11 @@ type host struct {
 	system  system
 	making  *operation.Table
 	idle    *idle.Watcher
-	store   *sqlite.Store
-	images  string // directory
-	opened  bool
+
+	templates templates
+	store     *sqlite.Store
+	images    string // directory
+	opened    bool
 }
 
 // system is banger.System in its parts.
@@ -101,6 +104,11 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Now: time.Now, NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
 		Journal: h.system.Add,
 	}
+	h.templates = templates{&template.Store{
+		Dir: filepath.Join(dirs.Cache, "templates"), Hypervisors: h.engine.Hypervisors,
+		NewID: newID, Now: time.Now, Log: log, Off: !conf.WarmStart,
+	}, engine.Control{Engine: h.engine}}
+	h.engine.Warm = h.templates
 	h.making = &operation.Table{Creator: engine.Control{Engine: h.engine}, NewID: newID, Now: time.Now}
 	h.idle = &idle.Watcher{
 		VMService: h.engine, Leases: h.engine, Usage: proc.Host{}.Usage,
@@ -122,6 +130,9 @@ func (h *host) start(ctx context.Context) error {
 		return err
 	}
 	h.making.Recall(plans)
+	if err := h.templates.Open(ctx); err != nil {
+		h.engine.Log.Warn("what dead makers of templates left could not be removed", "err", err)
+	}
 	err = h.engine.Open(ctx)
 	h.opened = err == nil
 	return err
@@ -143,6 +154,21 @@ func (h *host) close() error {
 		h.engine.Close()
 	}
 	return h.store.Close()
+}
+
+// templates joins their store with the engine, which knows what VMs are made of.
+type templates struct {
+	*template.Store
+	engine engine.Control
+}
+
+// CreateTemplate implements banger.Templates.
+func (t templates) CreateTemplate(ctx context.Context, spec banger.TemplateSpec, p banger.Progress) (banger.Template, error) {
+	full, kernel, m, err := t.engine.Kindred(ctx, spec, p)
+	if err != nil {
+		return banger.Template{}, err
+	}
+	return t.Make(ctx, template.Subject{Hypervisor: full.Hypervisor, Kernel: kernel, Machine: m}, p)
 }
 
 // flatten and writeInitramfs join drivers that don't know each other.

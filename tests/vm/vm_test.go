@@ -101,6 +101,9 @@ func install(dir string) (*host, error) {
 			return nil, fmt.Errorf("banger %s: status %d: %s%s", strings.Join(args, " "), r.status, r.stdout, r.stderr)
 		}
 	}
+	// Downloads outlive the run, templates don't.
+	h.close()
+	h.env = append(h.env, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
 	return h, nil
 }
 

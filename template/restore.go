@@ -1,0 +1,113 @@
+package template
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"banger"
+	"banger/guest"
+)
+
+// fit returns the template of a kind if it is whole. A damaged one is removed.
+func (s *Store) fit(kind string) (manifest, error) {
+	id := kind[:idDigits]
+	m, err := s.read(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, banger.Errorf(banger.CodeNotFound, "there was no template for its kernel, CPUs and memory yet")
+	}
+	if err == nil && m.Kind != kind {
+		err = errors.New("it is of another kind")
+	}
+	if err == nil {
+		s.mu.Lock()
+		checked := s.checked[id]
+		s.mu.Unlock()
+		// Read once in a daemon's life, which finds what a disk or a power cut did;
+		// from then on whoever writes to it changes its time.
+		if err = s.compare(m, !checked); err == nil {
+			s.mu.Lock()
+			s.checked[id] = true
+			s.mu.Unlock()
+			return m, nil
+		}
+	}
+	return m, banger.Errorf(banger.CodeUnavailable, "the template %s was damaged and is removed: %w", id, errors.Join(err, s.remove(id)))
+}
+
+// Restore starts a machine from the template of its kind. The error says for a
+// person why it has to be booted; nothing of the machine runs then.
+func (s *Store) Restore(ctx context.Context, hypervisor string, m banger.Machine) (h banger.Handles, id string, err error) {
+	if s.Off {
+		return h, "", banger.Errorf(banger.CodeUnavailable, "warm starts are off in config.toml")
+	}
+	_, c, err := s.capturer(hypervisor)
+	if err == nil && onHost(m) {
+		err = errOnHost
+	}
+	if err != nil {
+		return h, "", err
+	}
+	kind, err := c.Kind(ctx, m)
+	if err != nil {
+		return h, "", err
+	}
+	t, err := s.fit(kind)
+	if err != nil {
+		return h, "", err
+	}
+	if h, err = c.Restore(ctx, m, s.dir(t.ID)); err != nil {
+		if ctx.Err() == nil {
+			err = s.Reject(t.ID, err)
+		}
+		return h, "", err
+	}
+	now := s.Now()
+	_ = os.Chtimes(filepath.Join(s.dir(t.ID), manifestName), now, now) // then it goes earlier than it should
+	return h, t.ID, nil
+}
+
+// Reject removes a template whose guest was no good, and says so.
+func (s *Store) Reject(id string, why error) error {
+	s.mu.Lock()
+	for _, m := range s.all() {
+		if m.ID == id {
+			s.failures[m.Kind]++
+		}
+	}
+	s.mu.Unlock()
+	return fmt.Errorf("the template %s was no good and is removed: %w", id, errors.Join(why, s.remove(id)))
+}
+
+// maxBoots bounds the memory of boot ids seen.
+const maxBoots = 4096
+
+// Renewed judges what a restored guest reports to have made new: everything, or
+// it is no VM of its own. The boot id is compared with those of others: the kernel
+// derives it from its random numbers, so two alike mean that those weren't new.
+func (s *Store) Renewed(r guest.Ready) error {
+	var missing []string
+	for _, name := range guest.Renewals() {
+		if !slices.Contains(r.Renewed, name) {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return banger.Errorf(banger.CodeUnavailable, "the restored guest shares with others: %s", strings.Join(missing, ", "))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.boots[r.BootID] || r.BootID == "" {
+		return banger.Errorf(banger.CodeUnavailable, "the restored guest shares with others: %s, %s", guest.RenewBootID, guest.RenewRandom)
+	}
+	if len(s.boots) >= maxBoots {
+		clear(s.boots)
+	}
+	s.boots[r.BootID] = true
+	return nil
+}
