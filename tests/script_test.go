@@ -80,6 +80,10 @@ func TestScripts(t *testing.T) {
 			t.Skip("no qemu-system-x86_64 here")
 		}
 	}
+	scripts, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts (%v)", err)
+	}
 	image := rootTar(t)
 	cache := t.TempDir()
 	if user, err := os.UserCacheDir(); err == nil && *host == "qemu" {
@@ -90,7 +94,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Files:               append(scripts, docScripts(t)...),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Condition: func(cond string) (bool, error) {
