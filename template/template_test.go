@@ -1,0 +1,301 @@
+package template_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/fake"
+	"banger/guest"
+	"banger/template"
+)
+
+// bed is a store on a fake host.
+type bed struct {
+	*template.Store
+	host *fake.Host
+	ids  int
+}
+
+func newBed(t *testing.T, dir string, host *fake.Host, fate func(string) fake.Fate) *bed {
+	t.Helper()
+	b := &bed{host: host}
+	b.Store = &template.Store{
+		Dir: dir, Now: time.Now, Log: slog.New(slog.DiscardHandler), Quiet: time.Millisecond,
+		Hypervisors: map[string]banger.Hypervisor{"fake": host.Live(fate).Hypervisor()},
+		NewID:       func() string { b.ids++; return fmt.Sprintf("%012x", time.Now().UnixNano()&0xffffffff<<8|int64(b.ids)) },
+	}
+	if err := b.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func always(string) fake.Fate { return fake.Live }
+
+func machine(t *testing.T, id string) banger.Machine {
+	t.Helper()
+	return banger.Machine{ID: id, Dir: t.TempDir(), RAMDir: t.TempDir(), VCPU: 1, MemoryMiB: 256, Net: banger.NetConfig{Mode: banger.NetUser}}
+}
+
+func (b *bed) make(t *testing.T, m banger.Machine) banger.Template {
+	t.Helper()
+	made, err := b.Make(t.Context(), template.Subject{Hypervisor: "fake", Kernel: "k", Machine: m}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+// left lists what is in the store's directory.
+func left(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func TestMakeAndRestore(t *testing.T) {
+	dir := t.TempDir()
+	b := newBed(t, dir, fake.NewHost(), always)
+	m := machine(t, "a1")
+	if _, _, err := b.Restore(t.Context(), "fake", m); banger.CodeOf(err) != banger.CodeNotFound {
+		t.Errorf("without a template: %v", err)
+	}
+	made := b.make(t, m)
+	if again := b.make(t, m); again.ID != made.ID || !again.Created.Equal(made.Created) {
+		t.Errorf("made twice: %+v, then %+v", made, again)
+	}
+	if names := left(t, dir); len(names) != 1 || names[0] != made.ID {
+		t.Errorf("the store holds %q", names)
+	}
+	if owned := b.host.Owned(); len(owned) != 0 {
+		t.Errorf("the making left %v", owned)
+	}
+	h, id, err := b.Restore(t.Context(), "fake", m)
+	if err != nil || id != made.ID || h.Empty() {
+		t.Fatalf("Restore: %+v, %q, %v", h, id, err)
+	}
+	// Another daemon, which has to read the files first.
+	other := newBed(t, dir, b.host, always)
+	if _, id, err := other.Restore(t.Context(), "fake", machine(t, "a2")); err != nil || id != made.ID {
+		t.Errorf("Restore by the next daemon: %q, %v", id, err)
+	}
+	bigger := machine(t, "a3")
+	bigger.MemoryMiB *= 2
+	if _, _, err := b.Restore(t.Context(), "fake", bigger); banger.CodeOf(err) != banger.CodeNotFound {
+		t.Errorf("a machine of another kind: %v", err)
+	}
+	if err := b.DeleteTemplate(t.Context(), made.ID[:4]); err != nil {
+		t.Error(err)
+	}
+	if names := left(t, dir); len(names) != 0 {
+		t.Errorf("after its deletion: %q", names)
+	}
+	if err := b.DeleteTemplate(t.Context(), made.ID); banger.CodeOf(err) != banger.CodeNotFound {
+		t.Errorf("deleted twice: %v", err)
+	}
+}
+
+// Whatever is wrong with a template, it isn't used, and the next one is sound.
+func TestDamage(t *testing.T) {
+	write := func(path, text string) error { return os.WriteFile(path, []byte(text), 0o600) }
+	for name, spoil := range map[string]func(dir string) error{
+		"truncated":   func(dir string) error { return os.Truncate(filepath.Join(dir, "state"), 3) },
+		"longer":      func(dir string) error { return os.Truncate(filepath.Join(dir, "state"), 1<<20) },
+		"other bytes": func(dir string) error { return write(filepath.Join(dir, "state"), "a frozen fake guess") },
+		"missing":     func(dir string) error { return os.Remove(filepath.Join(dir, "state")) },
+		"a link": func(dir string) error {
+			return errors.Join(os.Rename(dir+"/state", dir+"/x"), os.Symlink("x", dir+"/state"))
+		},
+		"public":       func(dir string) error { return os.Chmod(filepath.Join(dir, "state"), 0o644) },
+		"no manifest":  func(dir string) error { return write(filepath.Join(dir, "template.json"), "{}") },
+		"torn":         func(dir string) error { return os.Truncate(filepath.Join(dir, "template.json"), 40) },
+		"silent decay": decay,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			b := newBed(t, dir, fake.NewHost(), always)
+			made := b.make(t, machine(t, "a1"))
+			if err := spoil(filepath.Join(dir, made.ID)); err != nil {
+				t.Fatal(err)
+			}
+			next := newBed(t, dir, b.host, always)
+			h, _, err := next.Restore(t.Context(), "fake", machine(t, "a2"))
+			if err == nil || !h.Empty() || !strings.Contains(err.Error(), made.ID) {
+				t.Errorf("Restore: %+v, %v", h, err)
+			}
+			if names := left(t, dir); len(names) != 0 {
+				t.Errorf("the damaged one is still there: %q", names)
+			}
+			next.make(t, machine(t, "a3"))
+			if _, _, err := next.Restore(t.Context(), "fake", machine(t, "a4")); err != nil {
+				t.Errorf("the next one: %v", err)
+			}
+		})
+	}
+}
+
+// decay changes a byte and nothing that the file's inode says.
+func decay(dir string) error {
+	path := filepath.Join(dir, "state")
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte("A"), 0)
+	return errors.Join(err, f.Close(), os.Chtimes(path, st.ModTime(), st.ModTime()))
+}
+
+// A template of another kind under this one's name is a stranger.
+func TestForeign(t *testing.T) {
+	dir := t.TempDir()
+	b := newBed(t, dir, fake.NewHost(), always)
+	m, other := machine(t, "a1"), machine(t, "a2")
+	other.VCPU = 2
+	mine := b.make(t, m)
+	theirs := b.make(t, other)
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, mine.ID)), os.Rename(filepath.Join(dir, theirs.ID), filepath.Join(dir, mine.ID))); err != nil {
+		t.Fatal(err)
+	}
+	if h, _, err := b.Restore(t.Context(), "fake", m); err == nil || !h.Empty() {
+		t.Errorf("Restore of a stranger: %+v, %v", h, err)
+	}
+}
+
+// A maker that fails, or dies, at any step leaves nothing that the next Open
+// doesn't take back, and never half a template.
+func TestMakerFailsAndDies(t *testing.T) {
+	var points []string
+	b := newBed(t, t.TempDir(), fake.NewHost(), func(p string) fake.Fate { points = append(points, p); return fake.Live })
+	b.make(t, machine(t, "a1"))
+	if len(points) < 10 {
+		t.Fatalf("only %q", points)
+	}
+	for i := range points {
+		for _, fate := range []fake.Fate{fake.Fail, fake.Die} {
+			dir, host, n := t.TempDir(), fake.NewHost(), 0
+			one := newBed(t, dir, host, func(string) fake.Fate {
+				if n++; n == i+1 {
+					return fate
+				}
+				return fake.Live
+			})
+			done := make(chan struct{})
+			go func() { // a dying one ends its goroutine
+				defer close(done)
+				_, _ = one.Make(context.Background(), template.Subject{Hypervisor: "fake", Kernel: "k", Machine: machine(t, "a1")}, nil)
+			}()
+			<-done
+			next := newBed(t, dir, host, always)
+			if owned := host.Owned(); len(owned) != 0 {
+				t.Errorf("%v at %s: still there: %v", fate, points[i], owned)
+			}
+			for _, name := range left(t, dir) {
+				if strings.HasPrefix(name, ".") {
+					t.Errorf("%v at %s: %s is still there", fate, points[i], name)
+				}
+			}
+			next.make(t, machine(t, "a2"))
+			if _, _, err := next.Restore(t.Context(), "fake", machine(t, "a3")); err != nil {
+				t.Errorf("%v at %s: afterwards: %v", fate, points[i], err)
+			}
+		}
+	}
+}
+
+func TestBounded(t *testing.T) {
+	dir := t.TempDir()
+	b := newBed(t, dir, fake.NewHost(), always)
+	b.Bytes = 1 // not even one fits, so each newest stays alone
+	for n := range 3 {
+		m := machine(t, "a1")
+		m.VCPU = n + 1
+		b.make(t, m)
+		if names := left(t, dir); len(names) != 1 {
+			t.Errorf("the store holds %q", names)
+		}
+	}
+	b.Bytes = 1 << 30
+	m := machine(t, "a1")
+	m.VCPU = 3
+	m.Cmdline = "another kernel's, say" // the same VMs, another kind
+	b.make(t, m)
+	if names := left(t, dir); len(names) != 1 {
+		t.Errorf("what was superseded is still there: %q", names)
+	}
+}
+
+// What is wanted is made when the host is idle, and not before.
+func TestWanted(t *testing.T) {
+	b := newBed(t, t.TempDir(), fake.NewHost(), always)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	asked, idle := make(chan bool), make(chan bool)
+	go b.Run(ctx, func() bool {
+		select {
+		case asked <- true:
+			return <-idle
+		case <-ctx.Done():
+			return false
+		}
+	})
+	b.Want(ctx, "fake", "k", machine(t, "a1"))
+	for range 3 {
+		<-asked
+		idle <- false
+		if all, _ := b.Templates(ctx); len(all) != 0 {
+			t.Fatal("a template was made of a busy host")
+		}
+	}
+	for made := false; !made; {
+		select {
+		case <-asked:
+			idle <- true
+		default:
+		}
+		all, err := b.Templates(ctx)
+		if err != nil || ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		made = len(all) == 1
+	}
+}
+
+// A guest that didn't make everything new is no VM.
+func TestRenewed(t *testing.T) {
+	b := newBed(t, t.TempDir(), fake.NewHost(), always)
+	all := guest.Renewals()
+	if err := b.Renewed(guest.Ready{Renewed: all, BootID: "one"}); err != nil {
+		t.Errorf("a guest that did: %v", err)
+	}
+	for i, name := range all {
+		without := append(append([]string{}, all[:i]...), all[i+1:]...)
+		if err := b.Renewed(guest.Ready{Renewed: without, BootID: "boot of " + name}); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+	if err := b.Renewed(guest.Ready{Renewed: all, BootID: "one"}); err == nil || !strings.Contains(err.Error(), guest.RenewRandom) {
+		t.Errorf("a boot id that another has: %v", err)
+	}
+	if err := b.Renewed(guest.Ready{Renewed: all}); err == nil {
+		t.Error("a guest without a boot id passed")
+	}
+}
