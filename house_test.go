@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 	"kvm":       {},
 	"qemu":      {"banger", "kvm", "proc", "shim"},
 	"diskfile":  {"banger"},
+	"bridge":    {"banger"},
 	"erofs":     {},
 	"rootfs":    {"banger", "erofs"},
 	"initramfs": {},
@@ -70,7 +71,7 @@ var mayImport = map[string][]string{
 
 	// Wiring.
 	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "catalog", "config", "debian", "diskfile", "doctor", "engine", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "bridge", "catalog", "config", "debian", "diskfile", "doctor", "engine", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "guest", "link", "version"},
 
@@ -84,6 +85,7 @@ var mayImport = map[string][]string{
 	"fake":           {"banger", "guest"},
 	"hypervisortest": {"banger", "guest"},
 	"disktest":       {"banger"},
+	"networktest":    {"banger"},
 	"storetest":      {"banger"},
 }
 
@@ -92,7 +94,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "lab", "qemu", "shim", "workspace"},
 	"net/http":              {"api", "cmd/banger", "cmd/bangerd", "debian"},
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
+	"golang.org/x/sys/unix": {"bridge", "agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.
@@ -117,7 +119,7 @@ var raised = map[string]int{
 
 // plainData names structs that only carry values: specs, configs, wire types.
 // The registers are the kernel's own (kvm.h).
-var plainData = []string{"banger.VM", "banger.Spec", "guest.ExecSpec", "kvm.registers", "kvm.specialRegisters", "doctor.Host"}
+var plainData = []string{"banger.VM", "banger.Spec", "guest.ExecSpec", "kvm.registers", "kvm.specialRegisters", "doctor.Host", "config.Config"}
 
 type source struct {
 	pkg, path string

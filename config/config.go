@@ -33,6 +33,8 @@ type Config struct {
 	Mirror        string `toml:"mirror"`
 	Hypervisor    string `toml:"hypervisor"`
 	WarmStart     bool   `toml:"warm_start"`
+	BridgeSubnet  string `toml:"bridge_subnet"`
+	BridgePeers   bool   `toml:"bridge_peers"`
 	AutoStop      string `toml:"auto_stop_stale_after"`
 	LogLevel      string `toml:"log_level"`
 	StateDir      string `toml:"state_dir"`
@@ -55,6 +57,8 @@ var settings = []struct {
 	{"disk_mib", "their disk, in MiB; it takes what is written to it", func(c *Config) any { return c.DiskMiB }},
 	{"hypervisor", "their hypervisor driver", func(c *Config) any { return c.Hypervisor }},
 	{"warm_start", "start them from templates, made of themselves, where a boot can be saved", func(c *Config) any { return c.WarmStart }},
+	{"bridge_subnet", "the IPv4 subnet of --net bridge, for a daemon that runs as root", func(c *Config) any { return c.BridgeSubnet }},
+	{"bridge_peers", "let VMs on the bridge reach each other", func(c *Config) any { return c.BridgePeers }},
 	{"mirror", "the Debian mirror kernels come from; empty: this host's own, else deb.debian.org", func(c *Config) any { return c.Mirror }},
 	{"auto_stop_stale_after", "stop VMs that had no client, command or load for this long, as 2h or 90m; 0: never", func(c *Config) any { return c.AutoStop }},
 	{"log_level", "what the daemon's log has: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
@@ -81,6 +85,7 @@ func Default(d xdg.Dirs) Config {
 		DiskMiB:       10 << 10,
 		Hypervisor:    "qemu",
 		WarmStart:     true,
+		BridgeSubnet:  "10.213.0.0/16",
 		AutoStop:      "0",
 		LogLevel:      "info",
 		StateDir:      d.State,

@@ -113,7 +113,7 @@ func (n *Networks) CleanUp(_ context.Context, id string, held banger.Handles) (b
 	err := n.l.Step("clean up tap", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.drop("tap", id)
+		h.drop("tap", id) // a stranger's isn't the VM's
 		left.Tap = ""
 		return nil
 	})

@@ -34,6 +34,7 @@ type Collector struct {
 	Identify func(pid int) (banger.Process, error)
 	End      func(p banger.Process, signal string) error
 	Now      func() time.Time
+	Kernel   []banger.KernelObjects // drivers that have objects in the host's kernel
 }
 
 // A memory file younger than this may be one that its VMM is about to open.
@@ -52,6 +53,7 @@ func (c *Collector) Collect(ctx context.Context, opt banger.CollectOptions) ([]b
 	for _, look := range []func() ([]thing, error){
 		func() ([]thing, error) { return c.directories(opt.Disks) },
 		func() ([]thing, error) { return c.memory(procs) },
+		func() ([]thing, error) { return c.objects(ctx) },
 	} {
 		more, err := look()
 		if err != nil {
@@ -89,6 +91,21 @@ func (c *Collector) Collect(ctx context.Context, opt banger.CollectOptions) ([]b
 		found = append(found, t.Found)
 	}
 	return found, nil
+}
+
+// objects asks the drivers what the host's kernel has of theirs.
+func (c *Collector) objects(ctx context.Context) ([]thing, error) {
+	var list []thing
+	for _, k := range c.Kernel {
+		found, err := k.Objects(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range found {
+			list = append(list, thing{f, func() error { return k.RemoveObjects(ctx, f.VM) }})
+		}
+	}
+	return list, nil
 }
 
 // directories looks at the VMs' directories.

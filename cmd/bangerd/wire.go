@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -88,6 +89,10 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 			Mirror: conf.Mirror, Agent: agent, Flatten: flatten, Initramfs: writeInitramfs,
 		},
 	}
+	networks, objects, err := hostNetworks(conf, dirs)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	h := &host{store: store, images: images.Dir, catalog: cat}
 	h.system.Journal = &journal.Journal{}
 	h.engine = &engine.Engine{
@@ -95,7 +100,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Hypervisors: map[string]banger.Hypervisor{"qemu": qemu.New(qemu.Config{
 			Shim: shim, CacheDir: dirs.Cache, KVM: probed.Verdict == kvm.Works, TSCKHz: probed.TSCKHz,
 		})},
-		Host: engine.Drivers{Disks: map[string]banger.Disks{"file": diskfile.Disks{Dir: filepath.Join(dirs.Data, "disks")}}}, Processes: proc.Host{},
+		Host: engine.Drivers{Disks: map[string]banger.Disks{"file": diskfile.Disks{Dir: filepath.Join(dirs.Data, "disks")}}, Networks: networks}, Processes: proc.Host{},
 		Dir: dirs.State, RAMDir: ram, BootID: boot,
 		Defaults: engine.Defaults{
 			Hypervisor: conf.Hypervisor, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
@@ -116,7 +121,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	h.system.Collector = &gc.Collector{
 		Dir: dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDir: ram, VMs: h.engine.VMs,
-		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,
+		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now, Kernel: objects,
 	}
 	return h, nil
 }
