@@ -85,6 +85,7 @@ func (l *lab) runOnce(ctx context.Context, console string, r *report) (ended int
 			r.add(now)
 			ended++
 			err = log.Close()
+			log = nil // what sync or a left-over process says between steps is no step's
 		case strings.HasPrefix(line, "LAB-EXIT "):
 			whole = true
 		case log != nil:
