@@ -56,7 +56,7 @@ func parse() (options, error) {
 	flag.BoolVar(&o.shell, "shell", false, "give a root shell in the lab instead of running anything")
 	flag.IntVar(&o.memory, "memory", 4096, "MiB of memory for the lab")
 	flag.IntVar(&o.kills, "kills", 20, "how often the storm kills a process")
-	flag.IntVar(&o.cuts, "cuts", 3, "how often the power is cut")
+	flag.IntVar(&o.cuts, "cuts", 0, "how often the power is cut")
 	flag.Uint64Var(&o.seed, "seed", 0, "replay the power cuts of this seed; 0: a new one")
 	flag.IntVar(&o.retries, "retries", 2, "how often a lab whose own kernel died is booted again, with the steps that didn't end")
 	flag.DurationVar(&o.deadline, "deadline", 20*time.Minute, "how long one boot of the lab may last")
@@ -76,11 +76,19 @@ func parse() (options, error) {
 
 func run(ctx context.Context, o options) error {
 	steps, left := choose(o)
+	if o.cuts == 0 && o.only.MatchString(cutStep.name) {
+		// They become the default once they have been seen to pass.
+		s := cutStep
+		s.without = "ask with -cuts 3"
+		left = append(left, s)
+	}
 	if o.list {
 		for _, s := range steps {
 			fmt.Printf("%-20s %s\n", s.name, s.what)
 		}
-		fmt.Printf("%-20s %s (-cuts %d)\n", cutStep.name, cutStep.what, o.cuts)
+		if o.cuts > 0 && o.only.MatchString(cutStep.name) {
+			fmt.Printf("%-20s %s (-cuts %d)\n", cutStep.name, cutStep.what, o.cuts)
+		}
 		for _, s := range left {
 			fmt.Printf("%-20s %s (not run: %s)\n", s.name, s.what, s.without)
 		}
