@@ -25,6 +25,7 @@ var (
 	daemonKills = flag.Int("daemon-kills", 60, "how often the channel storm kills the daemon")
 	shimKills   = flag.Int("shim-kills", 8, "how often the channel storm kills the shim")
 	busyBoots   = flag.Int("busy-boots", 4, "how many boots are tried on a busy host")
+	warm        = flag.Bool("warm", false, "start VMs from templates; their makers are processes that an inventory of a host at rest may meet")
 	busyClock   = flag.Duration("busy-clock", 20*time.Second, "how long the guest's clock runs on a busy host before it is compared")
 )
 
@@ -86,7 +87,14 @@ func install(dir string) (*host, error) {
 	if built := os.Getenv("BANGER_BIN"); built != "" { // a machine without Go
 		h.bin = built
 	} else {
-		build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", h.bin+"/", "banger/cmd/...")
+		conf := filepath.Join(dir, "config", "banger")
+	if err := os.MkdirAll(conf, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(conf, "config.toml"), fmt.Appendf(nil, "warm_start = %v\n", *warm), 0o600); err != nil {
+		return nil, err
+	}
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", h.bin+"/", "banger/cmd/...")
 		build.Env = h.env
 		if out, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build: %w: %s", err, out)
