@@ -88,13 +88,13 @@ func install(dir string) (*host, error) {
 		h.bin = built
 	} else {
 		conf := filepath.Join(dir, "config", "banger")
-	if err := os.MkdirAll(conf, 0o700); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(conf, "config.toml"), fmt.Appendf(nil, "warm_start = %v\n", *warm), 0o600); err != nil {
-		return nil, err
-	}
-	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", h.bin+"/", "banger/cmd/...")
+		if err := os.MkdirAll(conf, 0o700); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(conf, "config.toml"), fmt.Appendf(nil, "warm_start = %v\n", *warm), 0o600); err != nil {
+			return nil, err
+		}
+		build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", h.bin+"/", "banger/cmd/...")
 		build.Env = h.env
 		if out, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build: %w: %s", err, out)
