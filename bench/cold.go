@@ -25,7 +25,7 @@ const firstLine = "banger-agent"
 // cold compares `vm run --rm -- echo` to its first byte with plain QEMU, the
 // same command line and the same files, to the first line of /init.
 func (b *bench) cold(ctx context.Context) error {
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor"}, true, nil)
+	vm, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor", Cold: true}, true, nil)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func plainQEMU(argv []string, dir string) (time.Duration, error) {
 // run is the whole command, from its start to the first byte of the guest's output.
 func (b *bench) run() (time.Duration, error) {
 	start := time.Now()
-	cmd := exec.Command(b.banger, "vm", "run", "--rm", "-q", "--", "echo", "up")
+	cmd := exec.Command(b.banger, "vm", "run", "--rm", "--cold", "-q", "--", "echo", "up")
 	var words strings.Builder
 	cmd.Stderr = &words
 	out, err := cmd.StdoutPipe()
@@ -139,7 +139,7 @@ func (b *bench) run() (time.Duration, error) {
 func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) error {
 	var last time.Time
 	n, name := 0, ""
-	vm, err := b.client.CreateVM(ctx, banger.Spec{}, true, func(e banger.Event) {
+	vm, err := b.client.CreateVM(ctx, banger.Spec{Cold: true}, true, func(e banger.Event) {
 		if name != "" {
 			stages[name] = append(stages[name], e.Time.Sub(last))
 		}
