@@ -208,7 +208,7 @@ func die(w *world, v verb, i, j int) (bad []string, during, recovery int) {
 	first := &script{at: -1, fate: fake.Die}
 	d := w.open(first.decide)
 	first.arm(i) // its own recovery isn't what we are after
-	err := d.do(func() error { return v.call(context.Background(), d) })
+	err := d.call(v)
 	d.kill()
 	second := &script{at: j, fate: fake.Die}
 	d = w.open(second.decide)
@@ -284,7 +284,7 @@ func fail(w *world, v verb, i int) (bad []string, points int, err error) {
 	s := &script{at: -1, fate: fake.Fail}
 	d := w.open(s.decide)
 	s.arm(i)
-	err = d.do(func() error { return v.call(context.Background(), d) })
+	err = d.call(v)
 	w.settled(d)
 	points = s.count()
 	for _, b := range w.check(d) {
@@ -326,7 +326,7 @@ func TestFailInRecovery(t *testing.T) {
 			mid := &script{at: -1, fate: fake.Die}
 			d := w.open(mid.decide)
 			mid.arm(9)
-			err := d.do(func() error { return v.call(context.Background(), d) })
+			err := d.call(v)
 			d.kill()
 			s := &script{at: j, fate: fake.Fail}
 			d = w.open(s.decide)

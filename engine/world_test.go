@@ -160,6 +160,12 @@ func (d *daemon) do(call func() error) error {
 	}
 }
 
+// call does a verb. Its daemon is this one for good: a call that was too late for
+// a dead daemon must not reach the next one, which the test's variable names then.
+func (d *daemon) call(v verb) error {
+	return d.do(func() error { return v.call(context.Background(), d) })
+}
+
 // until waits for a VM to be as wanted, or for the daemon's death.
 func (d *daemon) until(ref string, wanted func(banger.VM) bool) error {
 	deadline := time.Now().Add(20 * time.Second)
