@@ -4,6 +4,8 @@ GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X banger/version.Version=$(VERSION)
 export CGO_ENABLED = 0
+# Where mke2fs and losetup are, which an ordinary user's shell leaves out.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 # What banger needs on a Debian host, and what its tests need beside it.
 RUN_PACKAGES  = qemu-system-x86 e2fsprogs git mmdebstrap uidmap
