@@ -38,6 +38,7 @@ type world struct {
 	sabotageNet   func(*fake.Host, banger.Networks) banger.Networks
 
 	defaults engine.Defaults
+	now      func() time.Time
 	clocks   bool // set guests' clocks: beside all else, so that points come in no certain order
 }
 
@@ -72,7 +73,7 @@ func onDisk(t testing.TB) *world {
 
 func begin(t testing.TB, store banger.Store, dir string) *world {
 	t.Helper()
-	w := &world{t: t, host: fake.NewHost(), store: store, dir: dir}
+	w := &world{t: t, host: fake.NewHost(), store: store, dir: dir, now: time.Now}
 	w.defaults = engine.Defaults{
 		Hypervisor: "fake", Disk: "fake", Net: banger.NetBridge, Image: "debian", Kernel: "cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024,
 		Retry: time.Millisecond, Stop: 5 * time.Second, Boot: 5 * time.Second, Lease: time.Hour,
@@ -122,7 +123,7 @@ func (w *world) open(fate func(string) fake.Fate) *daemon {
 			Networks: map[banger.NetMode]banger.Networks{banger.NetBridge: networks},
 		}, Processes: life.Processes(),
 		Dir: w.dir, RAMDir: "/ram", BootID: w.host.BootID(), Defaults: w.defaults,
-		Now: time.Now, NewID: func() string { return fmt.Sprintf("%012x", w.ids.Add(1)) },
+		Now: func() time.Time { return w.now() }, NewID: func() string { return fmt.Sprintf("%012x", w.ids.Add(1)) },
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	e.HookFiles(life.Step)
