@@ -65,7 +65,9 @@ func (d Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, err
 	return path, syncDir(dir)
 }
 
-// Grow enlarges the disk sparsely. CodeNotFound when there is none.
+// Grow enlarges the disk sparsely, and makes sure that the guest, which is about
+// to run, can write to it: a guest that grows its filesystem and can't write what
+// that takes is left with one that nothing mounts. CodeNotFound when there is no disk.
 func (d Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 	path := filepath.Join(dir, name)
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
@@ -81,6 +83,9 @@ func (d Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 	}
 	if st.Size() > int64(sizeMiB)*mib || sizeMiB > banger.MaxDiskMiB {
 		return banger.Errorf(banger.CodeInvalid, "disk %s holds %d MiB: it can't become %d MiB, only grow, up to %d", path, st.Size()/mib, sizeMiB, banger.MaxDiskMiB)
+	}
+	if err := spacious(f, sizeMiB); err != nil {
+		return err
 	}
 	return resize(f, sizeMiB)
 }
@@ -144,6 +149,24 @@ func copySparse(dst, src *os.File) error {
 			return err
 		}
 	}
+}
+
+// leastRoom is what must be free beside a disk whose guest is to run, in MiB. A
+// fresh one takes 5 for growing it and systemd's first start; the bitmaps of larger
+// ones take 64 a TiB more.
+const leastRoom = 16
+
+func spacious(f *os.File, sizeMiB int) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("room of %s: %w", f.Name(), err)
+	}
+	have, want := int64(st.Bavail)*st.Bsize/mib, int64(leastRoom+sizeMiB>>14)
+	if have < want {
+		return banger.Errorf(banger.CodeUnavailable, "the filesystem of %s has %d MiB left, its guest needs %d: %w", f.Name(), have, want, unix.ENOSPC).
+			WithHint("the disk is full: make room and try again")
+	}
+	return nil
 }
 
 // resize sets a disk's size and makes it durable.

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"banger"
@@ -20,6 +21,9 @@ func surface(op, doing string, err error) error {
 	}
 	if errors.Is(err, syscall.ENOSPC) && banger.CodeOf(err) == banger.CodeInternal {
 		err = banger.Errorf(banger.CodeUnavailable, "%w", err).WithHint("the disk is full: make room and try again")
+	}
+	if strings.Contains(err.Error(), "structure needs cleaning") { // EUCLEAN, from the guest
+		err = banger.Errorf(banger.CodeUnavailable, "%w", err).WithHint("its file system is damaged: `e2fsck -fy` on the disk in its directory repairs it")
 	}
 	out := banger.During(doing, err)
 	if e, ok := errors.AsType[*banger.Error](out); ok && e.Op == "" {
