@@ -72,6 +72,7 @@ func (s *small) leave(t *testing.T, bytes int64) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	const block = 4 << 10
 	for size := int64(0); ; {
 		unix.Sync() // what is only promised counts too
 		var st unix.Statfs_t
@@ -82,13 +83,18 @@ func (s *small) leave(t *testing.T, bytes int64) {
 		if more <= 0 {
 			return
 		}
-		if err := unix.Fallocate(int(f.Fd()), 0, size, more); err != nil && more < 1<<20 {
-			return // what is left is for metadata
-		} else if err == nil {
-			size += more
-		} else {
+		// What there is isn't all for files.
+		err := unix.Fallocate(int(f.Fd()), 0, size, more)
+		for ; err == unix.ENOSPC && more > block; err = unix.Fallocate(int(f.Fd()), 0, size, more) {
+			more /= 2
+		}
+		if err == unix.ENOSPC {
+			return
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
+		size += more
 	}
 }
 
