@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"banger":  {},
 	"version": {},
 	"xdg":     {},
+	"images":  {},
 
 	// What host and guest share.
 	"link":  {},
@@ -48,6 +49,7 @@ var mayImport = map[string][]string{
 	"initramfs": {},
 	"kmod":      {},
 	"debian":    {"banger", "kmod"},
+	"bootstrap": {"banger", "debian", "guest"}, // images of packages; the archive's chain of trust is debian's
 	"sqlite":    {"banger"},
 	"workspace": {"banger"},
 
@@ -63,7 +65,7 @@ var mayImport = map[string][]string{
 	"engine":   {"banger", "console", "guest"},
 	"template": {"banger", "guest"}, // frozen guests and their making: the engine only asks for one
 	"api":      {"banger", "guest", "version"},
-	"cli":      {"banger", "config", "doctor", "guest", "version", "workspace"},
+	"cli":      {"banger", "config", "doctor", "guest", "images", "version", "workspace"},
 
 	// What goes on without its client.
 	"operation": {"banger"},
@@ -71,7 +73,7 @@ var mayImport = map[string][]string{
 
 	// Wiring.
 	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "bridge", "catalog", "config", "debian", "diskfile", "doctor", "engine", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "bootstrap", "bridge", "catalog", "config", "debian", "diskfile", "doctor", "engine", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "guest", "link", "version"},
 
@@ -92,7 +94,7 @@ var mayImport = map[string][]string{
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
 	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "lab", "qemu", "shim", "workspace"},
-	"net/http":              {"api", "cmd/banger", "cmd/bangerd", "debian"},
+	"net/http":              {"api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian"},
 	"database/sql":          {"sqlite"},
 	"golang.org/x/sys/unix": {"bridge", "agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
 }

@@ -14,6 +14,54 @@ type Image struct {
 	Entries int       `json:"entries"` // files, directories, links, nodes in it
 	Source  string    `json:"source"`  // where it came from, for a person
 	Created time.Time `json:"created"`
+
+	// Lock is what the image was made of, when it was built from packages. Lists of
+	// images leave it out.
+	Lock *Lock `json:"lock,omitempty"`
+}
+
+// Lock says which packages an image is made of. Building from it again gives
+// the same packages, whatever the archive has by then.
+type Lock struct {
+	Suite    string    `json:"suite"` // "bookworm"
+	Date     time.Time `json:"date"`  // of the archive's release file
+	Packages []Package `json:"packages"`
+}
+
+// Package is one package of a distribution, by its content.
+type Package struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Arch    string `json:"arch"`           // "amd64", "all"
+	Archive string `json:"archive"`        // "debian", "debian-security"
+	Path    string `json:"path"`           // below the archive
+	SHA256  string `json:"sha256"`         // of the package file, lower-case hex
+	Size    int64  `json:"size"`           // of it, in bytes
+	Auto    bool   `json:"auto,omitempty"` // only there because others need it
+}
+
+// UnfinishedImage begins the names of images that are only a step of a build.
+const UnfinishedImage = "unfinished/"
+
+// Recipe is what an image is built from.
+type Recipe struct {
+	Name     string   `json:"name"`               // the image's
+	Suite    string   `json:"suite,omitempty"`    // "bookworm"; with Lock: empty
+	Packages []string `json:"packages,omitempty"` // beside the essential ones; with Lock: none
+	Lock     *Lock    `json:"lock,omitempty"`     // exactly these
+	Snapshot string   `json:"snapshot,omitempty"` // where packages of a lock are that the mirror no longer has; empty: snapshot.debian.org
+	Replace  bool     `json:"replace,omitempty"`  // take the name from the image that has it
+}
+
+// ImageBuilder makes images of a distribution's packages. Package bootstrap and
+// API client implement it.
+type ImageBuilder interface {
+	// BuildImage resolves, fetches, unpacks and configures packages and names the
+	// image made of them. Without Replace, an image of that name that was built is
+	// returned as it is, and any other is CodeConflict; with it, one that has these
+	// very packages is. If ctx ends first nothing remains but downloads, which the
+	// next call goes on with.
+	BuildImage(ctx context.Context, r Recipe, p Progress) (Image, error)
 }
 
 // Kernel is a kernel with its modules, unpacked and ready to boot.
@@ -62,6 +110,8 @@ type Catalog interface {
 	// name is CodeConflict unless replace.
 	ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p Progress) (Image, error)
 	Images(ctx context.Context) ([]Image, error)
+	// Image returns one image by its name, its id, or four digits and more of it.
+	Image(ctx context.Context, ref string) (Image, error)
 	// DeleteImage refuses with CodeConflict while a VM uses the image.
 	DeleteImage(ctx context.Context, ref string) error
 	// PullKernel fetches a kernel by name; empty: the default one.

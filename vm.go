@@ -41,6 +41,7 @@ type Spec struct {
 	Remove     bool    `json:"remove,omitempty"`      // --rm: the VM belongs to the client that made it
 	Hypervisor string  `json:"hypervisor,omitempty"`  // driver name; empty: the host's default
 	DiskDriver string  `json:"disk_driver,omitempty"` // driver name; empty: the host's default
+	NoInit     bool    `json:"no_init,omitempty"`     // leave the image's init alone: only the agent runs
 	Workspace  string  `json:"workspace,omitempty"`   // guest directory where commands run by default
 	Cold       bool    `json:"cold,omitempty"`        // every start boots, none is restored from a template
 }
@@ -117,6 +118,7 @@ type Event struct {
 	Message string    `json:"message,omitempty"`
 	Done    int64     `json:"done,omitempty"`  // progress in Unit, when Total is known
 	Total   int64     `json:"total,omitempty"` // 0: unknown
+	Unit    string    `json:"unit,omitempty"`  // what is counted, in the plural; empty: bytes
 	Time    time.Time `json:"time"`
 }
 

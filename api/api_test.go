@@ -27,19 +27,21 @@ import (
 // services is a daemon's inside, as far as the wire can tell: each method is a
 // function a test may replace, and the zero answers with nothing.
 type services struct {
-	create func(context.Context, banger.Spec, bool, banger.Progress) (banger.VM, error)
-	start  func(context.Context, string, banger.Progress) (banger.VM, error)
-	stop   func(context.Context, string, banger.StopOptions) (banger.VM, error)
-	remove func(context.Context, string) error
-	vm     func(context.Context, string) (banger.VM, error)
-	vms    func(context.Context) ([]banger.VM, error)
-	dial   func(context.Context, string) (net.Conn, error)
-	logs   func(context.Context, string, bool) (io.ReadCloser, error)
-	hold   func(context.Context, string) error
-	imp    func(context.Context, string, string, bool, io.Reader, banger.Progress) (banger.Image, error)
-	images func(context.Context) ([]banger.Image, error)
-	rmi    func(context.Context, string) error
-	pull   func(context.Context, string, banger.Progress) (banger.Kernel, error)
+	create  func(context.Context, banger.Spec, bool, banger.Progress) (banger.VM, error)
+	start   func(context.Context, string, banger.Progress) (banger.VM, error)
+	stop    func(context.Context, string, banger.StopOptions) (banger.VM, error)
+	remove  func(context.Context, string) error
+	vm      func(context.Context, string) (banger.VM, error)
+	vms     func(context.Context) ([]banger.VM, error)
+	dial    func(context.Context, string) (net.Conn, error)
+	logs    func(context.Context, string, bool) (io.ReadCloser, error)
+	hold    func(context.Context, string) error
+	imp     func(context.Context, string, string, bool, io.Reader, banger.Progress) (banger.Image, error)
+	images  func(context.Context) ([]banger.Image, error)
+	inspect func(context.Context, string) (banger.Image, error)
+	build   func(context.Context, banger.Recipe, banger.Progress) (banger.Image, error)
+	rmi     func(context.Context, string) error
+	pull    func(context.Context, string, banger.Progress) (banger.Kernel, error)
 }
 
 func (s *services) CreateVM(ctx context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
@@ -65,7 +67,13 @@ func (s *services) ImportImage(ctx context.Context, name, source string, replace
 	return s.imp(ctx, name, source, replace, tar, p)
 }
 func (s *services) Images(ctx context.Context) ([]banger.Image, error) { return s.images(ctx) }
-func (s *services) DeleteImage(ctx context.Context, ref string) error  { return s.rmi(ctx, ref) }
+func (s *services) Image(ctx context.Context, ref string) (banger.Image, error) {
+	return s.inspect(ctx, ref)
+}
+func (s *services) BuildImage(ctx context.Context, r banger.Recipe, p banger.Progress) (banger.Image, error) {
+	return s.build(ctx, r, p)
+}
+func (s *services) DeleteImage(ctx context.Context, ref string) error { return s.rmi(ctx, ref) }
 func (s *services) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
 	return s.pull(ctx, name, p)
 }
@@ -80,7 +88,7 @@ func serve(t *testing.T, path string, s *services) (end func()) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	server := &api.Server{VMs: s, Catalog: s, Leases: s, Stop: cancel, Log: slog.New(slog.DiscardHandler)}
+	server := &api.Server{VMs: s, Catalog: s, Builder: s, Leases: s, Stop: cancel, Log: slog.New(slog.DiscardHandler)}
 	go func() { done <- server.Serve(ctx, l) }()
 	var once sync.Once
 	end = func() {
@@ -121,6 +129,8 @@ func TestRoundTrip(t *testing.T) {
 	ctx := t.Context()
 	event := banger.Event{Op: "o1", VM: "v", Stage: "disk", Message: "m", Done: 1, Total: 2, Time: aVM.Created}
 	image := banger.Image{ID: "abc", Name: "a/b:c", Size: 5, Entries: 6, Source: "s", Created: aVM.Created}
+	recipe := banger.Recipe{Name: "a/b:c", Suite: "bookworm", Packages: []string{"git"}, Snapshot: "http://s", Replace: true,
+		Lock: &banger.Lock{Suite: "trixie", Date: aVM.Created, Packages: []banger.Package{{Name: "git", Version: "1:2", Size: 3, Auto: true}}}}
 	kernel := banger.Kernel{ID: "k", Name: "debian-12-cloud", Version: "6.1", Source: "s", Created: aVM.Created}
 	var got []any
 	note := func(v ...any) { got = append(got, v...) }
@@ -139,11 +149,17 @@ func TestRoundTrip(t *testing.T) {
 			note(ref, opt)
 			return aVM, nil
 		},
-		remove: func(_ context.Context, ref string) error { note(ref); return nil },
-		vm:     func(_ context.Context, ref string) (banger.VM, error) { note(ref); return aVM, nil },
-		vms:    func(context.Context) ([]banger.VM, error) { return []banger.VM{aVM}, nil },
-		images: func(context.Context) ([]banger.Image, error) { return []banger.Image{image}, nil },
-		rmi:    func(_ context.Context, ref string) error { note(ref); return nil },
+		remove:  func(_ context.Context, ref string) error { note(ref); return nil },
+		vm:      func(_ context.Context, ref string) (banger.VM, error) { note(ref); return aVM, nil },
+		vms:     func(context.Context) ([]banger.VM, error) { return []banger.VM{aVM}, nil },
+		images:  func(context.Context) ([]banger.Image, error) { return []banger.Image{image}, nil },
+		inspect: func(_ context.Context, ref string) (banger.Image, error) { note(ref); return image, nil },
+		build: func(_ context.Context, r banger.Recipe, p banger.Progress) (banger.Image, error) {
+			note(r)
+			p(event)
+			return image, nil
+		},
+		rmi: func(_ context.Context, ref string) error { note(ref); return nil },
 		pull: func(_ context.Context, name string, p banger.Progress) (banger.Kernel, error) {
 			note(name)
 			p(event)
@@ -175,6 +191,8 @@ func TestRoundTrip(t *testing.T) {
 		{"vm", func() (any, error) { return c.VM(ctx, ref) }, aVM, []any{ref}, nil},
 		{"vms", func() (any, error) { return c.VMs(ctx) }, []banger.VM{aVM}, nil, nil},
 		{"images", func() (any, error) { return c.Images(ctx) }, []banger.Image{image}, nil, nil},
+		{"image", func() (any, error) { return c.Image(ctx, ref) }, image, []any{ref}, nil},
+		{"build", func() (any, error) { return c.BuildImage(ctx, recipe, p) }, image, []any{recipe}, []banger.Event{event}},
 		{"delete image", func() (any, error) { return nil, c.DeleteImage(ctx, ref) }, nil, []any{ref}, nil},
 		{"import", func() (any, error) { return c.ImportImage(ctx, ref, "&s", true, strings.NewReader("tar"), p) }, image, []any{ref, "&s", true, "tar"}, []banger.Event{event}},
 		{"pull", func() (any, error) { return c.PullKernel(ctx, "k", p) }, kernel, []any{"k"}, []banger.Event{event}},

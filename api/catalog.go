@@ -37,6 +37,26 @@ func (s *Server) importImage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// buildImage ends with its client: nobody else waits for a build, and the next
+// one goes on with what this one fetched.
+func (s *Server) buildImage(w http.ResponseWriter, r *http.Request) error {
+	recipe, err := body[banger.Recipe](w, r)
+	if err != nil {
+		return err
+	}
+	return stream(w, func(p banger.Progress) (banger.Image, error) {
+		return s.Builder.BuildImage(r.Context(), recipe, p)
+	})
+}
+
+func (s *Server) getImage(w http.ResponseWriter, r *http.Request) error {
+	img, err := s.Catalog.Image(r.Context(), r.PathValue("ref"))
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, img)
+}
+
 func (s *Server) deleteImage(w http.ResponseWriter, r *http.Request) error {
 	if err := s.Catalog.DeleteImage(r.Context(), r.PathValue("ref")); err != nil {
 		return err

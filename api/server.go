@@ -24,6 +24,7 @@ type Server struct {
 	Control banger.VMControl
 	System  banger.System
 	Catalog banger.Catalog
+	Builder banger.ImageBuilder
 	Leases  banger.Leases
 	Making  banger.Operations
 	Frozen  banger.Templates
@@ -91,6 +92,8 @@ func (s *Server) routes() []route {
 
 		{"GET", "/v1/images", owner, s.listImages},
 		{"POST", "/v1/images", owner, s.importImage},
+		{"POST", "/v1/images/build", owner, s.buildImage},
+		{"GET", "/v1/images/{ref}", owner, s.getImage},
 		{"DELETE", "/v1/images/{ref}", owner, s.deleteImage},
 		{"GET", "/v1/kernels", owner, s.listKernels},
 		{"POST", "/v1/kernels", owner, s.pullKernel},

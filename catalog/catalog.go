@@ -35,6 +35,13 @@ var _ banger.Catalog = (*Catalog)(nil)
 
 // ImportImage reads a root tar and names the image made of it.
 func (c *Catalog) ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
+	return c.Add(ctx, banger.Image{Name: name, Source: source}, replace, tar, p)
+}
+
+// Add reads a root tar and records the image made of it with img's name, source
+// and lock.
+func (c *Catalog) Add(ctx context.Context, img banger.Image, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
+	name := img.Name
 	doing := "import image " + name
 	if !isImageName(name) {
 		return banger.Image{}, banger.Errorf(banger.CodeInvalid, "%q can't be an image's name", name).
@@ -43,11 +50,11 @@ func (c *Catalog) ImportImage(ctx context.Context, name, source string, replace 
 	if err := c.nameFree(ctx, name, replace); err != nil {
 		return banger.Image{}, banger.During(doing, err) // before the work, not after it
 	}
-	img, err := c.ImageFiles.Import(ctx, tar, p)
+	made, err := c.ImageFiles.Import(ctx, tar, p)
 	if err != nil {
 		return banger.Image{}, banger.During(doing, err)
 	}
-	img.Name, img.Source, img.Created = name, source, c.Now()
+	img.ID, img.Size, img.Entries, img.Created = made.ID, made.Size, made.Entries, c.Now()
 
 	c.publish.Lock()
 	defer c.publish.Unlock()
@@ -76,8 +83,23 @@ func (c *Catalog) nameFree(ctx context.Context, name string, replace bool) error
 	return nil
 }
 
-// Images returns all image names, by name.
-func (c *Catalog) Images(ctx context.Context) ([]banger.Image, error) { return c.Store.Images(ctx) }
+// Images returns all image names, by name, but those of images in the making.
+func (c *Catalog) Images(ctx context.Context) ([]banger.Image, error) {
+	list, err := c.Store.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list = slices.DeleteFunc(list, func(i banger.Image) bool { return strings.HasPrefix(i.Name, banger.UnfinishedImage) })
+	for i := range list {
+		list[i].Lock = nil
+	}
+	return list, nil
+}
+
+// Image returns one image with all that is known of it.
+func (c *Catalog) Image(ctx context.Context, ref string) (banger.Image, error) {
+	return c.image(ctx, ref)
+}
 
 // DeleteImage removes a name, and the image with its last one.
 func (c *Catalog) DeleteImage(ctx context.Context, ref string) error {
@@ -200,15 +222,27 @@ type sweeper interface {
 	Sweep(keep []string) error
 }
 
-// Sweep removes the files of images that have no name, where ImageFiles can. It
+// Sweep removes what was in the making when a daemon died, and the files of images
+// that have no name, where ImageFiles can. It
 // must not run beside an import.
 func (c *Catalog) Sweep(ctx context.Context) error {
+	list, err := c.Store.Images(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range list {
+		// One that a VM still uses goes with the next sweep or build.
+		if strings.HasPrefix(i.Name, banger.UnfinishedImage) {
+			if err := c.Store.DeleteImage(ctx, i.Name); err != nil && banger.CodeOf(err) != banger.CodeConflict {
+				return err
+			}
+		}
+	}
 	s, ok := c.ImageFiles.(sweeper)
 	if !ok {
 		return nil
 	}
-	list, err := c.Store.Images(ctx)
-	if err != nil {
+	if list, err = c.Store.Images(ctx); err != nil {
 		return err
 	}
 	var keep []string

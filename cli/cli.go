@@ -34,6 +34,7 @@ type App struct {
 	Control banger.VMControl
 	System  banger.System
 	Catalog banger.Catalog
+	Builder banger.ImageBuilder
 	Leases  banger.Leases
 	Making  banger.Operations
 	Frozen  banger.Templates

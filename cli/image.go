@@ -15,8 +15,8 @@ import (
 )
 
 func imageCommand(a *App) *cobra.Command {
-	cmd := group("image", "Import, list and delete images")
-	cmd.AddCommand(imageImportCommand(a), imageListCommand(a), imageDeleteCommand(a), imagePruneCommand(a))
+	cmd := group("image", "Build, import, list and delete images")
+	cmd.AddCommand(imageBuildCommand(a), imageImportCommand(a), imageListCommand(a), imageShowCommand(a), imageDeleteCommand(a), imagePruneCommand(a))
 	return cmd
 }
 

@@ -41,6 +41,12 @@ var waitsFor = map[string]string{
 	"stop":      "waiting for the guest to shut down",
 	"image":     "making the image",
 	"kernel":    "getting the kernel",
+	"index":     "reading the archive's index",
+	"packages":  "fetching packages",
+	"unpack":    "unpacking",
+	"builder":   "starting the VM that configures packages",
+	"configure": "configuring in a VM",
+	"export":    "making the image",
 	"workspace": "copying the repository",
 }
 
@@ -143,6 +149,8 @@ func describe(e banger.Event) string {
 		text += ": " + printable(e.Message, 60)
 	}
 	switch {
+	case e.Total > 0 && e.Unit != "":
+		text += fmt.Sprintf(" %s %d of %d %s", bar(e.Done, e.Total), e.Done, e.Total, printable(e.Unit, 20))
 	case e.Total > 0:
 		text += fmt.Sprintf(" %s %d%% of %s", bar(e.Done, e.Total), min(100, e.Done*100/e.Total), formatBytes(e.Total))
 	case e.Done > 0:

@@ -148,11 +148,7 @@ var kernelName = regexp.MustCompile(`^linux-image-([0-9][A-Za-z0-9.+~]*(?:-[A-Za
 // with the kernel.
 func findKernel(r io.Reader, meta string) (pkg, error) {
 	all := map[string]pkg{}
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, maxLine)
-	stanza := map[string]string{}
-	end := func() error {
-		defer clear(stanza)
+	err := stanzas(r, func(stanza map[string]string) error {
 		if !strings.HasPrefix(stanza["Package"], "linux-image-") {
 			return nil
 		}
@@ -162,12 +158,31 @@ func findKernel(r io.Reader, meta string) (pkg, error) {
 		}
 		all[stanza["Package"]] = pkg{stanza["Package"], stanza["Version"], stanza["Depends"], stanza["Filename"], b}
 		return nil
+	})
+	if err != nil {
+		return pkg{}, err
+	}
+	return resolveMeta(all, meta)
+}
+
+// stanzas calls each for every paragraph of a control file (deb822(5)), with
+// the first lines of its fields. The map is good until each returns.
+func stanzas(r io.Reader, each func(map[string]string) error) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxLine)
+	stanza := map[string]string{}
+	end := func() error {
+		defer clear(stanza)
+		if len(stanza) == 0 {
+			return nil
+		}
+		return each(stanza)
 	}
 	for lines.Scan() {
 		line := lines.Text()
 		if line == "" {
 			if err := end(); err != nil {
-				return pkg{}, err
+				return err
 			}
 			continue
 		}
@@ -176,12 +191,9 @@ func findKernel(r io.Reader, meta string) (pkg, error) {
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return pkg{}, err
+		return err
 	}
-	if err := end(); err != nil {
-		return pkg{}, err
-	}
-	return resolveMeta(all, meta)
+	return end()
 }
 
 func resolveMeta(all map[string]pkg, meta string) (pkg, error) {
@@ -221,53 +233,69 @@ type archive struct {
 
 // find walks the chain of trust down to the kernel's package.
 func (a *archive) find(ctx context.Context, cache string, report reporter) (pkg, error) {
+	file, _, err := a.index(ctx, cache, report)
+	if err != nil {
+		return pkg{}, err
+	}
+	a.used = append(a.used, file)
+	var p pkg
+	err = a.read(ctx, file, func(r io.Reader) (err error) {
+		p, err = findKernel(r, a.suite.meta)
+		return err
+	})
+	return p, err
+}
+
+const packagesIndex = "main/binary-amd64/Packages.xz"
+
+// index fetches the suite's package index and checks it. The release file's
+// fields come with it.
+func (a *archive) index(ctx context.Context, cache string, report reporter) (file string, fields map[string]string, err error) {
 	dist := a.mirror + "/dists/" + a.suite.codename
 	data, err := a.fetch.get(ctx, dist+"/InRelease", maxRelease)
 	if err != nil {
-		return pkg{}, missing(dist+"/InRelease", err)
+		return "", nil, missing(dist+"/InRelease", err)
 	}
 	rel, err := openRelease(data, a.keys, a.suite.codename, a.now)
 	if err != nil {
-		return pkg{}, banger.Errorf(banger.CodeUnavailable, "release file %s/InRelease is not to be trusted: %w", shown(dist), err).
+		return "", nil, banger.Errorf(banger.CodeUnavailable, "release file %s/InRelease is not to be trusted: %w", shown(dist), err).
 			WithHint("set another mirror, and check the host's clock (%s)", a.now.UTC().Format(time.DateTime))
 	}
-	const index = "main/binary-amd64/Packages.xz"
-	want, ok := rel.files[index]
+	want, ok := rel.files[packagesIndex]
 	if !ok || want.size > maxPackages {
-		return pkg{}, banger.Errorf(banger.CodeUnavailable, "release file %s/InRelease lists no usable %s", shown(dist), index)
+		return "", nil, banger.Errorf(banger.CodeUnavailable, "release file %s/InRelease lists no usable %s", shown(dist), packagesIndex)
 	}
-	address := dist + "/" + index
-	file, err := "", errMissing
+	address := dist + "/" + packagesIndex
+	err = errMissing
 	if rel.fields["Acquire-By-Hash"] == "yes" {
 		// By hash, an update of the mirror between the two requests does no harm.
-		byHash := dist + "/" + path.Dir(index) + "/by-hash/SHA256/" + want.sha256
+		byHash := dist + "/" + path.Dir(packagesIndex) + "/by-hash/SHA256/" + want.sha256
 		file, err = a.fetch.download(ctx, byHash, cache, want, report("package index", want.size))
 	}
 	if errors.Is(err, errMissing) {
 		file, err = a.fetch.download(ctx, address, cache, want, report("package index", want.size))
 	}
 	if err != nil {
-		return pkg{}, missing(address, err)
+		return "", nil, missing(address, err)
 	}
-	a.used = append(a.used, file)
-	p, err := readPackages(ctx, file, a.suite.meta)
-	if err != nil {
-		return pkg{}, banger.Errorf(banger.CodeUnavailable, "package index %s: %w", shown(address), err)
-	}
-	return p, nil
+	return file, rel.fields, nil
 }
 
-func readPackages(ctx context.Context, file, meta string) (pkg, error) {
+// read decompresses a fetched package index for parse.
+func (a *archive) read(ctx context.Context, file string, parse func(io.Reader) error) error {
 	f, err := os.Open(file)
 	if err != nil {
-		return pkg{}, err
+		return err
 	}
 	defer f.Close()
 	r, err := xz.NewReader(bufio.NewReaderSize(f, 1<<20))
-	if err != nil {
-		return pkg{}, err
+	if err == nil {
+		err = parse(&bounded{ctx, r, maxIndex})
 	}
-	return findKernel(&bounded{ctx, r, maxIndex}, meta)
+	if err != nil {
+		return banger.Errorf(banger.CodeUnavailable, "package index %s/dists/%s/%s: %w", shown(a.mirror), a.suite.codename, packagesIndex, err)
+	}
+	return nil
 }
 
 // missing makes a 404 an error for users; others are that already.

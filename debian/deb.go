@@ -58,7 +58,10 @@ func member(r io.ReaderAt, size int64, prefix string) (string, *io.SectionReader
 }
 
 // dataTar opens the file system part of a .deb.
-func dataTar(r io.ReaderAt, size int64) (io.Reader, error) {
+func dataTar(r io.ReaderAt, size int64) (io.Reader, error) { return debTar(r, size, "data.tar") }
+
+// debTar opens one of the two archives in a .deb.
+func debTar(r io.ReaderAt, size int64, which string) (io.Reader, error) {
 	_, version, err := member(r, size, "debian-binary")
 	if err != nil {
 		return nil, err
@@ -66,7 +69,7 @@ func dataTar(r io.ReaderAt, size int64) (io.Reader, error) {
 	if v, err := readAtMost(version, 64); err != nil || !bytes.HasPrefix(v, []byte("2.")) {
 		return nil, fmt.Errorf("package format %.20q, not 2.0", v)
 	}
-	suffix, data, err := member(r, size, "data.tar")
+	suffix, data, err := member(r, size, which)
 	if err != nil {
 		return nil, err
 	}

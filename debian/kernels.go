@@ -199,27 +199,7 @@ func sweepCache(dir string, since time.Time) error {
 }
 
 func (k *Kernels) archive(s suite) (*archive, error) {
-	a := &archive{mirror: strings.TrimRight(k.Mirror, "/"), suite: s, keys: k.Keys, now: time.Now(), fetch: &fetcher{k.Client, k.Stall}}
-	if a.mirror == "" {
-		a.mirror = Mirror(os.DirFS("/"))
-	}
-	if a.fetch.client == nil {
-		a.fetch.client = newClient()
-	}
-	if a.fetch.stall == 0 {
-		a.fetch.stall = stallAfter
-	}
-	if k.Now != nil {
-		a.now = k.Now()
-	}
-	if a.keys == nil {
-		keys, err := archiveKeys()
-		if err != nil {
-			return nil, err
-		}
-		a.keys = keys
-	}
-	return a, nil
+	return newArchive(s, Source{Mirror: k.Mirror, Keys: k.Keys, Client: k.Client, Stall: k.Stall, Now: k.Now})
 }
 
 // publish makes a finished directory appear under its id, on the disk too.

@@ -47,6 +47,7 @@ func identity(vm banger.VM, kernel string) guest.Identity {
 	id := guest.Identity{
 		ID: vm.ID, Hostname: vm.Spec.Name, MachineID: machineID(vm.ID),
 		Entropy: make([]byte, 64), Drives: serials, KernelVersion: kernel,
+		NoInit: vm.Spec.NoInit,
 	}
 	_, _ = rand.Read(id.Entropy) // never fails (crypto/rand)
 	if n := network(vm); n.Address != "" {

@@ -140,7 +140,7 @@ func run(readyFD int) (err error) {
 	defer func() { <-making }() // what is half made goes before us
 	server := &api.Server{
 		VMs: h.idle, Control: engine.Control{Engine: h.engine}, System: h.system,
-		Catalog: h.catalog, Leases: h.idle, Making: h.making, Frozen: h.templates, Stop: stop, Log: log,
+		Catalog: h.catalog, Builder: h.builder, Leases: h.idle, Making: h.making, Frozen: h.templates, Stop: stop, Log: log,
 	}
 	err = server.Serve(ctx, l)
 	log.Info("ending; VMs run on", "err", err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/bootstrap"
 	"banger/catalog"
 	"banger/config"
 	"banger/debian"
@@ -33,6 +34,7 @@ import (
 type host struct {
 	engine  *engine.Engine
 	catalog *catalog.Catalog
+	builder *bootstrap.Builder
 	system  system
 	making  *operation.Table
 	idle    *idle.Watcher
@@ -118,6 +120,10 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	h.idle = &idle.Watcher{
 		VMService: h.engine, Leases: h.engine, Usage: proc.Host{}.Usage,
 		After: conf.AutoStopStaleAfter(), Now: time.Now, Log: log,
+	}
+	h.builder = &bootstrap.Builder{
+		Archives: bootstrap.Archives{CacheDir: filepath.Join(dirs.Cache, "packages"), Mirror: conf.Mirror, Client: debian.NewClient()},
+		Images:   cat, Machines: h.idle, NewID: newID, Log: log,
 	}
 	h.system.Collector = &gc.Collector{
 		Dir: dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDir: ram, VMs: h.engine.VMs,

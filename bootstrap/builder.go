@@ -1,0 +1,293 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"banger"
+	"banger/debian"
+	"banger/guest"
+)
+
+// Suites are the distributions that can be built, newest last.
+func Suites() []string { return []string{"bookworm", "trixie"} }
+
+// Images is what a Builder needs of the daemon's images.
+type Images interface {
+	// Add reads a root tar and records the image made of it with img's name,
+	// source and lock.
+	Add(ctx context.Context, img banger.Image, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error)
+	Images(ctx context.Context) ([]banger.Image, error)
+	Image(ctx context.Context, ref string) (banger.Image, error)
+	DeleteImage(ctx context.Context, ref string) error
+}
+
+// Machines is what it needs of the daemon's VMs: it makes one as any client does,
+// so whatever dies, what it made goes the way of every VM that nobody holds.
+type Machines interface {
+	banger.VMService
+	banger.Leases
+}
+
+// Builder implements banger.ImageBuilder. The fields are set before first use.
+type Builder struct {
+	Archives
+	Images   Images
+	Machines Machines
+	NewID    func() string
+	Log      *slog.Logger
+
+	one sync.Mutex // one build at a time: two would only be slower
+}
+
+var _ banger.ImageBuilder = (*Builder)(nil)
+
+// What the VM gets that packages are configured in.
+const (
+	buildVCPU      = 2
+	buildMemoryMiB = 1024
+	buildDiskMiB   = 16 << 10
+)
+
+// BuildImage implements banger.ImageBuilder.
+func (b *Builder) BuildImage(ctx context.Context, r banger.Recipe, p banger.Progress) (banger.Image, error) {
+	if err := valid(&r); err != nil {
+		return banger.Image{}, banger.During("build image "+r.Name, err)
+	}
+	img, err := b.build(ctx, r, teller(p))
+	if err != nil && ctx.Err() != nil {
+		err = banger.Errorf(banger.CodeCanceled, "%w", context.Cause(ctx)).WithHint("the next try goes on with what was fetched")
+	}
+	return img, banger.During("build image "+r.Name, err)
+}
+
+func valid(r *banger.Recipe) error {
+	if r.Lock != nil {
+		return validLock(r)
+	}
+	if !slices.Contains(Suites(), r.Suite) {
+		return banger.Errorf(banger.CodeInvalid, "no suite %q", r.Suite).WithHint("there are %v", Suites())
+	}
+	for _, name := range r.Packages {
+		if !nameOf.MatchString(name) {
+			return banger.Errorf(banger.CodeInvalid, "%q can't be a package's name", name).
+				WithHint("a list has one name a line; # begins a comment")
+		}
+	}
+	return nil
+}
+
+// validLock checks a lock, which is a file from anywhere.
+func validLock(r *banger.Recipe) error {
+	if r.Suite != "" || len(r.Packages) > 0 {
+		return banger.Errorf(banger.CodeInvalid, "a lock says itself which packages of which suite it means").
+			WithHint("leave --list and --suite out")
+	}
+	if !slices.Contains(Suites(), r.Lock.Suite) || len(r.Lock.Packages) == 0 {
+		return banger.Errorf(banger.CodeInvalid, "the lock has suite %q and %d packages", r.Lock.Suite, len(r.Lock.Packages)).
+			WithHint("make one by: banger image show --lock IMAGE")
+	}
+	for _, p := range r.Lock.Packages {
+		if !nameOf.MatchString(p.Name) || p.Archive != mainArchive && p.Archive != securityArchive {
+			return banger.Errorf(banger.CodeInvalid, "the lock has a package %.80q of an archive %.80q", p.Name, p.Archive)
+		}
+	}
+	return nil
+}
+
+// teller makes progress of a build's reports. Many goroutines report.
+func teller(p banger.Progress) report {
+	var mu sync.Mutex
+	var last banger.Event
+	return func(stage, message string, done, total int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		e := banger.Event{Stage: stage, Message: message, Done: done, Total: total, Time: time.Now()}
+		if stage == "unpack" || stage == "configure" {
+			e.Unit = "packages"
+		}
+		if p == nil || e.Stage == last.Stage && e.Message == last.Message && done != total && e.Time.Sub(last.Time) < 100*time.Millisecond {
+			return
+		}
+		last = e
+		p(e)
+	}
+}
+
+func (b *Builder) build(ctx context.Context, r banger.Recipe, tell report) (banger.Image, error) {
+	b.one.Lock()
+	defer b.one.Unlock()
+	old, err := b.Images.Image(ctx, r.Name)
+	switch {
+	case banger.CodeOf(err) == banger.CodeNotFound:
+		old = banger.Image{}
+	case err != nil:
+		return old, err
+	case r.Replace:
+	case old.Lock == nil, r.Lock != nil && !same(*old.Lock, *r.Lock), r.Lock == nil && old.Lock.Suite != r.Suite:
+		return banger.Image{}, banger.Errorf(banger.CodeConflict, "another image is named %q", r.Name).
+			WithHint("choose another name, or replace it with --replace; VMs made from the old one keep it")
+	default:
+		return old, nil
+	}
+	if err := debian.SweepCache(b.CacheDir); err != nil {
+		return banger.Image{}, err
+	}
+	var lock banger.Lock
+	snapshot := ""
+	if r.Lock != nil {
+		lock, snapshot = *r.Lock, r.Snapshot
+		if snapshot == "" {
+			snapshot = publicSnapshot
+		}
+	} else if lock, err = b.resolve(ctx, r.Suite, r.Packages, tell); err != nil {
+		return banger.Image{}, err
+	}
+	if old.Lock != nil && same(*old.Lock, lock) {
+		return old, nil
+	}
+	files, err := b.fetch(ctx, lock, snapshot, tell)
+	if err != nil {
+		return banger.Image{}, err
+	}
+	return b.make(ctx, r, lock, files, tell)
+}
+
+// same reports whether two locks mean the same packages.
+func same(a, b banger.Lock) bool {
+	return a.Suite == b.Suite && reflect.DeepEqual(a.Packages, b.Packages)
+}
+
+// make unpacks, configures and publishes. What is between goes whatever happens.
+func (b *Builder) make(ctx context.Context, r banger.Recipe, lock banger.Lock, files []string, tell report) (img banger.Image, err error) {
+	unfinished := banger.UnfinishedImage + b.NewID()
+	dirs, err := b.unpack(ctx, unfinished, lock, files, tell)
+	if err != nil {
+		return banger.Image{}, fmt.Errorf("unpack: %w", err)
+	}
+	defer func() { err = errors.Join(err, undo(ctx, b.Images.DeleteImage, unfinished)) }()
+	tell("builder", "", 0, 0)
+	vm, err := b.Machines.CreateVM(ctx, banger.Spec{
+		Name: "build-" + b.NewID(), Image: unfinished, VCPU: buildVCPU, MemoryMiB: buildMemoryMiB, DiskMiB: buildDiskMiB,
+		Net: banger.NetNone, NoInit: true, Remove: true, Cold: true,
+	}, true, nil)
+	if err != nil {
+		return banger.Image{}, fmt.Errorf("start the VM that configures: %w", err)
+	}
+	defer func() { err = errors.Join(err, undo(ctx, b.Machines.DeleteVM, vm.ID)) }()
+	held, release := context.WithCancel(ctx)
+	defer release()
+	go func() {
+		if err := b.Machines.HoldVM(held, vm.ID); err != nil {
+			b.Log.Warn("the lease on a builder's VM ended", "vm", vm.ID, "err", err)
+		}
+	}()
+	m := machine{report: tell, client: guest.Client{
+		Dial: func(ctx context.Context) (net.Conn, error) { return b.Machines.Dial(ctx, vm.ID) },
+		Final: func(err error) bool {
+			code := banger.CodeOf(err)
+			return code == banger.CodeNotRunning || code == banger.CodeNotFound
+		},
+	}}
+	if err := m.configure(ctx, lock.Packages); err != nil {
+		return banger.Image{}, banger.Errorf(banger.CodeInternal, "configure the packages: %w", err).
+			WithHint("is one of the packages known to need a running system? leave it out of the list")
+	}
+	return b.publish(ctx, m, r, lock, dirs, tell)
+}
+
+// undo takes something back when its builder may have been told to stop.
+func undo(ctx context.Context, remove func(context.Context, string) error, what string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	return remove(ctx, what)
+}
+
+// unpack makes the image that the packages are configured in, and returns the
+// directories packages brought.
+func (b *Builder) unpack(ctx context.Context, name string, lock banger.Lock, files []string, tell report) (map[string]bool, error) {
+	r, w := io.Pipe()
+	t := newTree(w)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.CloseWithError(t.fill(ctx, lock, files, tell))
+	}()
+	_, err := b.Images.Add(ctx, banger.Image{Name: name, Source: "packages to be configured"}, false, r, nil)
+	_ = r.CloseWithError(errors.New("the image's writer has stopped reading"))
+	<-done
+	return t.dirs, err
+}
+
+func (t *tree) fill(ctx context.Context, lock banger.Lock, files []string, tell report) error {
+	order := make([]int, len(lock.Packages))
+	for i := range order {
+		order[i] = i
+	}
+	// base-files says what the top directories look like.
+	slices.SortStableFunc(order, func(a, b int) int { return first(lock.Packages[a]) - first(lock.Packages[b]) })
+	for n, i := range order {
+		p := lock.Packages[i]
+		tell("unpack", p.Name, int64(n), int64(len(order)))
+		if err := t.add(ctx, p, files[i]); err != nil {
+			return fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
+		}
+	}
+	return t.finish(lock)
+}
+
+func first(p banger.Package) int {
+	if p.Name == "base-files" {
+		return 0
+	}
+	return 1
+}
+
+// publish makes the image of the configured root.
+func (b *Builder) publish(ctx context.Context, m machine, r banger.Recipe, lock banger.Lock, dirs map[string]bool, tell report) (banger.Image, error) {
+	mounts, err := m.mounts(ctx)
+	if err != nil {
+		return banger.Image{}, err
+	}
+	fromGuest, guestSide := io.Pipe()
+	toImage, imageSide := io.Pipe()
+	var work sync.WaitGroup
+	work.Go(func() { guestSide.CloseWithError(m.export(ctx, &counting{guestSide, 0, tell})) })
+	work.Go(func() {
+		t := trimmer{mounts: mounts, dirs: dirs, date: lock.Date}
+		err := t.copy(imageSide, fromGuest)
+		if err == nil {
+			_, err = io.Copy(io.Discard, fromGuest) // the padding at its end, and how tar ended
+		}
+		imageSide.CloseWithError(err)
+		fromGuest.CloseWithError(err)
+	})
+	img, err := b.Images.Add(ctx, banger.Image{
+		Name: r.Name, Source: fmt.Sprintf("%d packages of Debian %s, %s", len(lock.Packages), lock.Suite, lock.Date.Format(time.DateOnly)), Lock: &lock,
+	}, r.Replace, toImage, nil)
+	_ = toImage.CloseWithError(errors.New("the image's writer has stopped reading"))
+	work.Wait()
+	return img, err
+}
+
+// counting tells how much has come out of the guest.
+type counting struct {
+	w    io.Writer
+	n    int64
+	tell report
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	c.tell("export", "", c.n, 0)
+	return n, err
+}
