@@ -62,6 +62,9 @@ type ImageBuilder interface {
 	// very packages is. If ctx ends first nothing remains but downloads, which the
 	// next call goes on with.
 	BuildImage(ctx context.Context, r Recipe, p Progress) (Image, error)
+	// Image returns one image with its lock, by its name, its id, or four digits and
+	// more of it.
+	Image(ctx context.Context, ref string) (Image, error)
 }
 
 // Kernel is a kernel with its modules, unpacked and ready to boot.
@@ -110,8 +113,6 @@ type Catalog interface {
 	// name is CodeConflict unless replace.
 	ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p Progress) (Image, error)
 	Images(ctx context.Context) ([]Image, error)
-	// Image returns one image by its name, its id, or four digits and more of it.
-	Image(ctx context.Context, ref string) (Image, error)
 	// DeleteImage refuses with CodeConflict while a VM uses the image.
 	DeleteImage(ctx context.Context, ref string) error
 	// PullKernel fetches a kernel by name; empty: the default one.

@@ -50,7 +50,7 @@ func (s *Server) buildImage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getImage(w http.ResponseWriter, r *http.Request) error {
-	img, err := s.Catalog.Image(r.Context(), r.PathValue("ref"))
+	img, err := s.Builder.Image(r.Context(), r.PathValue("ref"))
 	if err != nil {
 		return err
 	}

@@ -390,20 +390,6 @@ func (c *Client) Images(ctx context.Context) ([]banger.Image, error) {
 	return images, err
 }
 
-// Image implements banger.Catalog.
-func (c *Client) Image(ctx context.Context, ref string) (banger.Image, error) {
-	var img banger.Image
-	err := c.callRepeated(ctx, "GET", "/v1/images/"+url.PathEscape(ref), nil, &img, nil)
-	return img, err
-}
-
-// BuildImage implements banger.ImageBuilder.
-func (c *Client) BuildImage(ctx context.Context, r banger.Recipe, p banger.Progress) (banger.Image, error) {
-	var img banger.Image
-	err := c.call(ctx, "POST", "/v1/images/build", r, &img, p)
-	return img, hintLost(err, "the next try goes on with what was fetched")
-}
-
 // DeleteImage implements banger.Catalog.
 func (c *Client) DeleteImage(ctx context.Context, ref string) error {
 	return c.call(ctx, "DELETE", "/v1/images/"+url.PathEscape(ref), nil, &struct{}{}, nil)

@@ -69,6 +69,11 @@ func (b *Builder) BuildImage(ctx context.Context, r banger.Recipe, p banger.Prog
 	return img, banger.During("build image "+r.Name, err)
 }
 
+// Image implements banger.ImageBuilder.
+func (b *Builder) Image(ctx context.Context, ref string) (banger.Image, error) {
+	return b.Images.Image(ctx, ref)
+}
+
 func valid(r *banger.Recipe) error {
 	if r.Lock != nil {
 		return validLock(r)

@@ -24,7 +24,7 @@ func imageBuildCommand(a *App) *cobra.Command {
 	var list, suite, lock, snapshot string
 	var replace, quiet bool
 	cmd := &cobra.Command{
-		Use:   "build [IMAGE]",
+		Use: "build [IMAGE]", Hidden: true, // until a built image was booted and compared with what mmdebstrap makes
 		Short: "Build an image of Debian packages, with no tool of the host",
 		Long: `Builds an image of Debian packages: those of the list, the essential ones, and
 all that these need. They are resolved against the archive's signed index,
@@ -132,7 +132,7 @@ func imageShowCommand(a *App) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			img, err := a.Catalog.Image(ctx, args[0])
+			img, err := a.Builder.Image(ctx, args[0])
 			if err != nil {
 				return err
 			}
