@@ -28,7 +28,7 @@ var once = []string{
 	"etc/passwd-", "etc/shadow-", "etc/group-", "etc/gshadow-", "etc/subuid-", "etc/subgid-", "etc/.pwd.lock",
 }
 
-// below are places of which only the directory stays.
+// below are places of which only the directories stay that packages brought.
 var below = []string{"var/lib/apt/lists/", "var/cache/apt/", "var/log/apt/", "var/log/journal/", "run/", "tmp/", "var/tmp/", "proc/", "sys/", "dev/", "banger/"}
 
 // live are the directories that the running guest mounts something on, with the
@@ -41,7 +41,7 @@ func (t *trimmer) drops(name string, dir bool) bool {
 	}
 	for _, b := range below {
 		if strings.HasPrefix(name, b) {
-			return true
+			return !dir || !t.dirs[name]
 		}
 	}
 	// A host key that all VMs share is none.
