@@ -20,6 +20,9 @@ type Guest struct {
 // ID is the VM's.
 func (g *Guest) ID() string { return g.machine.ID }
 
+// Ended is closed when the guest's machine is gone.
+func (g *Guest) Ended() <-chan struct{} { return g.machine.ended }
+
 // Poweroff ends the VM as its init would.
 func (g *Guest) Poweroff() {
 	g.host.EndGuest(g.machine.ID, banger.Exit{Kind: banger.ExitPoweroff})

@@ -110,7 +110,9 @@ func wantOnly(t *testing.T, dir string, want ...string) {
 // What can't be trusted leaves nothing, and is told apart.
 func TestRefused(t *testing.T) {
 	good := whole(t)
-	send := func(b []byte) http.HandlerFunc { return func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b) } }
+	send := func(b []byte) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b) }
+	}
 	half := archive(t, "release"+suffix+"/firecracker"+suffix, "a VMM")
 	for name, c := range map[string]struct {
 		sum     string

@@ -12,12 +12,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger"
 	"banger/proc"
@@ -145,12 +148,15 @@ func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process, by 
 	if err == nil || ctx.Err() != nil || boots && isTimeout(err) && proc.Alive(vmm) {
 		return ctx.Err()
 	}
-	if proc.Alive(vmm) {
+	if proc.Alive(vmm) && !hungUp(err) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	exit, werr := shim.Wait(ctx, m.Dir)
+	if werr != nil && proc.Alive(vmm) {
+		return err
+	}
 	if werr != nil {
 		return fmt.Errorf("QEMU ended, its shim doesn't say how: %w", errors.Join(err, werr))
 	}
@@ -167,6 +173,13 @@ func answer(ctx context.Context, m banger.Machine, by how) error {
 	}
 	defer q.Close()
 	return by.wake(ctx, q)
+}
+
+// hungUp tells that the monitor broke off, which is how the end of a QEMU shows
+// first: the process is there for a moment more.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) ||
+		errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNREFUSED)
 }
 
 func isTimeout(err error) bool {

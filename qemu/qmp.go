@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -131,7 +132,7 @@ func (q *monitor) read(v any) error {
 		if err := q.lines.Err(); err != nil {
 			return err
 		}
-		return errors.New("QEMU hung up")
+		return fmt.Errorf("QEMU hung up: %w", io.ErrUnexpectedEOF)
 	}
 	return json.Unmarshal(q.lines.Bytes(), v)
 }

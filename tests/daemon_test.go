@@ -63,7 +63,7 @@ func fakeDaemon() error {
 		return err
 	}
 	host := fake.NewHost()
-	guests := &guests{servers: map[string]*agent.Server{}}
+	guests := &guests{servers: map[root.Process]*agent.Server{}}
 	host.Agent = guests.serve
 	life := host.Live(nil)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -129,12 +129,12 @@ func newID() string {
 // guests are the agents of the fake host's VMs, one for each run.
 type guests struct {
 	mu      sync.Mutex
-	servers map[string]*agent.Server
+	servers map[root.Process]*agent.Server // by the VMM of the run
 }
 
 func (g *guests) serve(stream *fake.Guest) {
 	g.mu.Lock()
-	s := g.servers[stream.ID()]
+	s := g.servers[stream.VMM()]
 	if s == nil {
 		s = &agent.Server{
 			Version:   "fake",
@@ -143,11 +143,20 @@ func (g *guests) serve(stream *fake.Guest) {
 			InitState: func() string { return "running" },
 			SetClock:  func(time.Time) error { return nil },
 		}
-		g.servers[stream.ID()] = s
+		g.servers[stream.VMM()] = s
+		go endWith(stream, s.Sessions)
 	}
 	g.mu.Unlock()
 	s.Shutdown = func(context.Context, string) error { stream.Poweroff(); return nil }
 	_ = s.Serve(&once{conn: stream})
+}
+
+// endWith ends a guest's commands with its machine: they are processes of this host.
+func endWith(stream *fake.Guest, sessions *session.Table) {
+	<-stream.Ended()
+	for _, s := range sessions.List() {
+		_ = sessions.Signal(s.Spec.ID, "KILL") // one that has ended by itself is as good
+	}
 }
 
 // once is a listener with one connection to give.
