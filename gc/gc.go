@@ -44,6 +44,7 @@ const young = time.Minute
 type thing struct {
 	banger.Found
 	remove func() error
+	others banger.Claim // whose it is when no VM of ours has it; "": orphaned
 }
 
 // Collect is that of banger.System.
@@ -77,6 +78,9 @@ func (c *Collector) Collect(ctx context.Context, opt banger.CollectOptions) ([]b
 			t.Claim = banger.Owned
 		}
 		if t.Claim == "" {
+			t.Claim = t.others
+		}
+		if t.Claim == "" {
 			t.Claim = banger.Orphaned
 			if t.remove != nil && !opt.DryRun {
 				err := t.remove()
@@ -102,7 +106,7 @@ func (c *Collector) objects(ctx context.Context) ([]thing, error) {
 			return nil, err
 		}
 		for _, f := range found {
-			list = append(list, thing{f, func() error { return k.RemoveObjects(ctx, f.VM) }})
+			list = append(list, thing{Found: f, remove: func() error { return k.RemoveObjects(ctx, f.VM) }})
 		}
 	}
 	return list, nil
@@ -172,9 +176,9 @@ func (c *Collector) memory(procs []process) ([]thing, error) {
 		case !isID(id) || !info.Mode().IsRegular() || st == nil || int(st.Uid) != os.Getuid():
 			t.Claim, t.Detail = banger.Foreign, "not a file of ours"
 		case c.Now().Sub(info.ModTime()) < young:
-			t.Detail = "kept: it may be about to be used"
+			t.others, t.Detail = banger.Foreign, "kept: it may be about to be used"
 		case usedBy(procs, path):
-			t.Detail = "kept: a process that isn't of this state directory uses it"
+			t.others, t.Detail = banger.Foreign, "kept: a process that isn't of this state directory uses it"
 		default:
 			t.remove = func() error { return os.Remove(path) }
 		}

@@ -132,9 +132,9 @@ func TestCollect(t *testing.T) {
 		filepath.Join(vms, "notes"): "foreign",
 		p.memory(ours, time.Hour):   "owned",
 		p.memory(lost, time.Hour):   "orphaned, removed",
-		p.memory("cccccccccccc", 0): "orphaned", // its VMM may be about to open it
+		p.memory("cccccccccccc", 0): "foreign", // young: another daemon's VMM may be about to open it
 		p.memory("x", time.Hour):    "foreign",
-		used:                        "orphaned", // in use
+		used:                        "foreign", // in use
 		p.start(filepath.Join(vms, ours), "qemu-system-test", "-name", "banger-"+ours):            "owned",
 		p.start(filepath.Join(vms, lost), "qemu-system-test", "-name", "banger-"+lost):            "orphaned, removed",
 		p.start(filepath.Join(theirs, other), "qemu-system-test", "-name", "banger-"+other, used): "foreign",
