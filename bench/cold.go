@@ -135,10 +135,18 @@ func (b *bench) run() (time.Duration, error) {
 	return took, nil
 }
 
-// staged creates a VM and notes the time between the daemon's events.
+// staged does what the command does with the client library, noting the time
+// between the daemon's events, then the first command's, and that of a process
+// of the command line that does nothing.
 func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) error {
-	var last time.Time
+	last := time.Now()
+	if out, err := exec.Command(b.banger, "version").CombinedOutput(); err != nil {
+		return fmt.Errorf("version: %w: %s", err, out)
+	}
+	stages["00 a process of the command line"] = append(stages["00 a process of the command line"], time.Since(last))
+	begun := time.Now()
 	n, name := 0, ""
+	last = begun
 	vm, err := b.client.CreateVM(ctx, banger.Spec{Cold: true}, true, func(e banger.Event) {
 		if name != "" {
 			stages[name] = append(stages[name], e.Time.Sub(last))
@@ -149,11 +157,39 @@ func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) e
 	if err != nil {
 		return err
 	}
-	stages[name] = append(stages[name], time.Since(last))
+	answered := time.Now()
+	stages[name] = append(stages[name], answered.Sub(last))
+	first, err := b.firstOutput(ctx, vm.ID)
+	if err != nil {
+		return err
+	}
+	stages["20 the first command, to its output"] = append(stages["20 the first command, to its output"], first.Sub(answered))
+	stages["30 all of it"] = append(stages["30 all of it"], first.Sub(begun))
 	if err := b.inside(ctx, vm.ID, stages); err != nil {
 		return err
 	}
 	return b.client.DeleteVM(ctx, vm.ID)
+}
+
+// firstOutput runs echo in the guest and returns when its first byte came.
+func (b *bench) firstOutput(ctx context.Context, id string) (time.Time, error) {
+	var out stamped
+	client := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return b.client.Dial(ctx, id) }}
+	status, err := client.Exec(ctx, guest.ExecSpec{ID: guest.NewID(), Argv: []string{"echo", "up"}}, guest.IO{Stdout: &out})
+	if err == nil && (status.Code != 0 || out.first.IsZero()) {
+		err = fmt.Errorf("echo: %+v, no output", status)
+	}
+	return out.first, err
+}
+
+// stamped notes when it was written to first.
+type stamped struct{ first time.Time }
+
+func (s *stamped) Write(p []byte) (int, error) {
+	if s.first.IsZero() {
+		s.first = time.Now()
+	}
+	return len(p), nil
 }
 
 // inside adds where the guest's share went, by its agent's own clock. Asking a

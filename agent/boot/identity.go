@@ -135,11 +135,13 @@ func OpenPort(name string) (*os.File, error) {
 	}
 }
 
-// openPortDevice opens a port that a dead predecessor may hold for a moment more.
+// openPortDevice opens a port that a dead predecessor may hold for a moment
+// more, or whose node the kernel makes a moment after its name.
 func openPortDevice(dev string, end time.Time) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(dev, os.O_RDWR, 0)
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+		early := errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT)
+		if !early || time.Now().After(end) {
 			return f, err
 		}
 		time.Sleep(time.Millisecond)

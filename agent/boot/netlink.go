@@ -3,7 +3,9 @@ package boot
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -62,7 +64,9 @@ func configureNetwork(id *guest.NetIdentity) error {
 	return nil
 }
 
-// findNIC returns the index of the one Ethernet device, waiting for it.
+// findNIC returns the index of the one Ethernet device, waiting for it. The
+// kernel makes a device's link before its attributes (device_add in
+// drivers/base/core.c), so one without an index is one that isn't there yet.
 func findNIC() (int, error) {
 	for end := time.Now().Add(driveWait); ; time.Sleep(time.Millisecond) {
 		devices, err := filepath.Glob("/sys/class/net/*/device") // only hardware has one
@@ -71,10 +75,12 @@ func findNIC() (int, error) {
 		}
 		if len(devices) > 0 {
 			text, err := os.ReadFile(filepath.Join(filepath.Dir(devices[0]), "ifindex"))
-			if err != nil {
+			if err == nil {
+				return strconv.Atoi(strings.TrimSpace(string(text)))
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
 				return 0, err
 			}
-			return strconv.Atoi(strings.TrimSpace(string(text)))
 		}
 		if time.Now().After(end) {
 			return 0, fmt.Errorf("no network device after %v", driveWait)

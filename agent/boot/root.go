@@ -96,6 +96,10 @@ func findDrives(s guest.DriveSerials) (map[string]string, error) {
 		}
 		for _, n := range names {
 			dev := "/dev/" + filepath.Base(filepath.Dir(n))
+			// The kernel makes a device's attributes before its node.
+			if _, err := os.Stat(dev); err != nil {
+				continue
+			}
 			if serial, err := os.ReadFile(n); err == nil && len(serial) > 0 {
 				found[strings.TrimSpace(string(serial))] = dev
 			}
