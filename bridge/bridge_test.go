@@ -306,6 +306,77 @@ func TestOutAndSpoofing(t *testing.T) {
 	try("with NAT off", "", func(s string) { a.send(a.mac, a.gwM, a.ip, server, 7, s) })
 }
 
+// arp writes an ARP reply's frame: "ip is at mac", as who poisons a neighbour's or
+// the gateway's table does (RFC 826).
+func (g *guest) arp(frameMAC, mac net.HardwareAddr, ip, to netip.Addr) {
+	g.t.Helper()
+	f := append(bytes.Clone(bytes.Repeat([]byte{0xff}, 6)), frameMAC...)
+	f = append(f, 0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 2)
+	f = append(append(f, mac...), ip.AsSlice()...)
+	f = append(append(f, mac...), to.AsSlice()...)
+	_, err := unix.Write(g.fd, f)
+	must(g.t, err)
+}
+
+// neighbour says what the host believes to be the MAC of an address on the bridge.
+func neighbour(t *testing.T, ip netip.Addr) string {
+	t.Helper()
+	br, err := netlink.LinkByName("banger0")
+	must(t, err)
+	list, err := netlink.NeighList(br.Attrs().Index, netlink.FAMILY_V4)
+	must(t, err)
+	for _, n := range list {
+		if n.IP.Equal(ip.AsSlice()) {
+			return n.HardwareAddr.String()
+		}
+	}
+	return ""
+}
+
+// A guest claims by ARP what is its own, and nothing else: neither the gateway's
+// address, to its neighbours, nor a neighbour's, to the host.
+func TestARPSpoofing(t *testing.T) {
+	cfg := base
+	cfg.Peers = true // so that frames pass between guests at all
+	d := open(t, cfg)
+	a, side := newGuest(t, d, "0123456789a1")
+	b, _ := newGuest(t, d, "0123456789a2", side)
+	gateway := netip.MustParseAddr("10.213.0.1")
+	br, err := netlink.LinkByName("banger0")
+	must(t, err)
+	for what, c := range map[string]struct {
+		frame, mac net.HardwareAddr
+		ip         netip.Addr
+		passes     bool
+	}{
+		"its own":                         {a.mac, a.mac, a.ip, true},
+		"the gateway's address":           {a.mac, a.mac, gateway, false},
+		"the neighbour's address":         {a.mac, a.mac, b.ip, false},
+		"the neighbour's MAC for its own": {a.mac, b.mac, a.ip, false},
+		"in the neighbour's frame":        {b.mac, a.mac, a.ip, false},
+		"all of the neighbour's":          {b.mac, b.mac, b.ip, false},
+		"nobody's address":                {a.mac, a.mac, netip.MustParseAddr("10.213.0.99"), false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			for _, g := range []*guest{a, b} {
+				must(t, netlink.NeighSet(&netlink.Neigh{LinkIndex: br.Attrs().Index, State: netlink.NUD_STALE, IP: g.ip.AsSlice(), HardwareAddr: g.mac}))
+			}
+			a.arp(c.frame, c.mac, c.ip, gateway)
+			a.arp(c.frame, c.mac, c.ip, c.ip) // gratuitous: it rewrites an entry however young
+			a.send(a.mac, b.mac, a.ip, b.ip, 7, "END of "+what)
+			claim := string(append(bytes.Clone(c.mac), c.ip.AsSlice()...))
+			if got := b.sees(claim, "END of "+what); got != c.passes {
+				t.Errorf("the neighbour sees it: %v", got)
+			}
+			for _, g := range []*guest{a, b} {
+				if got := neighbour(t, g.ip); got != g.mac.String() {
+					t.Errorf("the host believes that %s is at %s, which is %s's", g.ip, got, g.mac)
+				}
+			}
+		})
+	}
+}
+
 func TestNeighbours(t *testing.T) {
 	for _, peers := range []bool{false, true} {
 		t.Run(fmt.Sprintf("peers=%v", peers), func(t *testing.T) {

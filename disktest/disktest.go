@@ -5,6 +5,7 @@ package disktest
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,6 +28,10 @@ func Run(t *testing.T, open func(t *testing.T) (disks banger.Disks, dir string))
 		"GrowNothing":        testGrowNothing,
 		"Remove":             testRemove,
 		"RemoveNothing":      testRemoveNothing,
+		"Attach":             testAttach,
+		"AttachNothing":      testAttachNothing,
+		"AttachTwo":          testAttachTwo,
+		"DetachNothing":      testDetachNothing,
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, dir := open(t)
@@ -42,6 +47,74 @@ func create(t *testing.T, d banger.Disks, dir string, sizeMiB int) string {
 		t.Fatalf("Create(%d MiB): %v", sizeMiB, err)
 	}
 	return path
+}
+
+// id is of the VM whose disk it is.
+const id = "0123456789ab"
+
+func attach(t *testing.T, d banger.Disks, id, dir string) (string, banger.Handles) {
+	t.Helper()
+	path, h, err := d.Attach(t.Context(), id, dir)
+	if err != nil {
+		t.Fatalf("Attach: %v", err)
+	}
+	if !filepath.IsAbs(path) {
+		t.Errorf("path %q isn't absolute", path)
+	}
+	if h != h.Of(banger.DiskHandles) {
+		t.Errorf("Attach holds %+v", h)
+	}
+	return path, h
+}
+
+func detach(t *testing.T, d banger.Disks, id, dir string, held banger.Handles) {
+	t.Helper()
+	if left, err := d.Detach(t.Context(), id, dir, held); err != nil || !left.Empty() {
+		t.Fatalf("Detach: %+v, %v", left, err)
+	}
+}
+
+// attached has f look at the disk as a VMM does.
+func attached(t *testing.T, d banger.Disks, dir string, f func(path string)) {
+	t.Helper()
+	path, h := attach(t, d, id, dir)
+	f(path)
+	detach(t, d, id, dir, h)
+}
+
+// wantDisk holds a disk to its size and its filesystem.
+func wantDisk(t *testing.T, d banger.Disks, dir string, sizeMiB int) {
+	t.Helper()
+	attached(t, d, dir, func(path string) {
+		t.Helper()
+		wantSize(t, path, sizeMiB)
+		wantExt4(t, path)
+	})
+}
+
+func put(t *testing.T, path, mark string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte(mark), at)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantMark(t *testing.T, path, mark string, at int64) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	got := make([]byte, len(mark))
+	if _, err := f.ReadAt(got, at); err != nil || string(got) != mark {
+		t.Errorf("%s reads %q at %d, %v; want %q", filepath.Base(path), got, at, err, mark)
+	}
 }
 
 // sizeOf returns the size a guest would see, for files and block devices.
@@ -96,8 +169,7 @@ func testCreate(t *testing.T, d banger.Disks, dir string) {
 	if !filepath.IsAbs(path) {
 		t.Errorf("path %q isn't absolute", path)
 	}
-	wantSize(t, path, 1024)
-	wantExt4(t, path)
+	wantDisk(t, d, dir, 1024)
 	st, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
@@ -108,24 +180,14 @@ func testCreate(t *testing.T, d banger.Disks, dir string) {
 }
 
 func testCreateTwice(t *testing.T, d banger.Disks, dir string) {
+	const mark = "written by the guest"
 	path := create(t, d, dir, 256)
-	mark := []byte("written by the guest")
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.WriteAt(mark, 200<<20); err != nil {
-		t.Fatal(err)
-	}
+	attached(t, d, dir, func(path string) { put(t, path, mark, 200<<20) })
 	if again := create(t, d, dir, 512); again != path {
 		t.Errorf("the second Create returned %q, the first %q", again, path)
 	}
-	wantSize(t, path, 256)
-	got := make([]byte, len(mark))
-	if _, err := f.ReadAt(got, 200<<20); err != nil || string(got) != string(mark) {
-		t.Errorf("the second Create changed the disk: read %q, %v", got, err)
-	}
+	wantDisk(t, d, dir, 256)
+	attached(t, d, dir, func(path string) { wantMark(t, path, mark, 200<<20) })
 }
 
 func testCreateOutOfBounds(t *testing.T, d banger.Disks, dir string) {
@@ -147,9 +209,8 @@ func testCreateCanceled(t *testing.T, d banger.Disks, dir string) {
 
 func testCreateSizes(t *testing.T, d banger.Disks, dir string) {
 	for _, n := range []int{banger.MinDiskMiB, 65, 1 << 20} {
-		path := create(t, d, dir, n)
-		wantSize(t, path, n)
-		wantExt4(t, path)
+		create(t, d, dir, n)
+		wantDisk(t, d, dir, n)
 		if err := d.Remove(t.Context(), dir); err != nil {
 			t.Fatal(err)
 		}
@@ -170,18 +231,29 @@ func testCreateHasFewBlocks(t *testing.T, d banger.Disks, dir string) {
 }
 
 func testGrow(t *testing.T, d banger.Disks, dir string) {
-	path := create(t, d, dir, 128)
+	const mark = "kept as it grows"
+	create(t, d, dir, 128)
+	attached(t, d, dir, func(path string) { put(t, path, mark, 100<<20) })
 	if err := d.Grow(t.Context(), dir, 2048); err != nil {
 		t.Fatal(err)
 	}
-	wantSize(t, path, 2048)
-	wantExt4(t, path)
-	if err := d.Grow(t.Context(), dir, 2048); err != nil {
+	wantDisk(t, d, dir, 2048)
+	attached(t, d, dir, func(path string) {
+		wantMark(t, path, mark, 100<<20)
+		wantMark(t, path, "\x00\x00\x00\x00", 2047<<20)
+		// While it is attached, too.
+		if err := d.Grow(t.Context(), dir, 4096); err != nil {
+			t.Error(err)
+		}
+		wantMark(t, path, mark, 100<<20)
+	})
+	wantDisk(t, d, dir, 4096)
+	if err := d.Grow(t.Context(), dir, 4096); err != nil {
 		t.Errorf("Grow to the same size: %v", err)
 	}
-	wantCode(t, d.Grow(t.Context(), dir, 2047), banger.CodeInvalid)
+	wantCode(t, d.Grow(t.Context(), dir, 4095), banger.CodeInvalid)
 	wantCode(t, d.Grow(t.Context(), dir, banger.MaxDiskMiB+1), banger.CodeInvalid)
-	wantSize(t, path, 2048)
+	wantDisk(t, d, dir, 4096)
 }
 
 func testGrowNothing(t *testing.T, d banger.Disks, dir string) {
@@ -217,6 +289,66 @@ func testRemoveNothing(t *testing.T, d banger.Disks, dir string) {
 	if err := d.Remove(ctx, filepath.Join(dir, "never")); err != nil {
 		t.Error(err)
 	}
+}
+
+func testAttach(t *testing.T, d banger.Disks, dir string) {
+	create(t, d, dir, 128)
+	path, h := attach(t, d, id, dir)
+	put(t, path, "of the first run", 64<<20)
+	if again, h2 := attach(t, d, id, dir); again != path || h2 != h {
+		t.Errorf("attached twice: %q with %+v, the first %q with %+v", again, h2, path, h)
+	}
+	wantMark(t, path, "of the first run", 64<<20)
+	detach(t, d, id, dir, h)
+	detach(t, d, id, dir, h)
+	attached(t, d, dir, func(path string) { wantMark(t, path, "of the first run", 64<<20) })
+	// What was held is lost: the id is enough.
+	attach(t, d, id, dir)
+	detach(t, d, id, dir, banger.Handles{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := d.Attach(ctx, id, dir); err != nil {
+		detach(t, d, id, dir, banger.Handles{})
+	}
+}
+
+func testAttachNothing(t *testing.T, d banger.Disks, dir string) {
+	_, _, err := d.Attach(t.Context(), id, dir)
+	wantCode(t, err, banger.CodeNotFound)
+	detach(t, d, id, dir, banger.Handles{})
+	wantEmpty(t, dir)
+}
+
+// Two VMs' disks have nothing to do with each other, whatever they share.
+func testAttachTwo(t *testing.T, d banger.Disks, dir string) {
+	const other = "0123456789ac"
+	dirs := map[string]string{id: filepath.Join(dir, id), other: filepath.Join(dir, other)}
+	held := map[string]banger.Handles{}
+	for id, dir := range dirs {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		create(t, d, dir, 128)
+		var path string
+		path, held[id] = attach(t, d, id, dir)
+		put(t, path, id, 64<<20)
+	}
+	detach(t, d, other, dirs[other], held[other])
+	path, h := attach(t, d, id, dirs[id])
+	if h != held[id] {
+		t.Errorf("with the other detached it holds %+v, had %+v", h, held[id])
+	}
+	wantMark(t, path, id, 64<<20)
+	wantExt4(t, path)
+	detach(t, d, id, dirs[id], h)
+}
+
+func testDetachNothing(t *testing.T, d banger.Disks, dir string) {
+	detach(t, d, id, dir, banger.Handles{})
+	detach(t, d, id, filepath.Join(dir, "never"), banger.Handles{})
+	create(t, d, dir, 128)
+	detach(t, d, id, dir, banger.Handles{})
+	wantDisk(t, d, dir, 128)
 }
 
 func wantEmpty(t *testing.T, dir string) {
