@@ -117,8 +117,8 @@ const (
 // Found is one thing on the host in our places or under our names.
 type Found struct {
 	Claim   Claim  `json:"claim"`
-	Kind    string `json:"kind"` // "directory", "memory", "vmm", "shim", "tap"
-	Name    string `json:"name"` // path, or process id
+	Kind    string `json:"kind"` // "directory", "memory", "vmm", "shim", "tap", "dm", "loop"
+	Name    string `json:"name"` // path, process id, or the kernel's name of it
 	VM      string `json:"vm,omitempty"`
 	Detail  string `json:"detail,omitempty"` // why it is so claimed, or is still there
 	Removed bool   `json:"removed,omitempty"`

@@ -45,6 +45,7 @@ var mayImport = map[string][]string{
 	"diskfile":  {"banger"},
 	"fcrelease": {"banger"}, // a hypervisor fetched when asked: of no driver, so that a driver has no HTTP client for the world
 	"bridge":    {"banger"},
+	"dmsnap":    {"banger"}, // disks by device-mapper; the base's filesystem is made by another banger.Disks
 	"erofs":     {},
 	"rootfs":    {"banger", "erofs"},
 	"initramfs": {},
@@ -74,7 +75,7 @@ var mayImport = map[string][]string{
 
 	// Wiring.
 	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "bootstrap", "bridge", "catalog", "config", "debian", "diskfile", "doctor", "engine", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "bootstrap", "bridge", "catalog", "config", "debian", "diskfile", "dmsnap", "doctor", "engine", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "guest", "link", "version"},
 
@@ -97,7 +98,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "lab", "qemu", "shim", "workspace"},
 	"net/http":              {"api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian", "fcrelease"},
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"bridge", "agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
+	"golang.org/x/sys/unix": {"bridge", "agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -32,9 +32,12 @@ type Config struct {
 	DiskMiB       int    `toml:"disk_mib"`
 	Mirror        string `toml:"mirror"`
 	Hypervisor    string `toml:"hypervisor"`
+	DiskDriver    string `toml:"disk_driver"`
 	WarmStart     bool   `toml:"warm_start"`
 	BridgeSubnet  string `toml:"bridge_subnet"`
+	BridgeNAT     bool   `toml:"bridge_nat"`
 	BridgePeers   bool   `toml:"bridge_peers"`
+	BridgePorts   []int  `toml:"bridge_ports"`
 	AutoStop      string `toml:"auto_stop_stale_after"`
 	LogLevel      string `toml:"log_level"`
 	StateDir      string `toml:"state_dir"`
@@ -44,6 +47,8 @@ type Config struct {
 	from map[string]bool // the settings that the file has
 	path string
 }
+
+var diskDrivers = []string{"file", "dm-snapshot"}
 
 // settings are the names with what they mean, in the order they are shown.
 var settings = []struct {
@@ -56,9 +61,12 @@ var settings = []struct {
 	{"memory_mib", "their memory, in MiB", func(c *Config) any { return c.MemoryMiB }},
 	{"disk_mib", "their disk, in MiB; it takes what is written to it", func(c *Config) any { return c.DiskMiB }},
 	{"hypervisor", "their hypervisor driver", func(c *Config) any { return c.Hypervisor }},
+	{"disk_driver", "their disks: file, or dm-snapshot for a daemon that runs as root", func(c *Config) any { return c.DiskDriver }},
 	{"warm_start", "start them from templates, made of themselves, where a boot can be saved", func(c *Config) any { return c.WarmStart }},
 	{"bridge_subnet", "the IPv4 subnet of --net bridge, for a daemon that runs as root", func(c *Config) any { return c.BridgeSubnet }},
+	{"bridge_nat", "let VMs on the bridge reach what this host reaches", func(c *Config) any { return c.BridgeNAT }},
 	{"bridge_peers", "let VMs on the bridge reach each other", func(c *Config) any { return c.BridgePeers }},
+	{"bridge_ports", "this host's TCP and UDP ports that VMs on the bridge reach, as [53]", func(c *Config) any { return c.BridgePorts }},
 	{"mirror", "the Debian mirror kernels come from; empty: this host's own, else deb.debian.org", func(c *Config) any { return c.Mirror }},
 	{"auto_stop_stale_after", "stop VMs that had no client, command or load for this long, as 2h or 90m; 0: never", func(c *Config) any { return c.AutoStop }},
 	{"log_level", "what the daemon's log has: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
@@ -84,8 +92,11 @@ func Default(d xdg.Dirs) Config {
 		MemoryMiB:     1024,
 		DiskMiB:       10 << 10,
 		Hypervisor:    "qemu",
+		DiskDriver:    "file",
 		WarmStart:     true,
 		BridgeSubnet:  "10.213.0.0/16",
+		BridgeNAT:     true,
+		BridgePorts:   []int{},
 		AutoStop:      "0",
 		LogLevel:      "info",
 		StateDir:      d.State,
@@ -170,6 +181,14 @@ func (c *Config) check() error {
 	} {
 		if v.val < v.least || v.val > v.most {
 			return banger.Errorf(banger.CodeInvalid, "%s is %d; it can be %d to %d", v.key, v.val, v.least, v.most)
+		}
+	}
+	if !slices.Contains(diskDrivers, c.DiskDriver) {
+		return banger.Errorf(banger.CodeInvalid, "disk_driver is %q; it can be %s", c.DiskDriver, strings.Join(diskDrivers, " or "))
+	}
+	for _, port := range c.BridgePorts {
+		if port < 1 || port > 65535 {
+			return banger.Errorf(banger.CodeInvalid, "bridge_ports has %d; a port can be 1 to 65535", port)
 		}
 	}
 	for key, dir := range map[string]string{"state_dir": c.StateDir, "data_dir": c.DataDir, "cache_dir": c.CacheDir} {

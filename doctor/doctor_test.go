@@ -123,6 +123,13 @@ func TestFindings(t *testing.T) {
 			write(t, h, "/etc/os-release", "ID=rocky\nID_LIKE=\"rhel centos fedora\"\n")
 		}, "qemu", doctor.Fail, "no qemu", "sudo dnf install qemu-system-x86-core"},
 		{"no mke2fs", without("mke2fs"), "mke2fs", doctor.Fail, "neither", "e2fsprogs"},
+		{"dm-snapshot without root", func(_ *testing.T, h *doctor.Host) { h.Config.DiskDriver = "dm-snapshot" }, "dm-snapshot", doctor.Fail, "isn't root", "disk_driver to file"},
+		{"dm-snapshot without device-mapper", func(_ *testing.T, h *doctor.Host) { h.UID, h.Config.DiskDriver = 0, "dm-snapshot" }, "dm-snapshot", doctor.Fail, "/dev/mapper/control", "modprobe dm_snapshot"},
+		{"dm-snapshot", func(t *testing.T, h *doctor.Host) {
+			h.UID, h.Config.DiskDriver = 0, "dm-snapshot"
+			h.Owner = func(string) (int, bool, error) { return 0, true, nil }
+			write(t, h, "/dev/mapper/control", "")
+		}, "dm-snapshot", doctor.OK, "device-mapper is there", ""},
 		{"no git", without("git"), "git", doctor.Warn, "not in PATH", "git"},
 		{"no firecracker", without("firecracker"), "firecracker", doctor.Note, "not in PATH", ""},
 		{"no shim", func(_ *testing.T, h *doctor.Host) { h.Siblings["banger-shim"] = errors.New("no shim") }, "programs", doctor.Fail, "no shim", "together"},

@@ -100,7 +100,26 @@ func disks(_ context.Context, h *Host, r *Report) {
 		c = Check{"mke2fs", Fail, "mke2fs is neither in PATH nor in /usr/sbin", "no VM's disk can be made", h.install("e2fsprogs")}
 	}
 	r.Add(c)
-	r.Drivers = append(r.Drivers, Driver{"disk", "file", "sparse files, which need no root"})
+	snapshots(h, r)
+}
+
+// snapshots says what disks new VMs get, and whether those by device-mapper can be
+// had where they are asked for.
+func snapshots(h *Host, r *Report) {
+	if h.Config.DiskDriver != "dm-snapshot" {
+		r.Drivers = append(r.Drivers, Driver{"disk", "file", "sparse files, which need no root"})
+		return
+	}
+	r.Drivers = append(r.Drivers, Driver{"disk", "dm-snapshot", "config.toml says so"})
+	const means = "no new VM's disk can be attached"
+	switch _, err := os.Stat(filepath.Join(h.Root, "/dev/mapper/control")); {
+	case h.UID != 0:
+		r.Add(Check{"dm-snapshot", Fail, "disk_driver is dm-snapshot, and this isn't root", means, "set disk_driver to file in config.toml, or run banger as root"})
+	case err != nil:
+		r.Add(Check{"dm-snapshot", Fail, err.Error(), means, "modprobe dm_snapshot; or set disk_driver to file in config.toml"})
+	default:
+		r.Add(Check{Name: "dm-snapshot", Level: OK, Found: "device-mapper is there"})
+	}
 }
 
 func network(_ context.Context, h *Host, r *Report) {

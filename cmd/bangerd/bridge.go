@@ -23,8 +23,12 @@ func hostNetworks(conf config.Config, dirs xdg.Dirs) (map[banger.NetMode]banger.
 		return nil, nil, banger.Errorf(banger.CodeInvalid, "bridge_subnet is %q: %w", conf.BridgeSubnet, err).
 			WithHint("set it to one like 10.213.0.0/16 in config.toml")
 	}
+	var ports []uint16
+	for _, p := range conf.BridgePorts {
+		ports = append(ports, uint16(p)) // in bounds: checked when it was read
+	}
 	br, err := bridge.New(bridge.Config{
-		Name: "banger0", Subnet: subnet, DNS: resolver(), NAT: true, Peers: conf.BridgePeers, Owner: dirs.State,
+		Name: "banger0", Subnet: subnet, DNS: resolver(), NAT: conf.BridgeNAT, Peers: conf.BridgePeers, Ports: ports, Owner: dirs.State,
 	})
 	if err != nil {
 		return nil, nil, err

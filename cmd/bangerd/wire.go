@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"banger"
@@ -14,7 +15,6 @@ import (
 	"banger/catalog"
 	"banger/config"
 	"banger/debian"
-	"banger/diskfile"
 	"banger/engine"
 	"banger/gc"
 	"banger/idle"
@@ -91,7 +91,8 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 			Mirror: conf.Mirror, Agent: agent, Flatten: flatten, Initramfs: writeInitramfs,
 		},
 	}
-	networks, objects, err := hostNetworks(conf, dirs)
+	disks, devices := hostDisks(dirs)
+	networks, links, err := hostNetworks(conf, dirs)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
@@ -102,10 +103,10 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Hypervisors: map[string]banger.Hypervisor{"qemu": qemu.New(qemu.Config{
 			Shim: shim, CacheDir: dirs.Cache, KVM: probed.Verdict == kvm.Works, TSCKHz: probed.TSCKHz,
 		})},
-		Host: engine.Drivers{Disks: map[string]banger.Disks{"file": diskfile.Disks{Dir: filepath.Join(dirs.Data, "disks")}}, Networks: networks}, Processes: proc.Host{},
+		Host: engine.Drivers{Disks: disks, Networks: networks}, Processes: proc.Host{},
 		Dir: dirs.State, RAMDir: ram, BootID: boot,
 		Defaults: engine.Defaults{
-			Hypervisor: conf.Hypervisor, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
+			Hypervisor: conf.Hypervisor, Disk: conf.DiskDriver, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
 			VCPU: conf.VCPU, MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,
 		},
 		Now: time.Now, NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
@@ -127,7 +128,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	h.system.Collector = &gc.Collector{
 		Dir: dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDir: ram, VMs: h.engine.VMs,
-		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now, Kernel: objects,
+		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now, Kernel: slices.Concat(devices, links),
 	}
 	return h, nil
 }

@@ -1,0 +1,100 @@
+package dmsnap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+// The store of a persistent snapshot (drivers/md/dm-snap-persistent.c): chunk 0 is
+// its header; then areas follow, each of one chunk with a table of where the next
+// ones belong, 16 bytes an entry, and the 256 chunks of 4 KiB that fill it. One
+// area thus holds 1 MiB. The kernel clears the table of an area before it fills the
+// last entry of the one before, so there is one more than the data takes.
+const (
+	chunk        = 4096
+	chunkSectors = chunk / 512
+	areaChunks   = 1 + chunk/16
+)
+
+// cowSize returns how large disk.cow is for a disk that is all written to: one that
+// can never overflow.
+func cowSize(sizeMiB int) int64 { return (1 + areaChunks*(int64(sizeMiB)+1)) * chunk }
+
+// sizeOf returns the disk's size in MiB, as the size of its disk.cow has it.
+func sizeOf(cow *os.File) (sizeMiB int, err error) {
+	st, err := cow.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("disk: %w", err)
+	}
+	n := (st.Size()/chunk-1)/areaChunks - 1
+	if n < banger.MinDiskMiB || n > banger.MaxDiskMiB || cowSize(int(n)) != st.Size() || !st.Mode().IsRegular() {
+		return 0, banger.Errorf(banger.CodeConflict, "%s has %d bytes, which no disk of banger's has", cow.Name(), st.Size()).
+			WithHint("something changed it: restore it, or delete the VM")
+	}
+	return int(n), nil
+}
+
+func openCOW(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, nameCOW), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, banger.Errorf(banger.CodeNotFound, "no disk in %s: %w", dir, err)
+	} else if err != nil {
+		return nil, fmt.Errorf("disk: %w", err)
+	}
+	return f, nil
+}
+
+// resize sets a disk's size and makes it durable.
+func resize(cow *os.File, sizeMiB int) error {
+	if err := cow.Truncate(cowSize(sizeMiB)); errors.Is(err, unix.EFBIG) {
+		return banger.Errorf(banger.CodeInvalid, "the filesystem of %s can't hold a file for a disk of %d MiB: %w", cow.Name(), sizeMiB, err)
+	} else if err != nil {
+		return fmt.Errorf("size disk: %w", err)
+	}
+	if err := cow.Sync(); err != nil {
+		return fmt.Errorf("sync disk: %w", err)
+	}
+	return nil
+}
+
+// header is the store's own (struct disk_header), little endian.
+type header struct {
+	Magic, Valid, Version, ChunkSectors uint32
+}
+
+const headerMagic = 0x70416e53
+
+// mend looks at a store that no device uses. A snapshot whose store once couldn't be
+// written, as on a full filesystem, the kernel marks as invalid for good, so that
+// all of it would be lost. But what it had acknowledged is there: an entry is
+// written after its data, and a table either whole or not at all. So the store is
+// as valid as a disk that was unplugged, and is marked so again.
+func mend(cow *os.File) (mended bool, err error) {
+	var h header
+	if err := binary.Read(io.NewSectionReader(cow, 0, chunk), binary.LittleEndian, &h); err != nil {
+		return false, fmt.Errorf("read the header of %s: %w", cow.Name(), err)
+	}
+	switch {
+	case h == header{}: // never attached: the kernel will write it
+		return false, nil
+	case h.Magic != headerMagic || h.Version != 1 || h.ChunkSectors != chunkSectors:
+		return false, banger.Errorf(banger.CodeConflict, "%s doesn't begin as a snapshot's store: %+v", cow.Name(), h).
+			WithHint("something wrote over it: restore it, or delete the VM")
+	case h.Valid == 1:
+		return false, nil
+	}
+	h.Valid = 1
+	if err := binary.Write(io.NewOffsetWriter(cow, 0), binary.LittleEndian, h); err != nil {
+		return false, fmt.Errorf("write the header of %s: %w", cow.Name(), err)
+	}
+	return true, cow.Sync()
+}

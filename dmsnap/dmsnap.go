@@ -1,0 +1,235 @@
+// Package dmsnap makes the writable disks of VMs as snapshots by device-mapper:
+// one file, the base, holds the filesystem that every disk begins as, and each VM
+// has a file of its own with what it wrote instead. A disk costs two directory
+// entries, whatever its size and whatever the host's filesystem can.
+//
+// A VM's directory has disk.base, a hard link to the base, so that the base lives
+// as long as a disk is on it, and disk.cow, whose size says the disk's. Attached,
+// there are a read-only loop device on the base, which all VMs share, one on
+// disk.cow, and the device-mapper node that joins them
+// (Documentation/admin-guide/device-mapper/snapshot.rst). Nothing of that is
+// written down: it is asked of the kernel, where a device's UUID and a loop's label
+// say whose they are. The loops are of those that the kernel clears when nobody has
+// them open, so a death of ours at any instant leaves a device-mapper node at most.
+//
+// It needs root, and refuses to touch a device or a loop that isn't so marked, to
+// put a disk on a file that somebody else has under a loop, and to know what a VM
+// is or whether it runs.
+//
+// A disk takes up to 2 MiB of kernel memory while attached, and what a guest
+// discards isn't given back to the host.
+package dmsnap
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+const (
+	nameBase = "disk.base"    // in a VM's directory: the base its disk is on
+	nameCOW  = "disk.cow"     // and what was written since
+	nameTemp = "disk.cow.new" // the same while it isn't complete; overwritten, never read
+	mib      = 1 << 20
+)
+
+// Disks is the driver. Its fields are set before use and never change.
+type Disks struct {
+	// Base makes the file that all disks begin as, of any size, sparse.
+	Base banger.Disks
+	// Dir is where that file is kept; made when missing. It must be on the
+	// filesystem that the VMs' directories are on.
+	Dir string
+	// Owner says whose devices are ours: the state directory.
+	Owner string
+
+	mu sync.Mutex // one base, and one change of loops at a time
+}
+
+var (
+	_ banger.Disks         = (*Disks)(nil)
+	_ banger.KernelObjects = (*Disks)(nil)
+)
+
+// Create makes DIR/disk.base and then DIR/disk.cow, with which there is a disk.
+func (d *Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, error) {
+	if sizeMiB < banger.MinDiskMiB || sizeMiB > banger.MaxDiskMiB {
+		return "", banger.Errorf(banger.CodeInvalid, "a disk of %d MiB is out of bounds: %d to %d MiB", sizeMiB, banger.MinDiskMiB, banger.MaxDiskMiB)
+	}
+	path := filepath.Join(dir, nameCOW)
+	if _, err := os.Lstat(path); err == nil {
+		return path, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("disk of %s: %w", dir, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	base, most, err := d.base(ctx)
+	if err != nil {
+		return "", fmt.Errorf("base of all disks: %w", err)
+	}
+	if sizeMiB > most {
+		return "", banger.Errorf(banger.CodeInvalid, "the filesystem of %s holds disks of at most %d MiB, not %d", base, most, sizeMiB)
+	}
+	if err := link(base, filepath.Join(dir, nameBase)); err != nil {
+		return "", err
+	}
+	temp := filepath.Join(dir, nameTemp)
+	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return "", fmt.Errorf("create disk: %w", err)
+	}
+	err = errors.Join(resize(f, sizeMiB), f.Close())
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		_ = d.Remove(ctx, dir)
+		return "", err
+	}
+	return path, syncDir(dir)
+}
+
+// base returns the base's path and size in MiB. It is as large as a file can be
+// here: a disk reads there what it never wrote.
+func (d *Disks) base(ctx context.Context) (path string, sizeMiB int, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
+		return "", 0, err
+	}
+	for _, size := range []int{banger.MaxDiskMiB, banger.MaxDiskMiB - 1, banger.MaxDiskMiB / 2, banger.MaxDiskMiB / 4, banger.MaxDiskMiB / 8} {
+		if path, err = d.Base.Create(ctx, d.Dir, size); banger.CodeOf(err) != banger.CodeInvalid {
+			break
+		}
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	st, err := os.Lstat(path)
+	if err == nil && st.Mode().Perm() != 0o400 {
+		err = os.Chmod(path, 0o400)
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	return path, int(st.Size() / mib), nil
+}
+
+// link makes path another name of the base, whatever a dead Create left there.
+func link(base, path string) error {
+	err := os.Link(base, path)
+	if errors.Is(err, fs.ErrExist) {
+		if err = os.Remove(path); err == nil {
+			err = os.Link(base, path)
+		}
+	}
+	if errors.Is(err, unix.EXDEV) {
+		return banger.Errorf(banger.CodeInvalid, "%s and %s are on two filesystems: a dm-snapshot disk must be on its base's: %w", base, path, err).
+			WithHint("keep the state directory on one filesystem, or set disk_driver to file in config.toml")
+	}
+	if err != nil {
+		return fmt.Errorf("base of the disk: %w", err)
+	}
+	return nil
+}
+
+// Grow enlarges disk.cow. A guest whose host has no room to write loses what it
+// wrote, so it isn't let to begin without some.
+func (d *Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
+	f, err := openCOW(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	have, err := sizeOf(f)
+	if err != nil {
+		return err
+	}
+	if have > sizeMiB || sizeMiB > banger.MaxDiskMiB {
+		return banger.Errorf(banger.CodeInvalid, "disk %s holds %d MiB: it can't become %d MiB, only grow, up to %d", f.Name(), have, sizeMiB, banger.MaxDiskMiB)
+	}
+	if st, err := os.Lstat(filepath.Join(dir, nameBase)); err != nil {
+		return fmt.Errorf("base of the disk: %w", err)
+	} else if int64(sizeMiB)*mib > st.Size() {
+		return banger.Errorf(banger.CodeInvalid, "the filesystem of %s holds disks of at most %d MiB, not %d", f.Name(), st.Size()/mib, sizeMiB)
+	}
+	if err := spacious(f); err != nil {
+		return err
+	}
+	return resize(f, sizeMiB)
+}
+
+// Remove deletes the disk and what an interrupted Create left.
+func (d *Disks) Remove(_ context.Context, dir string) error {
+	for _, n := range []string{nameCOW, nameTemp, nameBase} { // without the first there is no disk
+		if err := os.Remove(filepath.Join(dir, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove disk: %w", err)
+		}
+	}
+	return nil
+}
+
+// leastRoom is what must be free beside a disk whose guest is to run, in MiB: a
+// fresh one takes 5 for growing its filesystem and systemd's first start.
+const leastRoom = 16
+
+func spacious(f *os.File) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("room of %s: %w", f.Name(), err)
+	}
+	if have := int64(st.Bavail) * st.Bsize / mib; have < leastRoom {
+		return banger.Errorf(banger.CodeUnavailable, "the filesystem of %s has %d MiB left, its guest needs %d: %w", f.Name(), have, leastRoom, unix.ENOSPC).
+			WithHint("the disk is full: make room and try again")
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	return nil
+}
+
+// mark is what a device's UUID and a loop's label begin with, and what follows is
+// a VM's id, or baseID, and the owner.
+const (
+	markPrefix = "banger-"
+	baseID     = "base"
+)
+
+func (d *Disks) mark(id string) string { return markPrefix + id + "-" + d.owner() }
+
+// owner is the state directory in a few digits: a loop's label has 64 bytes.
+func (d *Disks) owner() string {
+	sum := sha256.Sum256([]byte(d.Owner))
+	return hex.EncodeToString(sum[:6])
+}
+
+// parseMark takes a mark of any banger's apart.
+func parseMark(s string) (id, owner string, ok bool) {
+	rest, ok := strings.CutPrefix(s, markPrefix)
+	id, owner, both := strings.Cut(rest, "-")
+	return id, owner, ok && both && (isID(id) || id == baseID)
+}
+
+func isID(s string) bool { return len(s) == 12 && strings.Trim(s, "0123456789abcdef") == "" }
