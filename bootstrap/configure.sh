@@ -2,7 +2,8 @@
 # first preinst to the last postinst. Runs in a guest without an init, without a
 # network, as root, on a tree nobody else uses.
 set -e
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 LANGUAGE=C
+early=/run/early
+export PATH=$early:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 LANGUAGE=C
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true DEBIAN_PRIORITY=critical
 umask 022
 cd /
@@ -11,6 +12,15 @@ cd /
 # does nothing where systemd isn't running.
 printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
+
+# This is a quarter of a build's programs, run for ca-certificates' postinst and again for
+# its trigger. Whoever calls it before the end only says that it is due.
+later="update-ca-certificates"
+mkdir -p $early
+for program in $later; do
+	printf '#!/bin/sh\n: > $0.due\n' > $early/$program
+	chmod 755 $early/$program
+done
 
 # dpkg syncs its database after every step, and this disk is thrown away: the
 # database is kept in memory meanwhile.
@@ -52,8 +62,18 @@ if [ -n "$wrong" ]; then
 	exit 1
 fi
 
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+for program in $later; do
+	if [ -e $early/$program.due ]; then $program; fi
+done
+rm -r $early
+
+# What dpkg didn't change stays the image's, and costs no copy.
 umount /var/lib/dpkg
-rm -rf /var/lib/dpkg/*
-cp -a /run/dpkg/. /var/lib/dpkg/
+cp -au /run/dpkg/. /var/lib/dpkg/
+find /var/lib/dpkg -mindepth 1 -depth | while read -r f; do
+	kept=/run/dpkg${f#/var/lib/dpkg}
+	if [ ! -e "$kept" ] && [ ! -L "$kept" ]; then rm -d "$f"; fi
+done
 umount /run/dpkg
 rm -f /usr/sbin/policy-rc.d
