@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
@@ -90,6 +91,8 @@ func valid(r *banger.Recipe) error {
 	return nil
 }
 
+const makeLock = "make one by: banger image show --lock IMAGE"
+
 // validLock checks a lock, which is a file from anywhere.
 func validLock(r *banger.Recipe) error {
 	if r.Suite != "" || len(r.Packages) > 0 {
@@ -98,11 +101,14 @@ func validLock(r *banger.Recipe) error {
 	}
 	if !slices.Contains(Suites(), r.Lock.Suite) || len(r.Lock.Packages) == 0 {
 		return banger.Errorf(banger.CodeInvalid, "the lock has suite %q and %d packages", r.Lock.Suite, len(r.Lock.Packages)).
-			WithHint("make one by: banger image show --lock IMAGE")
+			WithHint(makeLock)
 	}
 	for _, p := range r.Lock.Packages {
 		if !nameOf.MatchString(p.Name) || p.Archive != mainArchive && p.Archive != securityArchive {
-			return banger.Errorf(banger.CodeInvalid, "the lock has a package %.80q of an archive %.80q", p.Name, p.Archive)
+			return banger.Errorf(banger.CodeInvalid, "the lock has a package %.80q of an archive %.80q", p.Name, p.Archive).WithHint(makeLock)
+		}
+		if !filepath.IsLocal(p.Path) || len(p.SHA256) != 64 || p.Size <= 0 {
+			return banger.Errorf(banger.CodeInvalid, "the lock's package %s has the file %.80q, of %d bytes with hash %.70q", p.Name, p.Path, p.Size, p.SHA256).WithHint(makeLock)
 		}
 	}
 	return nil
