@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/url"
 
 	"banger"
@@ -22,6 +23,10 @@ func (c Builds) Image(ctx context.Context, ref string) (banger.Image, error) {
 // BuildImage implements banger.ImageBuilder.
 func (c Builds) BuildImage(ctx context.Context, r banger.Recipe, p banger.Progress) (banger.Image, error) {
 	var img banger.Image
+	const again = "the next try goes on with what was fetched"
 	err := c.call(ctx, "POST", "/v1/images/build", r, &img, p)
-	return img, hintLost(err, "the next try goes on with what was fetched")
+	if e, ok := errors.AsType[*banger.Error](err); ok && ctx.Err() != nil {
+		return img, e.WithHint(again)
+	}
+	return img, hintLost(err, again)
 }

@@ -25,7 +25,7 @@ const (
 type Archives struct {
 	CacheDir string
 	Mirror   string // of Debian; empty: the one this host uses
-	Security string // of debian-security; empty: beside a mirror that is a public one's, else the public one
+	Security string // of debian-security; empty: the public one
 
 	Keys   openpgp.EntityList // who may sign; nil: Debian
 	Client *http.Client

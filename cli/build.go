@@ -24,7 +24,7 @@ func imageBuildCommand(a *App) *cobra.Command {
 	var list, suite, lock, snapshot string
 	var replace, quiet bool
 	cmd := &cobra.Command{
-		Use: "build [IMAGE]", Hidden: true, // until a built image was booted and compared with what mmdebstrap makes
+		Use:   "build [IMAGE]",
 		Short: "Build an image of Debian packages, with no tool of the host",
 		Long: `Builds an image of Debian packages: those of the list, the essential ones, and
 all that these need. They are resolved against the archive's signed index,
@@ -70,14 +70,16 @@ the cache for a week, and a build that was interrupted goes on with it.`,
 	f.StringVar(&snapshot, "snapshot", "", "archive of archives, for packages of a lock that the mirror no longer has\n(default https://snapshot.debian.org/archive)")
 	f.BoolVar(&replace, "replace", false, "take the name from the image that has it, if the packages differ")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
-	cmd.MarkFlagsMutuallyExclusive("lock", "list")
-	cmd.MarkFlagsMutuallyExclusive("lock", "suite")
 	return cmd
 }
 
 // recipe reads what an image is to be made of.
 func recipe(list, suite, lock string) (banger.Recipe, error) {
 	if lock != "" {
+		if list != "" || suite != "" {
+			return banger.Recipe{}, banger.Errorf(banger.CodeInvalid, "a lock says itself which packages of which suite it means").
+				WithHint("leave --list and --suite out")
+		}
 		data, err := readList(lock)
 		if err != nil {
 			return banger.Recipe{}, err

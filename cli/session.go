@@ -34,7 +34,13 @@ func (f *commandFlags) addFlags(cmd *cobra.Command) {
 	fs.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: when standard input and output are one)")
 	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "never give it one")
 	fs.BoolVarP(&f.noStdin, "no-stdin", "n", false, "don't pass standard input")
-	cmd.MarkFlagsMutuallyExclusive("tty", "no-tty")
+	// cobra's own check of such a pair returns an error that no user made.
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if f.tty && f.noTTY {
+			return banger.Errorf(banger.CodeInvalid, "--tty and --no-tty exclude each other").WithHint("leave one of them out")
+		}
+		return nil
+	}
 	cmd.Annotations = map[string]string{guestStatus: "yes"}
 }
 

@@ -31,6 +31,7 @@ type Config struct {
 	MemoryMiB     int    `toml:"memory_mib"`
 	DiskMiB       int    `toml:"disk_mib"`
 	Mirror        string `toml:"mirror"`
+	Security      string `toml:"security_mirror"`
 	Hypervisor    string `toml:"hypervisor"`
 	DiskDriver    string `toml:"disk_driver"`
 	WarmStart     bool   `toml:"warm_start"`
@@ -67,7 +68,8 @@ var settings = []struct {
 	{"bridge_nat", "let VMs on the bridge reach what this host reaches", func(c *Config) any { return c.BridgeNAT }},
 	{"bridge_peers", "let VMs on the bridge reach each other", func(c *Config) any { return c.BridgePeers }},
 	{"bridge_ports", "this host's TCP and UDP ports that VMs on the bridge reach, as [53]", func(c *Config) any { return c.BridgePorts }},
-	{"mirror", "the Debian mirror kernels come from; empty: this host's own, else deb.debian.org", func(c *Config) any { return c.Mirror }},
+	{"mirror", "the Debian mirror that kernels and packages come from; empty: this host's own, else deb.debian.org", func(c *Config) any { return c.Mirror }},
+	{"security_mirror", "the mirror of debian-security; empty: deb.debian.org's", func(c *Config) any { return c.Security }},
 	{"auto_stop_stale_after", "stop VMs that had no client, command or load for this long, as 2h or 90m; 0: never", func(c *Config) any { return c.AutoStop }},
 	{"log_level", "what the daemon's log has: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
 	{"state_dir", "where records, VMs and the daemon's log are", func(c *Config) any { return c.StateDir }},

@@ -18,6 +18,7 @@ import (
 	"banger/agent"
 	"banger/agent/session"
 	"banger/api"
+	"banger/bootstrap"
 	"banger/catalog"
 	"banger/config"
 	"banger/engine"
@@ -28,6 +29,9 @@ import (
 	"banger/operation"
 	"banger/proc"
 	"banger/sqlite"
+	"banger/xdg"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
 
 	root "banger"
 )
@@ -39,7 +43,7 @@ func fakeDaemon() error {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	_, dirs, err := config.Load(os.Getenv)
+	conf, dirs, err := config.Load(os.Getenv)
 	if err != nil {
 		return err
 	}
@@ -92,8 +96,12 @@ func fakeDaemon() error {
 	}
 	defer e.Close()
 	defer making.Close()
+	builder, err := builder(conf, dirs, c)
+	if err != nil {
+		return err
+	}
 	return (&api.Server{
-		VMs: e, Control: engine.Control{Engine: e}, Catalog: c, Leases: e, Making: making, Stop: stop, Log: log,
+		VMs: e, Control: engine.Control{Engine: e}, Catalog: c, Builder: builder, Leases: e, Making: making, Stop: stop, Log: log,
 		System: struct {
 			*journal.Journal
 			*gc.Collector
@@ -102,6 +110,28 @@ func fakeDaemon() error {
 			Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,
 		}},
 	}).Serve(ctx, l)
+}
+
+// builder builds as far as the VM: guests here are processes of this host, where
+// nothing of a package may run. It trusts the keys of the script's archive.
+func builder(conf config.Config, dirs xdg.Dirs, images bootstrap.Images) (*bootstrap.Builder, error) {
+	b := &bootstrap.Builder{
+		Archives: bootstrap.Archives{CacheDir: filepath.Join(dirs.Cache, "packages"), Mirror: conf.Mirror, Security: conf.Security, Stall: time.Second},
+		Images:   images, Machines: noMachines{}, NewID: newID, Log: slog.New(slog.DiscardHandler),
+	}
+	keys, err := os.Open(filepath.Join(dirs.Config, "keys.gpg"))
+	if err != nil {
+		return b, nil // no script's archive: Debian's keys
+	}
+	defer func() { _ = keys.Close() }()
+	b.Keys, err = openpgp.ReadKeyRing(keys)
+	return b, err
+}
+
+type noMachines struct{ bootstrap.Machines }
+
+func (noMachines) CreateVM(context.Context, root.Spec, bool, root.Progress) (root.VM, error) {
+	return root.VM{}, root.Errorf(root.CodeUnavailable, "the host in memory starts no VM for packages")
 }
 
 func tell(fd int) error {

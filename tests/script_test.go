@@ -123,6 +123,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"archive":    archive(t),
 			"killdaemon": killDaemon,
 			"install":    install,
 			"status":     status,

@@ -123,7 +123,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		After: conf.AutoStopStaleAfter(), Now: time.Now, Log: log,
 	}
 	h.builder = &bootstrap.Builder{
-		Archives: bootstrap.Archives{CacheDir: filepath.Join(dirs.Cache, "packages"), Mirror: conf.Mirror, Client: debian.NewClient()},
+		Archives: bootstrap.Archives{CacheDir: filepath.Join(dirs.Cache, "packages"), Mirror: conf.Mirror, Security: conf.Security, Client: debian.NewClient()},
 		Images:   cat, Machines: h.idle, NewID: newID, Log: log,
 	}
 	h.system.Collector = &gc.Collector{
