@@ -45,7 +45,7 @@ func (b *bench) cold(ctx context.Context) error {
 			return fmt.Errorf("plain QEMU: %w", err)
 		}
 		floor = append(floor, d)
-		if d, err = b.run(); err != nil {
+		if d, err = b.run("--cold"); err != nil {
 			return err
 		}
 		ours = append(ours, d)
@@ -113,9 +113,9 @@ func plainQEMU(argv []string, dir string) (time.Duration, error) {
 }
 
 // run is the whole command, from its start to the first byte of the guest's output.
-func (b *bench) run() (time.Duration, error) {
+func (b *bench) run(flags ...string) (time.Duration, error) {
 	start := time.Now()
-	cmd := exec.Command(b.banger, "vm", "run", "--rm", "--cold", "-q", "--", "echo", "up")
+	cmd := exec.Command(b.banger, slices.Concat([]string{"vm", "run", "--rm", "-q"}, flags, []string{"--", "echo", "up"})...)
 	var words strings.Builder
 	cmd.Stderr = &words
 	out, err := cmd.StdoutPipe()
