@@ -16,7 +16,7 @@ type Process struct {
 type Handles struct {
 	VMM      Process `json:"vmm,omitzero"`
 	Shim     Process `json:"shim,omitzero"`
-	RAMFile  string  `json:"ram_file,omitempty"`  // absolute path of the guest memory file
+	RAMFile  string  `json:"ram_file,omitempty"`  // absolute path of the guest memory file; empty where that has no name
 	Tap      string  `json:"tap,omitempty"`       // TAP device name (bridge network)
 	BaseLoop string  `json:"base_loop,omitempty"` // loop device of the shared base (dm-snapshot disks)
 	COWLoop  string  `json:"cow_loop,omitempty"`  // loop device of the copy-on-write file

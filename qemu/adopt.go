@@ -1,14 +1,10 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"banger"
@@ -35,7 +31,7 @@ func (d *Driver) Adopt(ctx context.Context, m banger.Machine, saved banger.Handl
 	if _, err := os.Stat(ramFile(m)); err == nil {
 		h.RAMFile = ramFile(m)
 	}
-	st, err := askShim(ctx, m)
+	st, err := shim.Ask(ctx, m.Dir)
 	if err != nil {
 		d.attaching.Lock()
 		defer d.attaching.Unlock()
@@ -65,7 +61,7 @@ func findVMM(ctx context.Context, m banger.Machine, saved banger.Process) (bange
 	if proc.Alive(saved) && isVMM(saved.PID, m.ID) {
 		return saved, true
 	}
-	return scan(func(pid int) bool { return isVMM(pid, m.ID) })
+	return proc.Scan(func(pid int) bool { return isVMM(pid, m.ID) })
 }
 
 // askPID returns who listens on the machine's monitor, made sure to be its own.
@@ -100,71 +96,10 @@ func dialOwn(ctx context.Context, m banger.Machine) (*monitor, error) {
 	return q, nil
 }
 
-// findShim returns the machine's shim: who answers in its directory, the saved
-// process, or one that is only just starting.
-func (d *Driver) findShim(ctx context.Context, m banger.Machine, saved banger.Process) (banger.Process, bool) {
-	if st, err := askShim(ctx, m); err == nil {
-		return st.Shim, true
-	}
-	isShim := func(pid int) bool {
-		argv, ok := ownArgs(pid, filepath.Base(d.cfg.Shim))
-		return ok && len(argv) > 1 && argv[1] == m.Dir
-	}
-	if proc.Alive(saved) && isShim(saved.PID) {
-		return saved, true
-	}
-	return scan(isShim)
-}
-
-// askShim asks a shim, which answers at once unless it was stopped.
-func askShim(ctx context.Context, m banger.Machine) (shim.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	return shim.GetStatus(ctx, m.Dir)
-}
-
-// scan looks at every process for the one that is. It finds what nobody
-// recorded: its parent died before it could, or its socket was removed.
-func scan(is func(pid int) bool) (banger.Process, bool) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return banger.Process{}, false
-	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || !is(pid) {
-			continue
-		}
-		// The process may have ended and its PID been taken since.
-		if p, err := proc.Read(pid); err == nil && is(pid) {
-			return p, true
-		}
-	}
-	return banger.Process{}, false
-}
-
 // isVMM reports whether a process is the VMM of a machine: a QEMU of our own
 // user, started with the machine's name.
 func isVMM(pid int, id string) bool {
-	argv, ok := ownArgs(pid, "qemu-")
+	argv, ok := proc.OwnArgs(pid, "qemu-")
 	i := slices.Index(argv, "-name")
 	return ok && i >= 0 && i+1 < len(argv) && argv[i+1] == vmName(id)
-}
-
-// ownArgs returns the arguments of a process of our own user that runs a program
-// whose name begins as given. Arguments alone say nothing: anybody may choose
-// theirs; nobody else may choose our user id.
-func ownArgs(pid int, program string) (argv []string, ok bool) {
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	// " (deleted)" is appended when the file was replaced under a running process.
-	exe, err := os.Readlink(filepath.Join(dir, "exe"))
-	if err != nil || !strings.HasPrefix(filepath.Base(exe), program) {
-		return nil, false
-	}
-	status, err := os.ReadFile(filepath.Join(dir, "status"))
-	if err != nil || !bytes.Contains(status, fmt.Appendf(nil, "\nUid:\t%d\t%[1]d\t", os.Getuid())) {
-		return nil, false
-	}
-	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-	return strings.Split(string(bytes.TrimSuffix(cmdline, []byte{0})), "\x00"), err == nil
 }

@@ -204,40 +204,20 @@ func makeRAM(m banger.Machine) error {
 	return nil
 }
 
-// Dial opens a stream through the shim; in place of one that died meanwhile it
-// puts another, as Wait does: whoever notices first.
+// Dial opens a stream through the shim.
 func (d *Driver) Dial(ctx context.Context, m banger.Machine) (net.Conn, error) {
-	for {
-		conn, err := shim.Dial(ctx, m.Dir)
-		if err == nil || !errors.Is(err, shim.ErrNoShim) || ctx.Err() != nil {
-			return conn, err
-		}
-		if _, alive, aerr := d.Adopt(ctx, m, banger.Handles{}); aerr != nil || !alive {
-			return nil, errors.Join(err, aerr)
-		}
-	}
+	return shim.DialKept(ctx, m.Dir, d.adopter(m, banger.Handles{}))
 }
 
 // Wait asks the shim, and watches the VMM itself where no shim lives.
 func (d *Driver) Wait(ctx context.Context, m banger.Machine, h banger.Handles) (banger.Exit, error) {
-	for {
-		exit, err := shim.Wait(ctx, m.Dir)
-		if err == nil || ctx.Err() != nil {
-			return exit, errors.Join(err, ctx.Err())
-		}
-		// The shim died, or nothing ever ran. A new shim takes over while the VMM lives.
-		now, alive, err := d.Adopt(ctx, m, h)
-		if err != nil && alive {
-			return banger.Exit{}, err
-		}
-		if !alive {
-			// The shim may have written how it ended in between.
-			if exit, err := shim.Wait(ctx, m.Dir); err == nil {
-				return exit, nil
-			}
-			return banger.Exit{Kind: banger.ExitUnknown, Detail: "nothing was there to see it end", Status: -1, Time: time.Now()}, ctx.Err()
-		}
-		h = now
+	return shim.WaitKept(ctx, m.Dir, d.adopter(m, h))
+}
+
+func (d *Driver) adopter(m banger.Machine, h banger.Handles) shim.Adopter {
+	return func(ctx context.Context) (alive bool, err error) {
+		h, alive, err = d.Adopt(ctx, m, h)
+		return alive, err
 	}
 }
 
@@ -259,11 +239,4 @@ func remove(path string) error {
 		return err
 	}
 	return nil
-}
-
-// ended waits for a process to end, for at most d, and tells whether it did.
-func ended(ctx context.Context, p banger.Process, d time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	return proc.Wait(ctx, p) == nil
 }

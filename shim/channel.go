@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 const (
 	connectPause = 2 * time.Millisecond // between two tries to reach a VMM's socket, growing
 	connectMax   = 100 * time.Millisecond
+	vsockPause   = 5 * time.Millisecond // between two tries to reach a booting guest
 	watchPause   = time.Second
 )
 
@@ -21,6 +23,7 @@ const (
 // connection after another.
 type channel struct {
 	path      string
+	vsock     uint32        // see Config
 	connected chan struct{} // closed at the first connection
 
 	mu      sync.Mutex
@@ -33,10 +36,10 @@ type channel struct {
 	freezes          <-chan struct{} // the guest has said that it is frozen
 }
 
-func newChannel(path string) *channel {
+func newChannel(path string, vsock uint32) *channel {
 	letGo, freezes := make(chan struct{}), make(chan struct{})
 	return &channel{
-		path: path, connected: make(chan struct{}), changed: make(chan struct{}),
+		path: path, vsock: vsock, connected: make(chan struct{}), changed: make(chan struct{}),
 		released: sync.OnceFunc(func() { close(letGo) }), letGo: letGo,
 		frozen: sync.OnceFunc(func() { close(freezes) }), freezes: freezes,
 	}
@@ -45,7 +48,7 @@ func newChannel(path string) *channel {
 // keep holds the connection until ctx, the VMM's life, ends.
 func (c *channel) keep(ctx context.Context) {
 	for first := true; ; first = false {
-		conn := connect(ctx, c.path)
+		conn := c.connect(ctx)
 		if conn == nil {
 			c.set(nil, true)
 			return
@@ -108,6 +111,43 @@ func (c *channel) established() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.mux != nil && c.mux.Established()
+}
+
+// connect connects to the guest's port, which for a vsock means to wait until the
+// guest's agent listens. It returns nil when ctx has ended.
+func (c *channel) connect(ctx context.Context) net.Conn {
+	for {
+		conn := connect(ctx, c.path)
+		if conn == nil || c.vsock == 0 {
+			return conn
+		}
+		if err := joinVsock(ctx, conn, c.vsock); err == nil {
+			return conn
+		}
+		_ = conn.Close()
+		if !pause(ctx, vsockPause) {
+			return nil
+		}
+	}
+}
+
+// joinVsock has the VMM join a connection with a port of the guest's (Firecracker's
+// docs/vsock.md, "Host-Initiated Connections"). Where nobody listens there, the VMM
+// hangs up; a request that a booting guest's driver hasn't taken for 2 s too.
+func joinVsock(ctx context.Context, conn net.Conn, port uint32) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
+		return err
+	}
+	line, err := readLine(conn)
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(string(line), "OK ") {
+		return fmt.Errorf("the VMM says %.40q", line)
+	}
+	return nil
 }
 
 // connect connects to a socket of the VMM, which may not be there yet. It

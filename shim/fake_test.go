@@ -45,6 +45,10 @@ func fakeVMM(mode string) {
 	if mode == "never" {
 		_ = syscall.Pause() // an empty select would be a deadlock to Go, which ends the process
 	}
+	if mode == "vsock" {
+		vsockVMM()
+		return
+	}
 	port := &chardev{listener: listen("chan.sock")}
 	port.changed = sync.NewCond(&port.mu)
 	console := &chardev{listener: listen("console.sock")}
@@ -56,6 +60,47 @@ func fakeVMM(mode string) {
 	if mode != "serve" {
 		realAgent(mode, mux, console)
 	}
+	serveStreams(mux, console)
+}
+
+// vsockVMM is one whose guest listens on port 512 of a vsock, but not at once;
+// whose console is its output; and which writes its log to a pipe.
+func vsockVMM() {
+	port := &chardev{listener: &vsockListener{Listener: listen("v.sock"), deaf: 3}}
+	port.changed = sync.NewCond(&port.mu)
+	go port.accept()
+	listen("api.sock")
+	log, err := os.OpenFile("log.fifo", os.O_RDWR|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(5)
+	}
+	fmt.Fprintln(log, "fake-vmm: running")
+	serveStreams(link.New(link.Port(port), link.Guest), os.Stdout)
+}
+
+type vsockListener struct {
+	net.Listener
+	deaf int
+}
+
+func (l *vsockListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		line := make([]byte, len("CONNECT 512\n"))
+		if _, err := io.ReadFull(c, line); err == nil && string(line) == "CONNECT 512\n" && l.deaf == 0 {
+			fmt.Fprintf(c, "OK 1073741824\n")
+			return c, nil
+		}
+		l.deaf = max(0, l.deaf-1)
+		c.Close()
+	}
+}
+
+func serveStreams(mux *link.Mux, console io.Writer) {
 	held := map[uint32]*upload{}
 	var mu sync.Mutex
 	for {

@@ -120,7 +120,7 @@ func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, ready 
 	}
 	defer lock.Close()
 	s := &shim{
-		cfg: cfg, started: time.Now(), channel: newChannel(cfg.Channel),
+		cfg: cfg, started: time.Now(), channel: newChannel(cfg.Channel, cfg.Vsock),
 		listening: make(chan struct{}), ended: make(chan struct{}), settled: make(chan struct{}),
 	}
 	if s.self, err = proc.Self(); err != nil {
@@ -180,12 +180,20 @@ func (s *shim) clear(attach bool) error {
 		}
 		return removeAll(SocketFile)
 	}
-	return removeAll(ExitFile, SocketFile, s.cfg.Channel, VMMLog, VMMLog+".1")
+	stale := []string{ExitFile, SocketFile, s.cfg.Channel, VMMLog, VMMLog + ".1"}
+	if s.cfg.Up != "" {
+		stale = append(stale, s.cfg.Up)
+	}
+	return errors.Join(removeAll(stale...), makePipes(s.cfg.Pipes))
 }
 
 // startVMM spawns or attaches to the VMM and connects to its sockets. A VMM it
 // spawned is ended again on error.
 func (s *shim) startVMM(ctx context.Context, attach bool) error {
+	pipes, err := openPipes(s.cfg.Pipes)
+	if err != nil && !attach { // a log that was taken away is no reason to lose a VM
+		return err
+	}
 	if attach {
 		go s.watchVMM()
 	} else if err := s.spawn(); err != nil {
@@ -201,6 +209,9 @@ func (s *shim) startVMM(ctx context.Context, attach bool) error {
 	}()
 	s.drained.Go(func() { s.channel.keep(live) })
 	s.drained.Go(func() { s.follow(live) })
+	for i, f := range pipes {
+		s.drained.Go(func() { s.readPipe(live, s.cfg.Pipes[i], f) })
+	}
 	s.drained.Go(func() { s.watchGuest(live) })
 	go boundVMMLog(live, s.cfg.LogLimit)
 	if attach {
@@ -211,7 +222,11 @@ func (s *shim) startVMM(ctx context.Context, attach bool) error {
 		}
 		return nil
 	}
-	for _, up := range []chan struct{}{s.channel.connected, s.listening} {
+	var running <-chan struct{} = s.channel.connected
+	if s.cfg.Up != "" {
+		running = listens(live, s.cfg.Up)
+	}
+	for _, up := range []<-chan struct{}{running, s.listening} {
 		select {
 		case <-up:
 		case <-s.ended:
@@ -242,6 +257,16 @@ func (s *shim) spawn() error {
 	defer log.Close()
 	cmd := exec.Command(s.cfg.Argv[0], s.cfg.Argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
+	for _, p := range s.cfg.Pipes {
+		if p.Console {
+			out, err := os.OpenFile(p.Name, os.O_RDWR|unix.O_NONBLOCK, 0)
+			if err != nil {
+				return err
+			}
+			defer out.Close()
+			cmd.Stdout = out
+		}
+	}
 	// Nothing of who started us: a VMM needs no secrets from an environment.
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "LC_ALL=C"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -5,8 +5,8 @@
 // nothing breaks; a shim that dies is replaced by one that attaches to the same
 // sockets, and only open streams and network connections are lost.
 //
-// It refuses to know hypervisors (a VMM is a command line and two sockets it
-// listens on), what streams say beyond asking the guest for signs of life, and
+// It refuses to know hypervisors (a VMM is a command line, sockets it listens on
+// and pipes it writes), what streams say beyond asking the guest for signs of life, and
 // all of the daemon's state: everything it needs is in its [Config].
 package shim
 
@@ -44,13 +44,26 @@ type Config struct {
 	Dir      string     `json:"dir"`                 // the VM's directory, absolute; also the VMM's working directory
 	Argv     []string   `json:"argv"`                // the VMM; argv[0] is an absolute path
 	Channel  string     `json:"channel"`             // name in Dir of the socket the VMM listens on: the guest's port
-	Console  string     `json:"console,omitempty"`   // likewise: the guest's console; empty: none
+	Vsock    uint32     `json:"vsock,omitempty"`     // Channel leads to this port of the guest's by "CONNECT port"; 0: it is the port
+	Up       string     `json:"up,omitempty"`        // name in Dir of the socket whose listening says that the VMM runs; empty: Channel
+	Console  string     `json:"console,omitempty"`   // name in Dir of the socket that is the guest's console; empty: none
+	Pipes    []Pipe     `json:"pipes,omitempty"`     // what the VMM writes to FIFOs
 	Net      *NetConfig `json:"net,omitempty"`       // the user network; nil: none
 	LogLimit int64      `json:"log_limit,omitempty"` // bytes per log; 0: DefaultLogLimit
 
 	// Filled in by the shim when it has spawned the VMM.
 	VMM  banger.Process `json:"vmm,omitzero"`
 	Shim banger.Process `json:"shim,omitzero"`
+}
+
+// Pipe is a FIFO in the VM's directory that the VMM writes and the shim reads. The
+// VMM holds it open both ways, so that a shim's death neither ends nor blocks it:
+// what nobody reads is dropped when the pipe is full (pipe(7)), and a new shim
+// finds the rest.
+type Pipe struct {
+	Name    string `json:"name"`
+	Log     string `json:"log"`               // the file its bytes are kept in, bounded
+	Console bool   `json:"console,omitempty"` // it is the VMM's standard output, and that the guest's console
 }
 
 // NetConfig is the user network a shim holds: the guest's side, and the two
@@ -86,9 +99,16 @@ func (c *Config) check() error {
 	case len(c.Argv) == 0 || !filepath.IsAbs(c.Argv[0]):
 		return fmt.Errorf("shim: VMM %q is not an absolute path", c.Argv)
 	}
-	for _, name := range []string{c.Channel, c.Console} {
+	names := []string{c.Channel, c.Up, c.Console}
+	for _, p := range c.Pipes {
+		if p.Name == "" || p.Log == "" {
+			return errors.New("shim: a pipe without a name or a log")
+		}
+		names = append(names, p.Name, p.Log)
+	}
+	for _, name := range names {
 		if name != filepath.Base(name) && name != "" {
-			return fmt.Errorf("shim: socket %q is not a name in the VM's directory", name)
+			return fmt.Errorf("shim: %q is not a name in the VM's directory", name)
 		}
 	}
 	if c.Channel == "" {

@@ -1,0 +1,80 @@
+package proc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+// Scan looks at every process for the one that is. It finds what nobody
+// recorded: its parent died before it could, or its socket was removed.
+func Scan(is func(pid int) bool) (banger.Process, bool) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return banger.Process{}, false
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || !is(pid) {
+			continue
+		}
+		// The process may have ended and its PID been taken since.
+		if p, err := Read(pid); err == nil && is(pid) {
+			return p, true
+		}
+	}
+	return banger.Process{}, false
+}
+
+// OwnArgs returns the arguments of a process of our own user that runs a program
+// whose name begins as given. Arguments alone say nothing: anybody may choose
+// theirs; nobody else may choose our user id.
+func OwnArgs(pid int, program string) (argv []string, ok bool) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	// " (deleted)" is appended when the file was replaced under a running process.
+	exe, err := os.Readlink(filepath.Join(dir, "exe"))
+	if err != nil || !strings.HasPrefix(filepath.Base(exe), program) {
+		return nil, false
+	}
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil || !bytes.Contains(status, fmt.Appendf(nil, "\nUid:\t%d\t%[1]d\t", os.Getuid())) {
+		return nil, false
+	}
+	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	return strings.Split(string(bytes.TrimSuffix(cmdline, []byte{0})), "\x00"), err == nil
+}
+
+// dieTimeout is how long a killed process may take to be gone.
+const dieTimeout = 10 * time.Second
+
+// End asks this very process to end, by SIGTERM, kills it when it hasn't after
+// grace, and returns when it is gone. An error means that it may live.
+func End(ctx context.Context, p banger.Process, grace time.Duration) error {
+	if err := Kill(p, unix.SIGTERM); err == nil && ended(ctx, p, grace) {
+		return nil
+	}
+	if err := Kill(p, unix.SIGKILL); err != nil {
+		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	if !ended(ctx, p, dieTimeout) {
+		return errors.Join(ctx.Err(), banger.Errorf(banger.CodeTimeout, "process %d doesn't end though killed", p.PID))
+	}
+	return nil
+}
+
+// ended waits for a process to end, for at most d, and tells whether it did.
+func ended(ctx context.Context, p banger.Process, d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return Wait(ctx, p) == nil
+}

@@ -1,0 +1,93 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// makePipes makes the FIFOs anew: what a dead VMM left in them is nobody's.
+func makePipes(pipes []Pipe) error {
+	for _, p := range pipes {
+		if err := removeAll(p.Name, p.Log, p.Log+".1"); err != nil {
+			return err
+		}
+		if err := unix.Mkfifo(p.Name, 0o600); err != nil {
+			return fmt.Errorf("make pipe %s: %w", p.Name, err)
+		}
+	}
+	return nil
+}
+
+// openPipes opens the reading ends, before there is a VMM: what is in a FIFO when
+// nobody has it open any more is lost.
+func openPipes(pipes []Pipe) ([]*os.File, error) {
+	var files []*os.File
+	for _, p := range pipes {
+		// Without O_NONBLOCK this would wait for a writer (fifo(7)).
+		f, err := os.OpenFile(p.Name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return files, err // this process ends, or does without
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// readPipe keeps what the VMM writes to a pipe until ctx, the VMM's life, has ended
+// and the pipe is empty.
+func (s *shim) readPipe(ctx context.Context, p Pipe, f *os.File) {
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Now().Add(drain)) })
+	defer stop()
+	log, done := s.keepLog(p.Log)
+	defer done()
+	l := &lines{found: s.heard}
+	buf := make([]byte, 16<<10)
+	for wait := connectPause; ; wait = min(wait*3/2, connectMax) {
+		n, err := f.Read(buf)
+		log(buf[:n])
+		if p.Console {
+			l.write(buf[:n])
+		}
+		if err == nil {
+			continue
+		}
+		// An end of file: no VMM has it open, yet or any more.
+		if err != io.EOF || !pause(ctx, wait) {
+			return
+		}
+	}
+}
+
+// keepLog returns what appends to a bounded log. The VMM's own is bounded as the
+// VMM writes to it too, see boundVMMLog.
+func (s *shim) keepLog(name string) (write func([]byte), done func()) {
+	if name != VMMLog {
+		log := &boundedLog{path: name, limit: s.cfg.LogLimit / 2}
+		return log.write, log.close
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return func([]byte) {}, func() {}
+	}
+	return func(b []byte) { _, _ = f.Write(b) }, func() { _ = f.Close() } // what has no room is lost
+}
+
+// listens returns a channel that is closed when something listens on a socket of
+// the VMM's.
+func listens(ctx context.Context, path string) <-chan struct{} {
+	up := make(chan struct{})
+	go func() {
+		if conn := connect(ctx, path); conn != nil {
+			_ = conn.Close()
+			close(up)
+		}
+	}()
+	return up
+}
