@@ -31,7 +31,8 @@ var mayImport = map[string][]string{
 	"agent":         {"guest", "agent/session", "version"},
 	"agent/session": {"agent/tool", "guest"},
 	"agent/tool":    {},
-	"agent/boot":    {"agent/renew", "guest"},
+	"agent/boot":    {"agent/channel", "agent/renew", "guest"},
+	"agent/channel": {"link"},  // of agent/boot: what carries the streams, one kind per hypervisor
 	"agent/renew":   {"guest"}, // of agent/boot, which was full: what a restored guest does differently
 
 	// Per VM on the host.
@@ -77,7 +78,7 @@ var mayImport = map[string][]string{
 	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "version", "xdg"},
 	"cmd/bangerd":      {"banger", "api", "bootstrap", "bridge", "catalog", "config", "debian", "diskfile", "dmsnap", "doctor", "engine", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
-	"cmd/banger-agent": {"agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "guest", "link", "version"},
+	"cmd/banger-agent": {"agent", "agent/boot", "agent/channel", "agent/renew", "agent/session", "agent/tool", "guest", "link", "version"},
 
 	"dist": {"cli"}, // a release, and what is made from the commands
 
@@ -99,7 +100,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "lab", "qemu", "shim", "workspace"},
 	"net/http":              {"archivetest", "api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian", "fcrelease"},
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"bridge", "agent", "agent/boot", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
+	"golang.org/x/sys/unix": {"bridge", "agent", "agent/boot", "agent/channel", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "kvm", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -90,8 +90,8 @@ func checkBootModules(t *testing.T, initramfs string) {
 	}
 	t.Logf("%s", data)
 	early, late, _ := strings.Cut(string(data), "|")
-	inOrder(t, early, "the agent", "virtio_mmio", "overlay", "erofs")
-	inOrder(t, late, "virtio_blk", "net_failover", "virtio_net", "virtio_rng")
+	inOrder(t, early, "the agent", "virtio_mmio", "vsock", "vmw_vsock_virtio_transport", "overlay", "erofs")
+	inOrder(t, late, "virtio_blk", "net_failover", "virtio_net", "virtio_rng", "virtio_balloon")
 }
 
 func inOrder(t *testing.T, text string, words ...string) {

@@ -24,9 +24,10 @@ import (
 // the modules themselves, what a kernel has built in is left out.
 var (
 	// early is loaded before the freeze point: nothing in it looks at a disk or
-	// a network device, so a guest frozen after it fits any of them.
-	early = []string{"virtio", "virtio_ring", "virtio_mmio", "virtio_console", "overlay", "erofs"}
-	late  = []string{"virtio_blk", "ext4", "virtio_net", "virtio_rng"}
+	// a network device, so a guest frozen after it fits any of them. Which channel
+	// to the host a machine has, and so which driver of it, its agent knows.
+	early = []string{"virtio", "virtio_ring", "virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport", "overlay", "erofs"}
+	late  = []string{"virtio_blk", "ext4", "virtio_net", "virtio_rng", "virtio_balloon"}
 )
 
 // build turns a verified package into the content of a kernel's directory.

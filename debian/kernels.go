@@ -26,7 +26,7 @@ import (
 
 // format numbers what a pulled kernel's directory holds. A kernel of another
 // format still boots, but a pull makes a new one.
-const format = 1
+const format = 2 // 2: drivers of vsock and balloon
 
 // Kernels keeps kernels below Dir:
 //

@@ -35,8 +35,8 @@ import (
 const testVersion = "6.1.0-9-cloud-amd64"
 
 // builtin is a kernel that needs no module in the initramfs.
-const builtin = "virtio.ko\nvirtio_ring.ko\nvirtio_mmio.ko\nvirtio_console.ko\noverlay.ko\nerofs.ko\n" +
-	"ext4.ko\nvirtio_blk.ko\nvirtio_net.ko\nvirtio-rng.ko\n"
+const builtin = "virtio.ko\nvirtio_ring.ko\nvirtio_mmio.ko\nvirtio_console.ko\nvmw_vsock_virtio_transport.ko\noverlay.ko\nerofs.ko\n" +
+	"ext4.ko\nvirtio_blk.ko\nvirtio_net.ko\nvirtio-rng.ko\nvirtio_balloon.ko\n"
 
 // elfKernel is the least that counts as a kernel: an ELF header.
 func elfKernel() []byte {

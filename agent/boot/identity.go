@@ -1,17 +1,18 @@
 package boot
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"banger/agent/channel"
 	"banger/guest"
 )
 
@@ -114,45 +115,8 @@ func updateFile(path string, mode os.FileMode, content func(old string) string) 
 	return err
 }
 
-// portWait bounds the wait for the host's port, whose driver is loaded when the
-// agent starts.
-const portWait = 5 * time.Second
-
-// OpenPort opens the virtio-serial port called name, the channel to the host.
-func OpenPort(name string) (*os.File, error) {
-	const class = "/sys/class/virtio-ports"
-	for end := time.Now().Add(portWait); ; time.Sleep(time.Millisecond) {
-		ports, _ := os.ReadDir(class)
-		for _, p := range ports {
-			got, err := os.ReadFile(class + "/" + p.Name() + "/name")
-			if err == nil && strings.TrimSpace(string(got)) == name {
-				return openPortDevice("/dev/"+p.Name(), end)
-			}
-		}
-		if time.Now().After(end) {
-			return nil, fmt.Errorf("no virtio port %q after %v", name, portWait)
-		}
-	}
-}
-
-// openPortDevice opens a port that a dead predecessor may hold for a moment
-// more, or whose node the kernel makes a moment after its name.
-func openPortDevice(dev string, end time.Time) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(dev, os.O_RDWR, 0)
-		early := errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT)
-		if !early || time.Now().After(end) {
-			return f, err
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// Channel says what carries the host's streams: "virtio", a virtio-serial port,
-// unless the kernel's command line has banger.channel=.
+// Channel says what carries the host's streams (see package channel): a
+// virtio-serial port unless the kernel's command line has banger.channel=.
 func Channel() string {
-	if c := cmdlineValue("banger.channel"); c != "" {
-		return c
-	}
-	return "virtio"
+	return cmp.Or(cmdlineValue("banger.channel"), channel.Virtio)
 }

@@ -233,12 +233,15 @@ func diskDriver() (others func() error, err error) {
 }
 
 // Freeze brings the machine to its freeze point, and keeps it there until
-// Configure. Port is what carries the host's streams.
+// Configure. Port is what carries the host's streams; nil: not a port.
 func (m *Machine) Freeze(port *os.File) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.Configured() || m.failed != nil {
 		return guest.Errorf(guest.CodeConflict, "this machine has its identity already")
+	}
+	if port == nil {
+		return guest.Errorf(guest.CodeInvalid, "only a machine whose channel is a virtio-serial port can be frozen")
 	}
 	if err := earlyLoaded(); err != nil {
 		return err

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"banger/agent/channel"
 )
 
 // module is an opened kernel module, loadable even after the root has changed.
@@ -19,7 +22,11 @@ func openModules(when string) []module {
 		logf("modules: %v", err)
 	}
 	var list []module
+	kind := Channel()
 	for _, n := range names {
+		if !wanted(kind, n.Name()) {
+			continue
+		}
 		f, err := os.Open(filepath.Join(dir, n.Name()))
 		if err != nil {
 			logf("modules: %v", err)
@@ -28,6 +35,20 @@ func openModules(when string) []module {
 		list = append(list, module{f})
 	}
 	return list
+}
+
+// wanted reports whether a machine with that channel has a use for a module
+// ("NN-NAME.ko"): each that is loaded costs an emulated guest a tenth of a second.
+// Who speaks by vsock is Firecracker, which has a balloon and no serial port.
+func wanted(kind, file string) bool {
+	_, name, _ := strings.Cut(strings.TrimSuffix(file, ".ko"), "-")
+	switch {
+	case strings.Contains(name, "vsock"), name == "virtio_balloon":
+		return kind == channel.Vsock
+	case name == "virtio_console":
+		return kind == channel.Virtio
+	}
+	return true
 }
 
 // load loads the module. One that can't be is only logged: whatever needs it

@@ -85,11 +85,28 @@ func assembleRoot(id guest.Identity, w *stopwatch) (*disk, error) {
 	return grown, nil
 }
 
+// placedDrives returns the devices by what they were to be, where the hypervisor
+// can't give a drive a serial of ours (Firecracker makes its own): then the
+// kernel's command line says in which order it was given them, which is the order
+// they are found in.
+func placedDrives() map[string]string {
+	found := map[string]string{}
+	if order := cmdlineValue("banger.drives"); order != "" {
+		for i, name := range strings.Split(order, ",") {
+			dev := fmt.Sprintf("/dev/vd%c", 'a'+i)
+			if _, err := os.Stat("/sys/block/" + filepath.Base(dev)); err == nil {
+				found[name] = dev
+			}
+		}
+	}
+	return found
+}
+
 // findDrives returns the device of each serial in s, waiting for those that
 // aren't there yet.
 func findDrives(s guest.DriveSerials) (map[string]string, error) {
-	found := map[string]string{}
 	for end := time.Now().Add(driveWait); ; time.Sleep(time.Millisecond) {
+		found := placedDrives()
 		names, err := filepath.Glob("/sys/block/vd*/serial")
 		if err != nil {
 			return nil, err

@@ -10,15 +10,13 @@ import (
 
 	"banger/agent"
 	"banger/agent/boot"
+	"banger/agent/channel"
 	"banger/agent/renew"
 	"banger/agent/session"
 	"banger/agent/tool"
 	"banger/link"
 	"banger/version"
 )
-
-// portName is the virtio-serial port that is the channel to the host.
-const portName = "banger.agent"
 
 func main() {
 	switch os.Args[0] {
@@ -46,7 +44,7 @@ func serve(args []string) error {
 	if err != nil {
 		return err
 	}
-	port, err := openChannel()
+	host, err := channel.Open(boot.Channel())
 	if err != nil {
 		return err
 	}
@@ -57,18 +55,11 @@ func serve(args []string) error {
 		Configured: machine.Configured,
 		InitState:  machine.InitState,
 		Shutdown:   machine.Shutdown,
-		Freeze:     func() error { return machine.Freeze(port) },
+		Freeze:     func() error { return machine.Freeze(host.Port) },
 		SetClock:   renew.SetClock,
 	}
 	failed := make(chan error, 2)
 	go func() { failed <- boot.ServeNotices(server.Notify) }()
-	go func() { failed <- server.Serve(link.New(link.Port(port), link.Guest)) }()
+	go func() { failed <- server.Serve(link.New(host, link.Guest)) }()
 	return <-failed
-}
-
-func openChannel() (*os.File, error) {
-	if c := boot.Channel(); c != "virtio" {
-		return nil, fmt.Errorf("no channel %q", c)
-	}
-	return boot.OpenPort(portName)
 }

@@ -1,0 +1,90 @@
+// Package channel opens what carries the host's streams into a guest: the byte
+// pipe that package link is laid over. A hypervisor gives either a virtio-serial
+// port or a virtio socket (vsock); both lose what is written while no host is
+// connected, and both go on with the next host, which is what link is made for.
+//
+// It refuses to know what is said on it, and which of them a machine has.
+package channel
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/link"
+)
+
+// The kinds of channels.
+const (
+	Virtio = "virtio" // the virtio-serial port called portName
+	Vsock  = "vsock"  // vsockPort on a vsock
+)
+
+const (
+	portName = "banger.agent"
+	// vsockPort is one that only root may listen on (below 1024): nobody in the
+	// guest takes a dead agent's place.
+	vsockPort = 512
+	// wait bounds the wait for the device, whose driver is loaded when the agent
+	// starts, and for what a dead predecessor holds to be free.
+	wait = 5 * time.Second
+)
+
+// Channel is an open one.
+type Channel struct {
+	io.ReadWriteCloser
+	Port *os.File // the virtio-serial port; nil with a vsock
+}
+
+// Open opens the machine's channel.
+func Open(kind string) (*Channel, error) {
+	switch kind {
+	case Virtio:
+		f, err := openPort(portName)
+		if err != nil {
+			return nil, err
+		}
+		return &Channel{link.Port(f), f}, nil
+	case Vsock:
+		v, err := listen(vsockPort)
+		if err != nil {
+			return nil, err
+		}
+		return &Channel{v, nil}, nil
+	}
+	return nil, fmt.Errorf("no channel %q", kind)
+}
+
+func openPort(name string) (*os.File, error) {
+	const class = "/sys/class/virtio-ports"
+	for end := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+		ports, _ := os.ReadDir(class)
+		for _, p := range ports {
+			got, err := os.ReadFile(class + "/" + p.Name() + "/name")
+			if err == nil && strings.TrimSpace(string(got)) == name {
+				return openPortDevice("/dev/"+p.Name(), end)
+			}
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("no virtio port %q after %v", name, wait)
+		}
+	}
+}
+
+// openPortDevice opens a port that a dead predecessor may hold for a moment
+// more, or whose node the kernel makes a moment after its name.
+func openPortDevice(dev string, end time.Time) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(dev, os.O_RDWR, 0)
+		early := errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT)
+		if !early || time.Now().After(end) {
+			return f, err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

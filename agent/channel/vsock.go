@@ -1,0 +1,58 @@
+package channel
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listen waits for the vsock driver, listens on a port of it (vsock(7)), and
+// returns the pipe that the host's connections make.
+func listen(port uint32) (*pipe, error) {
+	for end := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+		fd, err := bind(port)
+		if err == nil {
+			p := newPipe()
+			go accept(fd, p)
+			return p, nil
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("vsock port %d: %w", port, err)
+		}
+	}
+}
+
+func bind(port uint32) (int, error) {
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.Bind(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: port})
+	if err == nil {
+		err = unix.Listen(fd, 8)
+	}
+	if err != nil {
+		_ = unix.Close(fd) // nothing was written
+		return -1, err
+	}
+	return fd, nil
+}
+
+// accept takes the host's connections for the agent's life, and nobody else's:
+// with a loopback vsock any program of the guest's could be the agent's master.
+func accept(listener int, p *pipe) {
+	for {
+		fd, from, err := unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // interrupted, or out of descriptors
+			continue
+		}
+		if vm, ok := from.(*unix.SockaddrVM); ok && vm.CID == unix.VMADDR_CID_HOST {
+			p.take(os.NewFile(uintptr(fd), "vsock"))
+		} else {
+			_ = unix.Close(fd)
+		}
+	}
+}
