@@ -94,7 +94,7 @@ func placedDrives() map[string]string {
 	if order := cmdlineValue("banger.drives"); order != "" {
 		for i, name := range strings.Split(order, ",") {
 			dev := fmt.Sprintf("/dev/vd%c", 'a'+i)
-			if _, err := os.Stat("/sys/block/" + filepath.Base(dev)); err == nil {
+			if _, err := os.Stat(dev); err == nil {
 				found[name] = dev
 			}
 		}
