@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "fake-daemon" {
 		fakeDaemon(os.Args[2], os.Args[3])
 	}
-	if os.Getenv("BANGER_TEST_SHIM") != "" {
-		os.Exit(shim.Main(os.Args[1:], nil))
+	if os.Getenv("BANGER_TEST_SHIM") != "" || len(os.Args) > 2 && os.Args[2] == "--become" {
+		os.Exit(shim.Main(os.Args[1:], echoNet))
 	}
 	os.Setenv("BANGER_TEST_SHIM", "1")
 	os.Exit(m.Run())
@@ -45,8 +45,8 @@ func fakeVMM(mode string) {
 	if mode == "never" {
 		_ = syscall.Pause() // an empty select would be a deadlock to Go, which ends the process
 	}
-	if mode == "vsock" {
-		vsockVMM()
+	if mode == "vsock" || mode == "tap" {
+		vsockVMM(mode)
 		return
 	}
 	port := &chardev{listener: listen("chan.sock")}
@@ -63,9 +63,12 @@ func fakeVMM(mode string) {
 	serveStreams(mux, console)
 }
 
+// tap is the fake VMM's network card.
+var tap *os.File
+
 // vsockVMM is one whose guest listens on port 512 of a vsock, but not at once;
 // whose console is its output; and which writes its log to a pipe.
-func vsockVMM() {
+func vsockVMM(mode string) {
 	port := &chardev{listener: &vsockListener{Listener: listen("v.sock"), deaf: 3}}
 	port.changed = sync.NewCond(&port.mu)
 	go port.accept()
@@ -76,6 +79,12 @@ func vsockVMM() {
 		os.Exit(5)
 	}
 	fmt.Fprintln(log, "fake-vmm: running")
+	if mode == "tap" {
+		if tap, err = openTap("tap0"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(5)
+		}
+	}
 	serveStreams(link.New(link.Port(port), link.Guest), os.Stdout)
 }
 
@@ -193,6 +202,12 @@ func command(console io.Writer, line string) {
 			fmt.Fprintf(console, "[    1.234567] %s\r\n", arg)
 		case "print":
 			fmt.Fprintln(os.Stderr, arg)
+		case "frame":
+			if err := frame(tap, arg); err != nil {
+				fmt.Fprintln(console, err)
+			} else {
+				fmt.Fprintln(console, "came back:", arg)
+			}
 		case "flood":
 			for range 3000 {
 				fmt.Fprintln(os.Stderr, strings.Repeat("x", 1000))

@@ -37,9 +37,15 @@ type report struct {
 }
 
 // Main is the shim's process: `banger-shim DIR` takes its Config from stdin
-// and spawns the VMM, `banger-shim DIR PROCESS` attaches to the one that runs.
-// It returns the exit status.
+// and spawns the VMM, `banger-shim DIR PROCESS` attaches to the one that runs,
+// `banger-shim DIR --become TAP VMM...` is a child of the first that becomes the
+// VMM. It returns the exit status.
 func Main(args []string, startNet StartNet) int {
+	if len(args) > 2 && args[1] == becomeVMM {
+		err := enter(args[2], args[3:])
+		fmt.Fprintln(os.Stderr, err) // into the VMM's log
+		return 1
+	}
 	// Only what we open ourselves and hand on may live in us and in the VMM.
 	// Before Linux 5.11 there is no such call; Go's own files are so anyway.
 	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
@@ -92,6 +98,7 @@ type shim struct {
 	self    banger.Process
 	started time.Time
 	cmd     *exec.Cmd // nil when attached
+	net     network
 	channel *channel
 	trace   trace
 
@@ -135,12 +142,12 @@ func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, ready 
 		return err
 	}
 	defer l.Close()
-	if cfg.Net != nil && startNet != nil {
-		network, err := startNet(*cfg.Net)
-		if err != nil {
+	s.net.start = startNet
+	defer s.net.close()
+	if cfg.Net != nil && cfg.Net.Tap == "" {
+		if err := s.net.open(*cfg.Net, nil); err != nil {
 			return err
 		}
-		defer network.Close()
 	}
 	if err := s.startVMM(ctx, attach); err != nil {
 		return err
@@ -196,6 +203,7 @@ func (s *shim) startVMM(ctx context.Context, attach bool) error {
 	}
 	if attach {
 		go s.watchVMM()
+		s.rejoinNet()
 	} else if err := s.spawn(); err != nil {
 		return fmt.Errorf("spawn VMM: %w", err)
 	}
@@ -255,7 +263,10 @@ func (s *shim) spawn() error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(s.cfg.Argv[0], s.cfg.Argv[1:]...)
+	cmd, joined, err := s.command()
+	if err != nil {
+		return err
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	for _, p := range s.cfg.Pipes {
 		if p.Console {
@@ -269,7 +280,6 @@ func (s *shim) spawn() error {
 	}
 	// Nothing of who started us: a VMM needs no secrets from an environment.
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "LC_ALL=C"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -278,6 +288,9 @@ func (s *shim) spawn() error {
 		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	go s.watchVMM()
+	if err := joined(); err != nil {
+		return errors.Join(err, s.takeBack(false))
+	}
 	return nil
 }
 

@@ -66,19 +66,22 @@ type Pipe struct {
 	Console bool   `json:"console,omitempty"` // it is the VMM's standard output, and that the guest's console
 }
 
-// NetConfig is the user network a shim holds: the guest's side, and the two
-// ends of the cable, Unix datagram sockets in the VM's directory.
+// NetConfig is the user network a shim holds: the guest's side, and the cable.
+// That is a pair of Unix datagram sockets in the VM's directory, or a TAP device
+// in a network namespace that only the VMM is in, made for it.
 type NetConfig struct {
 	MAC     string `json:"mac"`
 	Address string `json:"address"` // the guest's, CIDR
 	Gateway string `json:"gateway"`
 	DNS     string `json:"dns"`
-	Local   string `json:"local"`  // path the VMM binds
-	Remote  string `json:"remote"` // path the shim binds
+	Local   string `json:"local,omitempty"`  // path the VMM binds
+	Remote  string `json:"remote,omitempty"` // path the shim binds
+	Tap     string `json:"tap,omitempty"`    // instead of both: the TAP's name
 }
 
-// StartNet starts the user network; closing what it returns ends it.
-type StartNet func(NetConfig) (io.Closer, error)
+// StartNet starts the user network; closing what it returns ends it, and closes
+// frames: where the guest's frames are read and written, with a TAP, else nil.
+type StartNet func(c NetConfig, frames *os.File) (io.Closer, error)
 
 // Status is what a shim says of itself.
 type Status struct {

@@ -6,21 +6,18 @@
 // The guest may reach what lies beyond the host, never the host itself: its
 // addresses, its loopback and link-local services are closed. It refuses to
 // know what a VM is, who runs it, and how its frames reach it beyond a pair of
-// Unix datagram sockets.
+// Unix datagram sockets, or a file that reads and writes one frame at a time.
 package usernet
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -45,6 +42,7 @@ const (
 type Config struct {
 	Local   string       // Unix datagram socket the VMM has bound
 	Remote  string       // ours; an old one of that name is replaced
+	Frames  *os.File     // instead of both: a packet socket (packet(7)), closed by Close; the checksums of what it reads may be missing
 	Subnet  netip.Prefix // the guest's network, "10.0.2.0/24"
 	Gateway netip.Addr   // our address on it
 	DNS     netip.Addr   // where we answer DNS, on port 53
@@ -56,9 +54,7 @@ type Config struct {
 // when the guest doesn't take them.
 type Network struct {
 	cfg   Config
-	dir   *os.File // holds the sockets' directory, see short
-	conn  *net.UnixConn
-	peer  *net.UnixAddr
+	cable cable
 	link  *channel.Endpoint
 	stack *stack.Stack
 	flows chan struct{} // one token per open flow
@@ -75,11 +71,14 @@ func Start(cfg Config) (*Network, error) {
 	}
 	n := &Network{cfg: cfg, flows: make(chan struct{}, maxFlows)}
 	n.ctx, n.stop = context.WithCancel(context.Background())
-	if err := n.bind(); err != nil {
-		return nil, fmt.Errorf("user network: %w", err)
+	if n.cable = cfg.Frames; cfg.Frames == nil {
+		var err error
+		if n.cable, err = bind(cfg); err != nil {
+			return nil, fmt.Errorf("user network: %w", err)
+		}
 	}
 	if err := n.newStack(); err != nil {
-		return nil, errors.Join(fmt.Errorf("user network: %w", err), n.conn.Close(), n.dir.Close())
+		return nil, errors.Join(fmt.Errorf("user network: %w", err), n.cable.Close())
 	}
 	n.wg.Add(2)
 	go n.fromGuest()
@@ -92,43 +91,19 @@ func (n *Network) Close() error {
 	var err error
 	n.once.Do(func() {
 		n.stop()
-		err = errors.Join(os.Remove(n.cfg.Remote), n.conn.Close())
+		err = n.cable.Close()
 		n.link.Close()
 		n.wg.Wait()
 		n.stack.Destroy()
-		err = errors.Join(err, n.dir.Close())
 	})
 	return err
 }
 
-// short returns a name of a socket in the held directory that fits the 107
-// bytes of sockaddr_un (unix(7)) however deep the directory lies.
-func (n *Network) short(path string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", n.dir.Fd(), filepath.Base(path))
-}
-
-func (n *Network) bind() error {
-	if filepath.Dir(n.cfg.Local) != filepath.Dir(n.cfg.Remote) {
-		return fmt.Errorf("%s and %s must lie in one directory", n.cfg.Local, n.cfg.Remote)
-	}
-	dir, err := os.OpenFile(filepath.Dir(n.cfg.Remote), unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	n.dir = dir
-	if err := os.Remove(n.cfg.Remote); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return errors.Join(err, dir.Close())
-	}
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: n.short(n.cfg.Remote), Net: "unixgram"})
-	if err != nil {
-		return errors.Join(err, dir.Close())
-	}
-	n.conn, n.peer = conn, &net.UnixAddr{Name: n.short(n.cfg.Local), Net: "unixgram"}
-	return os.Chmod(n.cfg.Remote, 0o600)
-}
-
 func (n *Network) newStack() error {
 	n.link = channel.New(queueLen, mtu+header.EthernetMinimumSize, tcpip.LinkAddress(routerHW))
+	if n.cfg.Frames != nil {
+		n.link.LinkEPCapabilities |= stack.CapabilityRXChecksumOffload
+	}
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
@@ -166,11 +141,15 @@ func (n *Network) newStack() error {
 // send anything, and the stack checks what it parses.
 func (n *Network) fromGuest() {
 	defer n.wg.Done()
-	frame := make([]byte, 65536)
+	frame := make([]byte, header.EthernetMinimumSize+65536) // a guest may leave the cutting to its card
 	for {
-		size, err := n.conn.Read(frame)
+		size, err := n.cable.Read(frame)
 		if err != nil {
-			return // closed: nothing else ends a bound datagram socket
+			if n.ctx.Err() != nil || errors.Is(err, os.ErrClosed) {
+				return
+			}
+			pause(n.ctx) // a device that was taken down says so once, and may come up again
+			continue
 		}
 		if size < header.EthernetMinimumSize || n.strayPing(frame[header.EthernetMinimumSize:size]) {
 			continue
@@ -211,8 +190,8 @@ func (n *Network) toGuest() {
 		}
 		view := pkt.ToView()
 		pkt.DecRef()
-		if err := n.conn.SetWriteDeadline(time.Now().Add(sendPatience)); err == nil {
-			_, _ = n.conn.WriteToUnix(view.AsSlice(), n.peer) // lost frames are lost, see above
+		if err := n.cable.SetWriteDeadline(time.Now().Add(sendPatience)); err == nil {
+			_, _ = n.cable.Write(view.AsSlice()) // lost frames are lost, see above
 		}
 		view.Release()
 	}

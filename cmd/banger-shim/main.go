@@ -16,7 +16,7 @@ func main() {
 	os.Exit(shim.Main(os.Args[1:], startNet))
 }
 
-func startNet(cfg shim.NetConfig) (io.Closer, error) {
+func startNet(cfg shim.NetConfig, frames *os.File) (io.Closer, error) {
 	guest, err := netip.ParsePrefix(cfg.Address)
 	if err != nil {
 		return nil, fmt.Errorf("guest address: %w", err)
@@ -30,7 +30,7 @@ func startNet(cfg shim.NetConfig) (io.Closer, error) {
 		return nil, fmt.Errorf("DNS address: %w", err)
 	}
 	return usernet.Start(usernet.Config{
-		Local: cfg.Local, Remote: cfg.Remote,
+		Local: cfg.Local, Remote: cfg.Remote, Frames: frames,
 		Subnet: guest.Masked(), Gateway: gateway, DNS: dns,
 	})
 }

@@ -1,0 +1,128 @@
+package firecracker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+// maxReply bounds an answer; those we ask for have a few hundred bytes.
+const maxReply = 64 << 10
+
+// api is one connection to a VMM's API socket.
+type api struct {
+	client *http.Client
+	conn   *net.UnixConn
+	pid    int // who listens on the socket, by the kernel's word
+}
+
+// dialAPI connects to the API of the machine in dir. What listens is only believed
+// to be a Firecracker; see isVMM.
+func dialAPI(ctx context.Context, dir string) (*api, error) {
+	// A socket's path may have 107 bytes; through the directory's descriptor the
+	// path is short wherever the state directory lies.
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	short := filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), apiSocket)
+	c, err := (&net.Dialer{}).DialContext(ctx, "unix", short)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, apiSocket), errors.Unwrap(err))
+	}
+	a := &api{conn: c.(*net.UnixConn)}
+	if a.pid, err = peer(a.conn); err != nil {
+		a.close()
+		return nil, err
+	}
+	a.client = &http.Client{Transport: &http.Transport{
+		DialContext:     func(context.Context, string, string) (net.Conn, error) { return c, nil },
+		MaxConnsPerHost: 1,
+	}}
+	return a, nil
+}
+
+func peer(conn *net.UnixConn) (pid int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); cerr != nil || err != nil {
+		return 0, fmt.Errorf("credentials of the peer: %w", errors.Join(cerr, err))
+	}
+	return int(cred.Pid), nil
+}
+
+func (a *api) close() { _ = a.conn.Close() } // nothing of ours is buffered
+
+// instance is Firecracker's InstanceInfo.
+type instance struct {
+	ID      string `json:"id"`
+	State   string `json:"state"` // "Not started", "Running", "Paused"
+	Version string `json:"vmm_version"`
+}
+
+func (a *api) instance(ctx context.Context) (i instance, err error) {
+	return i, a.get(ctx, "/", &i)
+}
+
+// Statistics is what a guest's balloon reports, in bytes, as of its last report
+// (Firecracker's docs/ballooning.md, "Virtio balloon statistics").
+type Statistics struct {
+	TotalMemory     int64 `json:"total_memory"`
+	FreeMemory      int64 `json:"free_memory"`
+	AvailableMemory int64 `json:"available_memory"`
+	DiskCaches      int64 `json:"disk_caches"`
+}
+
+// Statistics asks a running machine what its guest uses of its memory.
+func (d *Driver) Statistics(ctx context.Context, m banger.Machine) (s Statistics, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	a, err := dialAPI(ctx, m.Dir)
+	if err != nil {
+		return s, err
+	}
+	defer a.close()
+	return s, a.get(ctx, "/balloon/statistics", &s)
+}
+
+// get asks, and decodes the answer into v.
+func (a *api) get(ctx context.Context, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://firecracker"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		var fault struct {
+			Message string `json:"fault_message"`
+		}
+		_ = json.Unmarshal(body, &fault) // no message then
+		return fmt.Errorf("GET %s: Firecracker says %s %.200q", path, resp.Status, fault.Message)
+	}
+	return json.Unmarshal(body, v)
+}

@@ -1,0 +1,362 @@
+package firecracker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/debian"
+	"banger/firecracker"
+	"banger/hypervisortest"
+	"banger/initramfs"
+	"banger/kvm"
+	"banger/proc"
+	"banger/rootfs"
+)
+
+// newDriver returns one for the Firecracker that BANGER_FIRECRACKER names, or that
+// is in PATH, on a host whose KVM works. There is no other way to run it.
+func newDriver(t testing.TB) *firecracker.Driver {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("boots a VM")
+	}
+	binary := os.Getenv("BANGER_FIRECRACKER")
+	if binary == "" {
+		var err error
+		if binary, err = exec.LookPath("firecracker"); err != nil {
+			t.Skip(err)
+		}
+	}
+	bin, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := kvm.Cached(t.Context(), filepath.Join(t.TempDir(), "kvm.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if host.Verdict != kvm.Works {
+		t.Skipf("KVM doesn't work here: %s", host.Detail)
+	}
+	return firecracker.New(firecracker.Config{Binary: binary, Shim: filepath.Join(bin, "banger-shim"), CacheDir: t.TempDir()})
+}
+
+// programs builds what a VM needs of ours, once. BANGER_BIN names a directory
+// where they are built already, for a machine without Go.
+var programs = sync.OnceValues(func() (dir string, err error) {
+	if built := os.Getenv("BANGER_BIN"); built != "" {
+		return built, nil
+	}
+	base, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(base, "bin")
+	cmd := exec.Command("go", "build", "-o", dir+"/", "banger/cmd/banger-shim", "banger/cmd/banger-agent")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return dir, nil
+})
+
+// cacheDir is the QEMU tests' too: the same kernel.
+func cacheDir() (string, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(base, "banger-test", "qemu")
+	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// bootFiles fetches Debian's kernel, once per user, and makes an initramfs with
+// today's agent.
+var bootFiles = sync.OnceValues(func() (banger.BootFiles, error) {
+	bin, err := programs()
+	if err != nil {
+		return banger.BootFiles{}, err
+	}
+	base, err := cacheDir()
+	if err != nil {
+		return banger.BootFiles{}, err
+	}
+	k := &debian.Kernels{
+		Dir: filepath.Join(base, "kernels"), CacheDir: filepath.Join(base, "downloads"),
+		Agent: filepath.Join(bin, "banger-agent"),
+		Flatten: func(ctx context.Context, tar io.Reader, out *os.File) error {
+			_, err := rootfs.Write(ctx, tar, out, nil)
+			return err
+		},
+		Initramfs: func(w io.Writer, agent []byte, early, late []debian.Module) error {
+			return initramfs.Build(w, agent, modules(early), modules(late))
+		},
+	}
+	kernel, err := k.Pull(context.Background(), debian.DefaultName, nil)
+	if err != nil {
+		return banger.BootFiles{}, err
+	}
+	return k.Boot(context.Background(), kernel.ID)
+})
+
+func modules(in []debian.Module) (out []initramfs.Module) {
+	for _, m := range in {
+		out = append(out, initramfs.Module(m))
+	}
+	return out
+}
+
+// newMachine returns a machine that boots to its agent. Its directory lies too
+// deep for a socket's path.
+func newMachine(t testing.TB) banger.Machine {
+	t.Helper()
+	boot, err := bootFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), strings.Repeat("deep, ", 20), "vm")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(t.TempDir(), "with, a comma")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(disk, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	return banger.Machine{
+		ID: strconv.FormatInt(time.Now().UnixNano(), 16), Dir: dir, RAMDir: t.TempDir(),
+		VCPU: 1, MemoryMiB: 256, Kernel: boot.Vmlinux, Initramfs: boot.Initramfs,
+		Drives: []banger.Drive{{Serial: "modules", Path: boot.Modules, ReadOnly: true}, {Serial: "disk", Path: disk}},
+		Net:    banger.NetConfig{Mode: banger.NetUser, MAC: "52:54:00:12:34:56", Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: "10.0.2.3"},
+	}
+}
+
+// killLater ends the machine with the test, whatever the test did to it.
+func killLater(t testing.TB, d *firecracker.Driver, m banger.Machine) {
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if left, err := d.Kill(ctx, m, banger.Handles{}); err != nil {
+			t.Errorf("end of the test: Kill left %+v: %v", left, err)
+		}
+	})
+}
+
+func TestContract(t *testing.T) {
+	hypervisortest.Run(t, func(t *testing.T) hypervisortest.Bed {
+		d := newDriver(t)
+		m := newMachine(t)
+		killLater(t, d, m)
+		return hypervisortest.Bed{Hypervisor: d, Machine: m, Host: host{}, NoRAMFile: true}
+	})
+}
+
+// host is this one.
+type host struct{}
+
+func (host) Alive(p banger.Process) bool { return proc.Alive(p) }
+
+func (host) Kill(t *testing.T, p banger.Process) {
+	t.Helper()
+	if err := proc.Kill(p, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.Wait(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Bystander is a shell whose arguments are a VMM's and a shim's.
+func (host) Bystander(t *testing.T, m banger.Machine) banger.Process {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", "read line", "firecracker", "--id", "banger-"+m.ID, m.Dir)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close() // the shell reads the end of its input and ends
+		_ = cmd.Wait()
+	})
+	p, err := proc.Read(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (host) Held(t *testing.T, m banger.Machine) (held []string) {
+	t.Helper()
+	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range cmdlines {
+		b, err := os.ReadFile(path)
+		if err == nil && !strings.HasPrefix(string(b), "sh\x00") && (strings.Contains(string(b), "banger-"+m.ID) || strings.Contains(string(b), m.Dir)) {
+			held = append(held, fmt.Sprintf("%s: %.100q", path, b))
+		}
+	}
+	for _, pattern := range []string{filepath.Join(m.RAMDir, "*"), filepath.Join(m.Dir, "*.fifo"), filepath.Join(m.Dir, "firecracker.json")} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, files...)
+	}
+	return held
+}
+
+func start(t testing.TB, d *firecracker.Driver, m banger.Machine) banger.Handles {
+	t.Helper()
+	killLater(t, d, m)
+	h, err := d.Start(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func TestStartOfARunningMachine(t *testing.T) {
+	d := newDriver(t)
+	m := newMachine(t)
+	h := start(t, d, m)
+	if _, err := d.Start(t.Context(), m); banger.CodeOf(err) != banger.CodeConflict {
+		t.Errorf("error %v, want code %q", err, banger.CodeConflict)
+	}
+	if !proc.Alive(h.VMM) || !proc.Alive(h.Shim) {
+		t.Error("the refused Start ended the machine")
+	}
+}
+
+// Without its API a VMM is still found, by its id.
+func TestAdoptWithoutAPI(t *testing.T) {
+	d := newDriver(t)
+	m := newMachine(t)
+	h := start(t, d, m)
+	if err := os.Remove(filepath.Join(m.Dir, "api.sock")); err != nil {
+		t.Fatal(err)
+	}
+	for _, saved := range []banger.Handles{{}, h} {
+		if got, alive, err := d.Adopt(t.Context(), m, saved); err != nil || !alive || got != h {
+			t.Errorf("Adopt(%+v): %+v, alive %v, %v; want %+v", saved, got, alive, err, h)
+		}
+	}
+}
+
+// A stopped VMM answers nobody and ignores a polite request to end.
+func TestKillStoppedVMM(t *testing.T) {
+	d := newDriver(t)
+	m := newMachine(t)
+	h := start(t, d, m)
+	if err := proc.Kill(h.VMM, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if got, alive, err := d.Adopt(t.Context(), m, h); err != nil || !alive || got != h {
+		t.Errorf("Adopt: %+v, alive %v, %v; want %+v", got, alive, err, h)
+	}
+	if left, err := d.Kill(t.Context(), m, h); err != nil || !left.Empty() {
+		t.Errorf("Kill left %+v: %v", left, err)
+	}
+	if held := (host{}).Held(t, m); len(held) > 0 {
+		t.Errorf("left behind: %q", held)
+	}
+}
+
+func TestFilesArePrivate(t *testing.T) {
+	d := newDriver(t)
+	m := newMachine(t)
+	start(t, d, m)
+	files, err := os.ReadDir(m.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s is open to others: %v", f.Name(), info.Mode())
+		}
+	}
+}
+
+// A machine that Firecracker refuses says why, in Firecracker's words.
+func TestRefused(t *testing.T) {
+	d := newDriver(t)
+	m := newMachine(t)
+	m.Drives[1].Path = filepath.Join(m.Dir, "no-such-disk")
+	if _, err := d.Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), "no-such-disk") {
+		t.Errorf("error %v, want the disk's name in it", err)
+	}
+	if held := (host{}).Held(t, m); len(held) > 0 {
+		t.Errorf("left behind: %q", held)
+	}
+}
+
+func TestBadMachines(t *testing.T) {
+	d := firecracker.New(firecracker.Config{Binary: "/bin/false"})
+	good := banger.Machine{ID: "a1", Dir: "/d", VCPU: 1, MemoryMiB: 256, Kernel: "/k", Initramfs: "/i"}
+	for name, spoil := range map[string]func(*banger.Machine){
+		"no id":                func(m *banger.Machine) { m.ID = "" },
+		"id with a slash":      func(m *banger.Machine) { m.ID = "../a" },
+		"long id":              func(m *banger.Machine) { m.ID = strings.Repeat("a", 49) },
+		"no CPU":               func(m *banger.Machine) { m.VCPU = 0 },
+		"too many CPUs":        func(m *banger.Machine) { m.VCPU = 33 },
+		"little memory":        func(m *banger.Machine) { m.MemoryMiB = banger.MinMemoryMiB - 1 },
+		"relative kernel":      func(m *banger.Machine) { m.Kernel = "k" },
+		"relative drive":       func(m *banger.Machine) { m.Drives = []banger.Drive{{Serial: "a", Path: "b"}} },
+		"serial with a comma":  func(m *banger.Machine) { m.Drives = []banger.Drive{{Serial: "a,b", Path: "/b"}} },
+		"serial with a blank":  func(m *banger.Machine) { m.Drives = []banger.Drive{{Serial: "a init=/b", Path: "/b"}} },
+		"many drives":          func(m *banger.Machine) { m.Drives = make([]banger.Drive, 27) },
+		"bridge without a TAP": func(m *banger.Machine) { m.Net.Mode = banger.NetBridge },
+	} {
+		m := good
+		spoil(&m)
+		if _, err := d.Start(t.Context(), m); banger.CodeOf(err) != banger.CodeInvalid {
+			t.Errorf("%s: error %v, want code %q", name, err, banger.CodeInvalid)
+		}
+	}
+}
+
+func TestBinaries(t *testing.T) {
+	m := banger.Machine{ID: "a1", Dir: t.TempDir(), VCPU: 1, MemoryMiB: 256, Kernel: "/k", Initramfs: "/i"}
+	for name, c := range map[string]struct{ script, want string }{
+		"old":    {"echo Firecracker v1.13.1", "at least 1.14.0"},
+		"other":  {"echo hello", "isn't a Firecracker"},
+		"broken": {"exit 3", "exit status 3"},
+		"new":    {"echo Firecracker v2.0.0", "no-such-shim"},
+	} {
+		bin := filepath.Join(t.TempDir(), "firecracker")
+		if err := os.WriteFile(bin, []byte("#!/bin/sh\n"+c.script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := firecracker.New(firecracker.Config{Binary: bin, Shim: "/no-such-shim"}).Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q in it", name, err, c.want)
+		}
+	}
+	_, err := firecracker.New(firecracker.Config{Binary: "no-such-firecracker"}).Start(t.Context(), m)
+	var e *banger.Error
+	if !errors.As(err, &e) || e.Code != banger.CodeUnavailable || e.Hint == "" {
+		t.Errorf("no binary: %+v, want code %q and a hint", err, banger.CodeUnavailable)
+	}
+}

@@ -1,0 +1,200 @@
+package firecracker
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"banger"
+	"banger/shim"
+)
+
+// Names in a VM's directory. Firecracker runs with it as working directory, so
+// the paths of its sockets stay below the kernel's 107 bytes.
+const (
+	configFile   = "firecracker.json"
+	apiSocket    = "api.sock"
+	vsockSocket  = "v.sock"
+	consolePipe  = "console.fifo"
+	logPipe      = "firecracker.fifo"
+	metricsPipe  = "metrics.fifo"
+	metricsLog   = "metrics.log" // a line of JSON a minute (Firecracker's docs/metrics.md)
+	netInterface = "eth0"
+	ownTap       = "tap0" // in the namespace that the shim makes
+)
+
+// files lists what a dead Firecracker leaves in the VM's directory.
+var files = []string{configFile, apiSocket, vsockSocket, consolePipe, logPipe, metricsPipe}
+
+const (
+	guestPort = 512 // where the guest's agent listens (package channel of the agent)
+	guestCID  = 3   // the first that isn't reserved (vsock(7)); a guest's own, for its socket is
+	maxVCPU   = 32  // Firecracker's
+	maxDrives = 26  // as guests' names for them
+	statsSecs = 10  // between two reports of the balloon
+)
+
+// vmName is the id of a machine's Firecracker.
+func vmName(id string) string { return "banger-" + id }
+
+// check refuses a machine that Firecracker couldn't be told about.
+func check(m banger.Machine) error {
+	switch {
+	case m.ID == "" || len(m.ID) > 48 || strings.ContainsFunc(m.ID, func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789-", r) }):
+		return banger.Errorf(banger.CodeInvalid, "machine id %q isn't made of 1 to 48 lower-case letters, digits and hyphens", m.ID)
+	case m.VCPU < 1 || m.VCPU > maxVCPU:
+		return banger.Errorf(banger.CodeInvalid, "%d vCPUs are out of Firecracker's bounds: 1 to %d", m.VCPU, maxVCPU).
+			WithHint("--hypervisor qemu allows up to %d", banger.MaxVCPU)
+	case m.MemoryMiB < banger.MinMemoryMiB || m.MemoryMiB > banger.MaxMemoryMiB:
+		return banger.Errorf(banger.CodeInvalid, "%d MiB of memory are out of bounds: %d to %d", m.MemoryMiB, banger.MinMemoryMiB, banger.MaxMemoryMiB)
+	case len(m.Drives) > maxDrives:
+		return banger.Errorf(banger.CodeInvalid, "%d drives, at most %d fit", len(m.Drives), maxDrives)
+	case m.Net.Mode == banger.NetBridge && m.Net.Tap == "":
+		return banger.Errorf(banger.CodeInvalid, "machine %s: a bridge network without a TAP device", m.ID)
+	}
+	for _, p := range []string{m.Dir, m.Kernel, m.Initramfs} {
+		if !filepath.IsAbs(p) {
+			return banger.Errorf(banger.CodeInvalid, "machine %s: path %q isn't absolute", m.ID, p)
+		}
+	}
+	for _, d := range m.Drives {
+		if !driveName(d.Serial) || !filepath.IsAbs(d.Path) {
+			return banger.Errorf(banger.CodeInvalid, "machine %s: drive %q of %q: want a serial of 1 to 20 letters, digits and underscores, and an absolute path", m.ID, d.Serial, d.Path)
+		}
+	}
+	return nil
+}
+
+// driveName reports whether a serial can be a drive's id, and stand in a list on
+// the kernel's command line.
+func driveName(s string) bool {
+	return s != "" && len(s) <= 20 && !strings.ContainsFunc(s, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
+}
+
+// The configuration file (Firecracker's docs/getting-started.md; the fields are
+// those of its API, src/firecracker/swagger/firecracker.yaml).
+type (
+	machineFile struct {
+		Boot     bootSource         `json:"boot-source"`
+		Drives   []drive            `json:"drives"`
+		Machine  machineConfig      `json:"machine-config"`
+		Networks []networkInterface `json:"network-interfaces,omitempty"`
+		Vsock    vsock              `json:"vsock"`
+		Entropy  struct{}           `json:"entropy"`
+		Balloon  balloon            `json:"balloon"`
+	}
+	bootSource struct {
+		Kernel string `json:"kernel_image_path"`
+		Initrd string `json:"initrd_path"`
+		Args   string `json:"boot_args"`
+	}
+	drive struct {
+		ID       string `json:"drive_id"`
+		Path     string `json:"path_on_host"`
+		Root     bool   `json:"is_root_device"`
+		ReadOnly bool   `json:"is_read_only"`
+		Cache    string `json:"cache_type"` // "Writeback": a guest's flush is an fsync; the default ignores it
+	}
+	machineConfig struct {
+		VCPU   int `json:"vcpu_count"`
+		Memory int `json:"mem_size_mib"`
+	}
+	networkInterface struct {
+		ID  string `json:"iface_id"`
+		Tap string `json:"host_dev_name"`
+		MAC string `json:"guest_mac"`
+	}
+	vsock struct {
+		CID  int    `json:"guest_cid"`
+		Path string `json:"uds_path"`
+	}
+	balloon struct {
+		Amount    int  `json:"amount_mib"`
+		Deflate   bool `json:"deflate_on_oom"`
+		Interval  int  `json:"stats_polling_interval_s"`
+		Reporting bool `json:"free_page_reporting"` // the host gets back what the guest has freed
+	}
+)
+
+// describe returns the configuration of a machine.
+func describe(m banger.Machine) machineFile {
+	f := machineFile{
+		Boot:    bootSource{m.Kernel, m.Initramfs, kernelArgs(m)},
+		Drives:  []drive{},
+		Machine: machineConfig{m.VCPU, m.MemoryMiB},
+		Vsock:   vsock{guestCID, vsockSocket},
+		Balloon: balloon{Deflate: true, Interval: statsSecs, Reporting: true},
+	}
+	for _, d := range m.Drives {
+		f.Drives = append(f.Drives, drive{ID: d.Serial, Path: d.Path, ReadOnly: d.ReadOnly, Cache: "Writeback"})
+	}
+	switch m.Net.Mode {
+	case banger.NetBridge:
+		f.Networks = []networkInterface{{netInterface, m.Net.Tap, m.Net.MAC}}
+	case banger.NetUser:
+		f.Networks = []networkInterface{{netInterface, ownTap, m.Net.MAC}}
+	}
+	return f
+}
+
+// kernelArgs returns the kernel's command line. A guest's power-off doesn't end
+// Firecracker on x86, its reset does; drives get serials of Firecracker's own, so
+// the guest is told their order; and probing for a keyboard's and a mouse's ports
+// that aren't there takes a guest half a second (i8042, Firecracker's
+// docs/prod-host-setup.md).
+func kernelArgs(m banger.Machine) string {
+	args := []string{
+		"console=ttyS0", "quiet", "reboot=k", "panic=-1", "i8042.noaux", "i8042.nomux", "i8042.dumbkbd",
+		"banger.channel=vsock", "banger.reset=1",
+	}
+	if len(m.Drives) > 0 {
+		var names []string
+		for _, d := range m.Drives {
+			names = append(names, d.Serial)
+		}
+		args = append(args, "banger.drives="+strings.Join(names, ","))
+	}
+	if m.Cmdline != "" {
+		args = append(args, m.Cmdline)
+	}
+	return strings.Join(args, " ")
+}
+
+func writeConfig(m banger.Machine) error {
+	b, err := json.Marshal(describe(m))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(m.Dir, configFile), b, 0o600); err != nil {
+		return fmt.Errorf("configuration of machine %s: %w", m.ID, err)
+	}
+	return nil
+}
+
+// command returns the command line of the VMM.
+func command(b build, m banger.Machine) []string {
+	return []string{
+		b.Path, "--id", vmName(m.ID), "--config-file", configFile, "--api-sock", apiSocket,
+		"--log-path", logPipe, "--level", "Warning", "--metrics-path", metricsPipe,
+	}
+}
+
+// shimConfig returns what the shim is told about a machine.
+func shimConfig(m banger.Machine, argv []string) shim.Config {
+	c := shim.Config{
+		ID: m.ID, Dir: m.Dir, Argv: argv, Channel: vsockSocket, Vsock: guestPort, Up: apiSocket,
+		Pipes: []shim.Pipe{
+			{Name: consolePipe, Log: shim.ConsoleFile, Console: true},
+			{Name: logPipe, Log: shim.VMMLog},
+			{Name: metricsPipe, Log: metricsLog},
+		},
+	}
+	if m.Net.Mode == banger.NetUser {
+		c.Net = &shim.NetConfig{MAC: m.Net.MAC, Address: m.Net.Address, Gateway: m.Net.Gateway, DNS: m.Net.DNS, Tap: ownTap}
+	}
+	return c
+}

@@ -1,0 +1,265 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/proc"
+)
+
+// A VMM that knows TAP devices only, Firecracker, has the user network through one
+// in a network namespace of its own: nothing of it is seen on the host, and nothing
+// is left when it ends. A user may make such a namespace within a user namespace
+// (user_namespaces(7)). The frames pass through a packet socket on the TAP, made in
+// there and handed to the shim. The VMM holds that socket too, untouched, for the
+// next shim to take: it could not make another without joining the namespace, which
+// a program of several threads can't (setns(2)).
+
+const (
+	becomeVMM   = "--become"
+	framesFD    = 3 // of the VMM
+	handOver    = 10 * time.Second
+	tunDevice   = "/dev/net/tun"
+	noIPv6      = "/proc/sys/net/ipv6/conf/%s/disable_ipv6"
+	packetOut   = 23     // PACKET_IGNORE_OUTGOING (packet(7), linux/if_packet.h)
+	anyProtocol = 0x0300 // ETH_P_ALL in network byte order
+)
+
+// network is a shim's user network, if it has one.
+type network struct {
+	start   StartNet
+	running io.Closer
+}
+
+// open starts it. Frames are nil with sockets.
+func (n *network) open(cfg NetConfig, frames *os.File) (err error) {
+	if n.start != nil {
+		n.running, err = n.start(cfg, frames)
+	}
+	return err
+}
+
+func (n *network) close() {
+	if n.running != nil {
+		_ = n.running.Close() // its socket is cleared by the next start at the latest
+	}
+}
+
+// command returns what spawns the VMM, and what to do when it was started.
+func (s *shim) command() (cmd *exec.Cmd, joined func() error, err error) {
+	cmd = exec.Command(s.cfg.Argv[0], s.cfg.Argv[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if s.cfg.Net == nil || s.cfg.Net.Tap == "" {
+		return cmd, func() error { return nil }, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, nil, err
+	}
+	cmd = exec.Command(self, append([]string{s.cfg.Dir, becomeVMM, s.cfg.Net.Tap}, s.cfg.Argv...)...)
+	cmd.ExtraFiles = []*os.File{theirs} // framesFD
+	cmd.SysProcAttr = ownNamespaces()
+	return cmd, func() error {
+		defer ours.Close()
+		_ = theirs.Close() // the child has its own
+		frames, err := receiveFile(ours)
+		if err != nil {
+			return fmt.Errorf("network namespace: %w: %s", err, words(VMMLog))
+		}
+		return s.net.open(*s.cfg.Net, frames)
+	}, nil
+}
+
+// ownNamespaces has a process start in a network namespace of its own, and, where
+// that takes a user namespace, in one where it is the same user, with what it needs
+// to make a TAP.
+func ownNamespaces() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNET}
+	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+		attr.AmbientCaps = []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}
+	}
+	return attr
+}
+
+// enter is the child: it makes the TAP and the socket, hands that over, drops what
+// the VMM needn't be able to, and becomes the VMM. It returns what went wrong.
+func enter(tap string, argv []string) error {
+	if len(argv) == 0 {
+		return errors.New("usage: banger-shim DIR " + becomeVMM + " TAP VMM...")
+	}
+	runtime.LockOSThread() // capabilities are a thread's
+	frames, err := makeTap(tap)
+	if err != nil {
+		return err
+	}
+	if err := unix.Sendmsg(framesFD, []byte{0}, unix.UnixRights(frames), nil, 0); err != nil {
+		return fmt.Errorf("hand over the packet socket: %w", err)
+	}
+	if err := unix.Dup3(frames, framesFD, 0); err != nil {
+		return err
+	}
+	if os.Getuid() != 0 {
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+			return err
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", argv[0], unix.Exec(argv[0], argv, os.Environ()))
+}
+
+// makeTap makes a TAP that stays and belongs to our user, and returns a packet
+// socket on it (netdevice(7), packet(7), the kernel's networking/tuntap.rst).
+func makeTap(name string) (frames int, err error) {
+	tun, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("%s: %w", tunDevice, err)
+	}
+	defer unix.Close(tun) // the device stays until the namespace goes
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return -1, err
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(tun, unix.TUNSETIFF, ifr); err != nil {
+		return -1, fmt.Errorf("make the TAP device %s: %w", name, err)
+	}
+	for request, value := range map[uint]int{unix.TUNSETOWNER: os.Getuid(), unix.TUNSETPERSIST: 1} {
+		if err := unix.IoctlSetInt(tun, request, value); err != nil {
+			return -1, fmt.Errorf("keep the TAP device %s: %w", name, err)
+		}
+	}
+	// The namespace's own stack has no business on it; without IPv6 there is nothing to keep quiet.
+	_ = os.WriteFile(fmt.Sprintf(noIPv6, name), []byte("1"), 0)
+	frames, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("packet socket: %w", err)
+	}
+	if err := unix.IoctlIfreq(frames, unix.SIOCGIFINDEX, ifr); err != nil {
+		return -1, err
+	}
+	index := int(ifr.Uint32())
+	ifr.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(frames, unix.SIOCSIFFLAGS, ifr); err != nil {
+		return -1, fmt.Errorf("bring %s up: %w", name, err)
+	}
+	if err := unix.SetsockoptInt(frames, unix.SOL_PACKET, packetOut, 1); err != nil {
+		return -1, fmt.Errorf("packet socket: %w", err)
+	}
+	if err := unix.Bind(frames, &unix.SockaddrLinklayer{Protocol: anyProtocol, Ifindex: index}); err != nil {
+		return -1, fmt.Errorf("packet socket on %s: %w", name, err)
+	}
+	return frames, nil
+}
+
+// ProbeTap tries whether this user may have a VMM with a TAP; exe is the shim's
+// program. The error says why not.
+func ProbeTap(ctx context.Context, exe string) error {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	// What it becomes is the shim again, which has nothing to do without arguments.
+	cmd := exec.CommandContext(ctx, exe, "/", becomeVMM, "tap0", exe)
+	cmd.ExtraFiles, cmd.SysProcAttr = []*os.File{theirs}, ownNamespaces()
+	out, err := cmd.CombinedOutput()
+	if frames, rerr := receiveFile(ours); rerr == nil {
+		return frames.Close()
+	}
+	return fmt.Errorf("make a TAP in a namespace: %w: %.200s", err, bytes.TrimSpace(out))
+}
+
+// rejoinNet takes a living VMM's network over. A VM is worth more than its network:
+// what fails is only said.
+func (s *shim) rejoinNet() {
+	if s.cfg.Net == nil || s.cfg.Net.Tap == "" {
+		return
+	}
+	frames, err := takeFile(s.cfg.VMM, framesFD)
+	if err == nil {
+		err = s.net.open(*s.cfg.Net, frames)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the guest has no network any more:", err)
+	}
+}
+
+// takeFile duplicates a descriptor of a process (pidfd_getfd(2)).
+func takeFile(p banger.Process, fd int) (*os.File, error) {
+	pidfd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(pidfd)
+	if !proc.Alive(p) {
+		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrNotExist)
+	}
+	got, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return nil, fmt.Errorf("take descriptor %d of process %d: %w", fd, p.PID, err)
+	}
+	return os.NewFile(uintptr(got), "frames"), nil
+}
+
+func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := os.NewFile(uintptr(fds[0]), "shim")
+	defer f.Close() // FileConn duplicates
+	theirs = os.NewFile(uintptr(fds[1]), "vmm")
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// receiveFile waits for the one descriptor that comes. An end of file means that
+// the child has ended.
+func receiveFile(conn *net.UnixConn) (*os.File, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(handOver)); err != nil {
+		return nil, err
+	}
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := conn.ReadMsgUnix(make([]byte, 1), oob)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 {
+		return nil, io.ErrUnexpectedEOF
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) != 1 {
+		return nil, fmt.Errorf("%d control messages came: %w", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("%d descriptors came: %w", len(fds), err)
+	}
+	unix.CloseOnExec(fds[0])
+	return os.NewFile(uintptr(fds[0]), "frames"), nil
+}
