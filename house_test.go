@@ -41,8 +41,11 @@ var mayImport = map[string][]string{
 	"usernet": {},
 
 	// Drivers.
-	"kvm":       {},
-	"qemu":      {"banger", "kvm", "proc", "shim"},
+	"kvm":  {},
+	"qemu": {"banger", "kvm", "proc", "shim"},
+
+	"firecracker": {"banger", "proc", "shim"},
+
 	"diskfile":  {"banger"},
 	"fcrelease": {"banger"}, // a hypervisor fetched when asked: of no driver, so that a driver has no HTTP client for the world
 	"bridge":    {"banger"},
@@ -75,8 +78,8 @@ var mayImport = map[string][]string{
 	"idle":      {"banger", "guest"},
 
 	// Wiring.
-	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "bootstrap", "bridge", "catalog", "config", "debian", "diskfile", "dmsnap", "doctor", "engine", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "version", "xdg"},
+	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "fcrelease", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "bootstrap", "bridge", "catalog", "config", "debian", "diskfile", "dmsnap", "doctor", "engine", "fcrelease", "firecracker", "gc", "idle", "initramfs", "journal", "kvm", "operation", "proc", "qemu", "rootfs", "shim", "sqlite", "template", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/channel", "agent/renew", "agent/session", "agent/tool", "guest", "link", "version"},
 

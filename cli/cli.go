@@ -57,8 +57,17 @@ type Daemon interface {
 	Remove(all bool) (removed, stays []string, err error)
 	// Examine looks at the host, whether a daemon can run on it or not.
 	Examine(ctx context.Context) (doctor.Report, error)
+	// FetchFirecracker fetches the pinned release from a mirror, unless it is there;
+	// empty: the one of config.toml, else the project's own.
+	FetchFirecracker(ctx context.Context, mirror string) (Fetched, error)
 	// Log returns the end of the daemon's log.
 	Log(lines int) string
+}
+
+// Fetched is a release of Firecracker on this host.
+type Fetched struct {
+	Version string `json:"version"`
+	Path    string `json:"path"`
 }
 
 // DaemonStatus says which daemon runs and where its files are.
@@ -185,7 +194,7 @@ func (a *App) root() *cobra.Command {
 	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"}, &cobra.Group{ID: groupMakes, Title: "What they are made of:"},
 		&cobra.Group{ID: groupSystem, Title: "banger itself:"})
 	root.AddCommand(grouped(groupVMs, vmCommand(a), ps, operationCommand(a), eventsCommand(a))...)
-	root.AddCommand(grouped(groupMakes, imageCommand(a), kernelCommand(a), templateCommand(a))...)
+	root.AddCommand(grouped(groupMakes, imageCommand(a), kernelCommand(a), templateCommand(a), hypervisorCommand(a))...)
 	root.AddCommand(grouped(groupSystem,
 		doctorCommand(a),
 		configCommand(a),

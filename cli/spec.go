@@ -14,6 +14,7 @@ import (
 // the daemon's defaults.
 type specFlags struct {
 	name, image, kernel, net string
+	hypervisor               string
 	vcpu                     count
 	memory, disk             size
 	cold                     bool
@@ -29,16 +30,21 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.Var(&f.memory, "memory", defaulted("memory: 512M, 2G; a bare number is MiB", formatMiB(c.MemoryMiB)))
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
 	fs.StringVar(&f.net, "net", "", `network: "user", "none", or "bridge" (a daemon that runs as root) (default user)`)
+	fs.StringVar(&f.hypervisor, "hypervisor", "", `hypervisor: "firecracker" or "qemu" (default what "banger hypervisor list" marks)`)
 	fs.BoolVar(&f.cold, "cold", false, "boot it, now and later, instead of restoring it from a template")
 	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
 	_ = cmd.RegisterFlagCompletionFunc("kernel", a.completeKernels)
+	_ = cmd.RegisterFlagCompletionFunc("hypervisor", cobra.FixedCompletions([]string{"firecracker", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none", "bridge"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (f *specFlags) spec() (banger.Spec, error) {
 	s := banger.Spec{
 		Name: f.name, Image: f.image, Kernel: f.kernel,
-		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Cold: f.cold,
+		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Hypervisor: f.hypervisor, Cold: f.cold,
+	}
+	if s.Hypervisor == "auto" {
+		s.Hypervisor = "" // as in config.toml
 	}
 	if s.Net != "" && s.Net != banger.NetUser && s.Net != banger.NetNone && s.Net != banger.NetBridge {
 		return s, banger.Errorf(banger.CodeInvalid, "--net %s: there are user, bridge and none", f.net)

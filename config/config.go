@@ -33,6 +33,8 @@ type Config struct {
 	Mirror        string `toml:"mirror"`
 	Security      string `toml:"security_mirror"`
 	Hypervisor    string `toml:"hypervisor"`
+	Firecracker   string `toml:"firecracker"`
+	FirecrackerAt string `toml:"firecracker_mirror"`
 	DiskDriver    string `toml:"disk_driver"`
 	WarmStart     bool   `toml:"warm_start"`
 	BridgeSubnet  string `toml:"bridge_subnet"`
@@ -49,6 +51,8 @@ type Config struct {
 	path string
 }
 
+var hypervisors = []string{"auto", "firecracker", "qemu"}
+
 var diskDrivers = []string{"file", "dm-snapshot"}
 
 // settings are the names with what they mean, in the order they are shown.
@@ -61,7 +65,9 @@ var settings = []struct {
 	{"vcpu", "their virtual CPUs", func(c *Config) any { return c.VCPU }},
 	{"memory_mib", "their memory, in MiB", func(c *Config) any { return c.MemoryMiB }},
 	{"disk_mib", "their disk, in MiB; it takes what is written to it", func(c *Config) any { return c.DiskMiB }},
-	{"hypervisor", "their hypervisor driver", func(c *Config) any { return c.Hypervisor }},
+	{"hypervisor", "their hypervisor: firecracker, qemu, or auto, which is Firecracker where that and KVM work", func(c *Config) any { return c.Hypervisor }},
+	{"firecracker", "the path of Firecracker; empty: what `banger hypervisor install` fetched, else in PATH", func(c *Config) any { return c.Firecracker }},
+	{"firecracker_mirror", "where it is fetched from; empty: the project's releases", func(c *Config) any { return c.FirecrackerAt }},
 	{"disk_driver", "their disks: file, or dm-snapshot for a daemon that runs as root", func(c *Config) any { return c.DiskDriver }},
 	{"warm_start", "start them from templates, made of themselves, where a boot can be saved", func(c *Config) any { return c.WarmStart }},
 	{"bridge_subnet", "the IPv4 subnet of --net bridge, for a daemon that runs as root", func(c *Config) any { return c.BridgeSubnet }},
@@ -93,7 +99,7 @@ func Default(d xdg.Dirs) Config {
 		VCPU:          min(2, runtime.NumCPU()),
 		MemoryMiB:     1024,
 		DiskMiB:       10 << 10,
-		Hypervisor:    "qemu",
+		Hypervisor:    "auto",
 		DiskDriver:    "file",
 		WarmStart:     true,
 		BridgeSubnet:  "10.213.0.0/16",
@@ -184,6 +190,12 @@ func (c *Config) check() error {
 		if v.val < v.least || v.val > v.most {
 			return banger.Errorf(banger.CodeInvalid, "%s is %d; it can be %d to %d", v.key, v.val, v.least, v.most)
 		}
+	}
+	if !slices.Contains(hypervisors, c.Hypervisor) {
+		return banger.Errorf(banger.CodeInvalid, "hypervisor is %q; it can be auto, firecracker or qemu", c.Hypervisor)
+	}
+	if c.Firecracker != "" && !filepath.IsAbs(c.Firecracker) {
+		return banger.Errorf(banger.CodeInvalid, "firecracker is %q; it must be an absolute path", c.Firecracker)
 	}
 	if !slices.Contains(diskDrivers, c.DiskDriver) {
 		return banger.Errorf(banger.CodeInvalid, "disk_driver is %q; it can be %s", c.DiskDriver, strings.Join(diskDrivers, " or "))

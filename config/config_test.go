@@ -37,6 +37,8 @@ func TestRefused(t *testing.T) {
 		{"auto_stop_stale_after = '2'", `auto_stop_stale_after is "2"; it can be a time such as 90m or 2h, one second at least, or 0 for never`, ""},
 		{"auto_stop_stale_after = '1ms'", `auto_stop_stale_after is "1ms"`, ""},
 		{"log_level = 'loud'", `log_level is "loud"; it can be debug, info, warn or error`, ""},
+		{"hypervisor = 'xen'", `hypervisor is "xen"; it can be auto, firecracker or qemu`, ""},
+		{"firecracker = 'bin/firecracker'", `firecracker is "bin/firecracker"; it must be an absolute path`, ""},
 		{"disk_driver = 'floppy'", `disk_driver is "floppy"; it can be file or dm-snapshot`, ""},
 		{"bridge_ports = [53, 0]", "bridge_ports has 0; a port can be 1 to 65535", ""},
 		{"bridge_ports = [70000]", "bridge_ports has 70000", ""},

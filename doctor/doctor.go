@@ -41,8 +41,22 @@ type Report struct {
 	Ready   bool     `json:"ready"` // nothing failed
 	Checks  []Check  `json:"checks"`
 	Drivers []Driver `json:"drivers"`
+	// Hypervisors are all that banger knows.
+	Hypervisors []Hypervisor `json:"hypervisors"`
 	// Records says that a daemon has run here before, and has something to tell.
 	Records bool `json:"records"`
+}
+
+// Hypervisor is one that VMs can be run on, or why they can't.
+type Hypervisor struct {
+	Name    string   `json:"name"`
+	Path    string   `json:"path,omitempty"`
+	Version string   `json:"version,omitempty"`
+	Missing string   `json:"missing,omitempty"` // why there is none
+	Default bool     `json:"default"`
+	Why     string   `json:"why,omitempty"` // it is the default
+	Tested  string   `json:"tested,omitempty"`
+	Holes   []string `json:"holes,omitempty"`
 }
 
 // Driver is one that new VMs get, and why.
@@ -68,6 +82,10 @@ type Host struct {
 	KVM      func(context.Context) (kvm.Result, error)
 	// QEMU says which one would be used and its version, or why none can be.
 	QEMU func(context.Context) (path, version string, err error)
+	// Firecracker says the same of it.
+	Firecracker func(context.Context) (Firecracker, error)
+	// Hypervisor is the one that new VMs get, and why.
+	Hypervisor, Why string
 	// UserNamespace makes and leaves one.
 	UserNamespace func(context.Context) error
 	// Filesystem describes the one a path is in or would be in.
@@ -82,6 +100,14 @@ type Host struct {
 	ConfigErr error
 	RAMDir    string // where guest memory goes
 	Siblings  map[string]error
+	Shim      string // path of banger-shim
+}
+
+// Firecracker is one that was found.
+type Firecracker struct {
+	Path, Version string
+	Tested        string   // the version that banger was tested with last
+	Holes         []string // what is known to be wrong with it, in sentences
 }
 
 // Filesystem is one of the host's.

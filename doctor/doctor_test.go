@@ -28,7 +28,11 @@ func healthy(t *testing.T) *doctor.Host {
 		KVM: func(context.Context) (kvm.Result, error) {
 			return kvm.Result{Verdict: kvm.Works, Detail: "runs", TSCKHz: 1}, nil
 		},
-		QEMU:          func(context.Context) (string, string, error) { return "/usr/bin/qemu-system-x86_64", "7.2", nil },
+		QEMU: func(context.Context) (string, string, error) { return "/usr/bin/qemu-system-x86_64", "7.2", nil },
+		Firecracker: func(context.Context) (doctor.Firecracker, error) {
+			return doctor.Firecracker{Path: "/usr/bin/firecracker", Version: "1.16.1", Tested: "1.16.1"}, nil
+		},
+		Hypervisor: "firecracker", Why: "it is here", Shim: "/usr/bin/banger-shim",
 		UserNamespace: func(context.Context) error { return nil },
 		Filesystem: func(path string) (doctor.Filesystem, error) {
 			return doctor.Filesystem{Path: path, Type: "ext4", Free: 1 << 40}, nil
@@ -116,9 +120,11 @@ func TestFindings(t *testing.T) {
 			h.KVM = func(context.Context) (kvm.Result, error) { return kvm.Result{Verdict: kvm.Works}, nil }
 		}, "clock", doctor.Warn, "isn't constant", ""},
 		{"no qemu", func(_ *testing.T, h *doctor.Host) {
+			h.Hypervisor = "qemu"
 			h.QEMU = func(context.Context) (string, string, error) { return "", "", errors.New("no qemu") }
 		}, "qemu", doctor.Fail, "no qemu", "sudo apt-get install --no-install-recommends qemu-system-x86"},
 		{"no qemu on fedora", func(t *testing.T, h *doctor.Host) {
+			h.Hypervisor = "qemu"
 			h.QEMU = func(context.Context) (string, string, error) { return "", "", errors.New("no qemu") }
 			write(t, h, "/etc/os-release", "ID=rocky\nID_LIKE=\"rhel centos fedora\"\n")
 		}, "qemu", doctor.Fail, "no qemu", "sudo dnf install qemu-system-x86-core"},
@@ -131,7 +137,13 @@ func TestFindings(t *testing.T) {
 			write(t, h, "/dev/mapper/control", "")
 		}, "dm-snapshot", doctor.OK, "device-mapper is there", ""},
 		{"no git", without("git"), "git", doctor.Warn, "not in PATH", "git"},
-		{"no firecracker", without("firecracker"), "firecracker", doctor.Note, "not in PATH", ""},
+		{"firecracker only", func(_ *testing.T, h *doctor.Host) {
+			h.QEMU = func(context.Context) (string, string, error) { return "", "", errors.New("no qemu") }
+		}, "qemu", doctor.Warn, "no qemu", "qemu-system-x86"},
+		{"no firecracker", noFirecracker("qemu"), "firecracker", doctor.Note, "no Firecracker", "banger hypervisor install"},
+		{"no firecracker though wanted", noFirecracker("firecracker"), "firecracker", doctor.Fail, "no Firecracker", "hypervisor to auto"},
+		{"another firecracker", firecrackerIs("1.17.0"), "firecracker", doctor.Note, "tested with 1.16.1", ""},
+		{"firecracker with a hole", firecrackerIs("1.16.1", "it leaks"), "firecracker", doctor.Note, "tested with", ""},
 		{"no shim", func(_ *testing.T, h *doctor.Host) { h.Siblings["banger-shim"] = errors.New("no shim") }, "programs", doctor.Fail, "no shim", "together"},
 		{"config", func(_ *testing.T, h *doctor.Host) {
 			h.ConfigErr = banger.Errorf(banger.CodeInvalid, "no setting").WithHint("did you mean x")
@@ -145,7 +157,7 @@ func TestFindings(t *testing.T) {
 			write(t, h, "/etc/systemd/logind.conf", "KillUserProcesses=yes\n")
 			write(t, h, "/var/lib/systemd/linger/ann", "")
 		}, "logout", doctor.OK, "lingers", ""},
-		{"apparmor", noNamespace("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"), "user namespaces", doctor.Note, "AppArmor", "apparmor_restrict_unprivileged_userns=0"},
+		{"apparmor", noNamespace("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"), "user namespaces", doctor.Note, "AppArmor", "userns,"},
 		{"no clone", noNamespace("/proc/sys/kernel/unprivileged_userns_clone", "0"), "user namespaces", doctor.Note, "unprivileged_userns_clone is 0", "sysctl"},
 		{"none allowed", noNamespace("/proc/sys/user/max_user_namespaces", "0"), "user namespaces", doctor.Note, "max_user_namespaces is 0", "sysctl"},
 		{"seccomp", noNamespace("", ""), "user namespaces", doctor.Note, "operation not permitted", ""},
@@ -249,6 +261,23 @@ func TestSystem(t *testing.T) {
 	for _, want := range []string{"system: Debian 12\n", "kernel: 6.1.0", "processor: Ryzen 7\n", "memory: 16000000 kB\n"} {
 		if got := doctor.System(h.Root); !strings.Contains(got, want) {
 			t.Errorf("no %q in %s", want, got)
+		}
+	}
+}
+
+func noFirecracker(chosen string) func(*testing.T, *doctor.Host) {
+	return func(_ *testing.T, h *doctor.Host) {
+		h.Hypervisor = chosen
+		h.Firecracker = func(context.Context) (doctor.Firecracker, error) {
+			return doctor.Firecracker{Tested: "1.16.1"}, errors.New("no Firecracker on this host")
+		}
+	}
+}
+
+func firecrackerIs(version string, holes ...string) func(*testing.T, *doctor.Host) {
+	return func(_ *testing.T, h *doctor.Host) {
+		h.Firecracker = func(context.Context) (doctor.Firecracker, error) {
+			return doctor.Firecracker{Path: "/fc", Version: version, Tested: "1.16.1", Holes: holes}, nil
 		}
 	}
 }

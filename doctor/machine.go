@@ -59,33 +59,56 @@ func processor(ctx context.Context, h *Host, r *Report) {
 	}
 }
 
-// hypervisor looks at QEMU, and says which driver is chosen and why.
+// hypervisor looks at QEMU and Firecracker, and says which is chosen and why.
 func hypervisor(ctx context.Context, h *Host, r *Report) {
 	path, version, err := h.QEMU(ctx)
+	q := Hypervisor{Name: "qemu", Path: path, Version: version}
 	switch {
+	case err != nil && h.Hypervisor != q.Name:
+		q.Missing = err.Error()
+		r.Add(Check{"qemu", Warn, err.Error(), "VMs run on Firecracker only, and without KVM not at all", h.install("qemu")})
 	case err != nil:
-		c := Check{"qemu", Fail, err.Error(), "no VM can run", h.install("qemu")}
-		r.Add(c)
+		q.Missing = err.Error()
+		r.Add(Check{"qemu", Fail, err.Error(), "no VM can run", h.install("qemu")})
 	default:
 		r.Add(Check{Name: "qemu", Level: OK, Found: path + " is version " + version})
 	}
-	fc, err := h.LookPath("firecracker")
-	if err != nil {
-		r.Add(Check{Name: "firecracker", Level: Note, Found: "not in PATH", Means: "not needed: QEMU does all"})
-	} else {
-		r.Add(Check{Name: "firecracker", Level: Note, Found: fc})
-	}
-	why := "default"
-	for _, s := range h.Config.Settings() {
-		if s.Key == "hypervisor" && s.Source != "default" {
-			why = "config.toml says so"
+	f := lookAtFirecracker(ctx, h, r)
+	r.Hypervisors = []Hypervisor{f, q}
+	for i := range r.Hypervisors {
+		if r.Hypervisors[i].Name == h.Hypervisor {
+			r.Hypervisors[i].Default, r.Hypervisors[i].Why = true, h.Why
 		}
 	}
 	how := "by emulation"
 	if got, err := h.KVM(ctx); err == nil && got.Verdict == kvm.Works {
 		how = "with KVM"
 	}
-	r.Drivers = append(r.Drivers, Driver{"hypervisor", h.Config.Hypervisor, why + "; " + how})
+	r.Drivers = append(r.Drivers, Driver{"hypervisor", h.Hypervisor, h.Why + "; " + how})
+}
+
+// lookAtFirecracker says which one there is, and what is known to be wrong with it.
+func lookAtFirecracker(ctx context.Context, h *Host, r *Report) Hypervisor {
+	f, err := h.Firecracker(ctx)
+	got := Hypervisor{Name: "firecracker", Path: f.Path, Version: f.Version, Tested: f.Tested, Holes: f.Holes}
+	if err != nil {
+		got.Missing = err.Error()
+		c := Check{"firecracker", Note, err.Error(), "not needed: QEMU does all", "banger hypervisor install, if you want it"}
+		if h.Hypervisor == got.Name {
+			c.Level, c.Means, c.Mend = Fail, "no VM can run: config.toml wants it", "banger hypervisor install, or set hypervisor to auto in config.toml"
+		}
+		r.Add(c)
+		return got
+	}
+	c := Check{Name: "firecracker", Level: OK, Found: fmt.Sprintf("%s is version %s, the one banger was tested with", f.Path, f.Version)}
+	if f.Version != f.Tested {
+		c.Level, c.Found = Note, fmt.Sprintf("%s is version %s; banger was tested with %s", f.Path, f.Version, f.Tested)
+	}
+	if len(f.Holes) > 0 {
+		c.Level, c.Means = Note, "known of it: "+strings.Join(f.Holes, "; ")
+	}
+	r.Add(c)
+	return got
 }
 
 func disks(_ context.Context, h *Host, r *Report) {

@@ -77,9 +77,21 @@ func namespaces(ctx context.Context, h *Host, r *Report) {
 	case is("/proc/sys/kernel/unprivileged_userns_clone", "0"):
 		c.Found, c.Mend = "kernel.unprivileged_userns_clone is 0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"
 	case is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"):
-		c.Found, c.Mend = "AppArmor forbids them (kernel.apparmor_restrict_unprivileged_userns is 1)", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with `userns,` for banger's programs"
+		c.Found, c.Mend = "AppArmor forbids them (kernel.apparmor_restrict_unprivileged_userns is 1)", profile(h.Shim)
 	}
 	r.Add(c)
+}
+
+// profile is a command that installs an AppArmor profile for the program that makes
+// user namespaces (apparmor.d(5); Ubuntu's apparmor-unprivileged-userns-restrictions).
+func profile(program string) string {
+	return fmt.Sprintf(`sudo tee /etc/apparmor.d/banger-shim >/dev/null <<'END' && sudo apparmor_parser -r /etc/apparmor.d/banger-shim
+abi <abi/4.0>,
+include <tunables/global>
+profile banger-shim %q flags=(unconfined) {
+  userns,
+}
+END`, program)
 }
 
 // network file systems, whose locks may not hold or may be missing.

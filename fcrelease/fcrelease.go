@@ -51,6 +51,9 @@ type Installer struct {
 	Client *http.Client
 }
 
+// Path is where Install puts Firecracker, there or not.
+func (i Installer) Path() string { return filepath.Join(i.Dir, Version, "firecracker") }
+
 // Find returns the release that is installed. An error of fs.ErrNotExist means
 // that it isn't, or not whole.
 func (i Installer) Find() (Installed, error) {

@@ -58,12 +58,9 @@ func (d *Driver) Describe(ctx context.Context) (path, version string, err error)
 func (d *Driver) identify(ctx context.Context) (build, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	path, err := exec.LookPath(d.cfg.Binary)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
+	path, err := d.find()
 	if err != nil {
-		return build{}, banger.Errorf(banger.CodeUnavailable, "no %s on this host: %w", d.cfg.Binary, err).
+		return build{}, banger.Errorf(banger.CodeUnavailable, "no Firecracker on this host: %w", err).
 			WithHint("banger hypervisor install fetches it; or use --hypervisor qemu")
 	}
 	st, err := os.Stat(path)
@@ -83,6 +80,16 @@ func (d *Driver) identify(ctx context.Context) (build, error) {
 	d.known = want
 	d.cache(want)
 	return want, nil
+}
+
+// find returns the first binary that is there, or why the last isn't.
+func (d *Driver) find() (path string, err error) {
+	for _, b := range d.cfg.Binaries {
+		if path, err = exec.LookPath(b); err == nil {
+			return filepath.Abs(path)
+		}
+	}
+	return "", err
 }
 
 var versionLine = regexp.MustCompile(`^Firecracker v(\d+)\.(\d+)\.(\d+)`)

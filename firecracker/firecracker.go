@@ -21,6 +21,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,9 +33,10 @@ import (
 
 // Config is what the driver is told about its host.
 type Config struct {
-	Binary   string // Firecracker's path, or a name for PATH; empty: firecracker
-	Shim     string // path of banger-shim
-	CacheDir string // where answers about the binary are kept; empty: nowhere
+	Binaries []string // where Firecracker may be: paths, or names for PATH; the first that is there counts. Empty: firecracker
+	Shim     string   // path of banger-shim
+	CacheDir string   // where answers about the binary are kept; empty: nowhere
+	NoKVM    string   // why KVM can't be used; empty: it works
 }
 
 // Driver is the banger.Hypervisor for Firecracker. Calls for different machines
@@ -49,8 +52,8 @@ var _ banger.Hypervisor = (*Driver)(nil)
 
 // New returns a driver. It touches nothing: what is missing shows at Start.
 func New(cfg Config) *Driver {
-	if cfg.Binary == "" {
-		cfg.Binary = "firecracker"
+	if len(cfg.Binaries) == 0 {
+		cfg.Binaries = []string{"firecracker"}
 	}
 	return &Driver{cfg: cfg}
 }
@@ -72,6 +75,10 @@ func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles,
 	b, err := d.identify(ctx)
 	if err != nil {
 		return banger.Handles{}, err
+	}
+	if d.cfg.NoKVM != "" {
+		return banger.Handles{}, banger.Errorf(banger.CodeUnavailable, "Firecracker needs KVM: %s", d.cfg.NoKVM).
+			WithHint("use --hypervisor qemu, which emulates; banger doctor says more")
 	}
 	if vmm, alive := d.findVMM(ctx, m, banger.Process{}); alive {
 		return banger.Handles{}, banger.Errorf(banger.CodeConflict, "machine %s already runs, as process %d", m.ID, vmm.PID)
@@ -192,31 +199,25 @@ func askPID(ctx context.Context, m banger.Machine) (int, error) {
 // isVMM reports whether a process is the VMM of a machine: a Firecracker of our
 // own user, started with the machine's id.
 func (d *Driver) isVMM(pid int, id string) bool {
-	argv, ok := proc.OwnArgs(pid, d.program())
-	if !ok {
-		return false
-	}
-	for i, a := range argv {
-		if a == "--id" && i+1 < len(argv) {
-			return argv[i+1] == vmName(id)
+	for _, program := range d.programs() {
+		argv, ok := proc.OwnArgs(pid, program)
+		if i := slices.Index(argv, "--id"); ok && i >= 0 && i+1 < len(argv) && argv[i+1] == vmName(id) {
+			return true
 		}
 	}
 	return false
 }
 
-// program is what the names of Firecracker's programs begin with: the official
-// ones carry a version.
-func (d *Driver) program() string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	base := filepath.Base(d.cfg.Binary)
-	if d.known.Path != "" {
-		base = filepath.Base(d.known.Path)
+// programs are what the names of Firecracker's programs may begin with. The
+// official ones carry a version.
+func (d *Driver) programs() []string {
+	list := []string{"firecracker"}
+	for _, b := range d.cfg.Binaries {
+		if base := filepath.Base(b); !strings.HasPrefix(base, list[0]) {
+			list = append(list, base)
+		}
 	}
-	if len(base) > len("firecracker") && base[:len("firecracker")] == "firecracker" {
-		return "firecracker"
-	}
-	return base
+	return list
 }
 
 // Dial opens a stream through the shim.

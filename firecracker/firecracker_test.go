@@ -51,7 +51,7 @@ func newDriver(t testing.TB) *firecracker.Driver {
 	if host.Verdict != kvm.Works {
 		t.Skipf("KVM doesn't work here: %s", host.Detail)
 	}
-	return firecracker.New(firecracker.Config{Binary: binary, Shim: filepath.Join(bin, "banger-shim"), CacheDir: t.TempDir()})
+	return firecracker.New(firecracker.Config{Binaries: []string{binary}, Shim: filepath.Join(bin, "banger-shim"), CacheDir: t.TempDir()})
 }
 
 // programs builds what a VM needs of ours, once. BANGER_BIN names a directory
@@ -314,7 +314,7 @@ func TestRefused(t *testing.T) {
 }
 
 func TestBadMachines(t *testing.T) {
-	d := firecracker.New(firecracker.Config{Binary: "/bin/false"})
+	d := firecracker.New(firecracker.Config{Binaries: []string{"/bin/false"}})
 	good := banger.Machine{ID: "a1", Dir: "/d", VCPU: 1, MemoryMiB: 256, Kernel: "/k", Initramfs: "/i"}
 	for name, spoil := range map[string]func(*banger.Machine){
 		"no id":                func(m *banger.Machine) { m.ID = "" },
@@ -350,13 +350,36 @@ func TestBinaries(t *testing.T) {
 		if err := os.WriteFile(bin, []byte("#!/bin/sh\n"+c.script+"\n"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := firecracker.New(firecracker.Config{Binary: bin, Shim: "/no-such-shim"}).Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := firecracker.New(firecracker.Config{Binaries: []string{"no-such-one", bin}, Shim: "/no-such-shim"}).Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %q in it", name, err, c.want)
 		}
 	}
-	_, err := firecracker.New(firecracker.Config{Binary: "no-such-firecracker"}).Start(t.Context(), m)
+	_, err := firecracker.New(firecracker.Config{Binaries: []string{"no-such-firecracker"}}).Start(t.Context(), m)
 	var e *banger.Error
 	if !errors.As(err, &e) || e.Code != banger.CodeUnavailable || e.Hint == "" {
 		t.Errorf("no binary: %+v, want code %q and a hint", err, banger.CodeUnavailable)
+	}
+}
+
+func TestHoles(t *testing.T) {
+	for version, want := range map[string]string{
+		"1.13.1": "CVE-2026-1386", "1.14.0": "CVE-2026-1386", "1.14.1": "CVE-2026-5747", "1.15.0": "CVE-2026-5747",
+		"1.14.4": "", "1.15.1": "", "1.16.0": "vsock", firecracker.Tested: "vsock", "1.17.0": "", "odd": "",
+	} {
+		if got := strings.Join(firecracker.Holes(version), " "); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", version, got, want)
+		}
+	}
+}
+
+func TestNoKVM(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "firecracker")
+	if err := os.WriteFile(bin, []byte("#!/bin/sh\necho Firecracker v1.16.1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m := banger.Machine{ID: "a1", Dir: t.TempDir(), VCPU: 1, MemoryMiB: 256, Kernel: "/k", Initramfs: "/i"}
+	_, err := firecracker.New(firecracker.Config{Binaries: []string{bin}, NoKVM: "there is no /dev/kvm"}).Start(t.Context(), m)
+	if banger.CodeOf(err) != banger.CodeUnavailable || !strings.Contains(err.Error(), "there is no /dev/kvm") {
+		t.Errorf("error %v, want code %q and the reason", err, banger.CodeUnavailable)
 	}
 }

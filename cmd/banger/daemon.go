@@ -36,6 +36,8 @@ type daemon struct {
 	dirs     xdg.Dirs
 	unusable error // why config.toml is: then nothing may be asked of a daemon
 	judged   atomic.Bool
+
+	firecrackerMirror string // config.toml's
 }
 
 func (d *daemon) log() string { return filepath.Join(d.dirs.State, "daemon.log") }

@@ -23,7 +23,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "banger:", err)
 		return cli.ExitInvalid
 	}
-	d := &daemon{dirs: dirs, unusable: err}
+	d := &daemon{dirs: dirs, unusable: err, firecrackerMirror: conf.FirecrackerAt}
 	connect := d.connect
 	// A shell asking for completions must not start anything.
 	if len(os.Args) > 1 && (os.Args[1] == "__complete" || os.Args[1] == "__completeNoDesc") {

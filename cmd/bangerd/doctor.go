@@ -15,8 +15,9 @@ import (
 
 	"banger/config"
 	"banger/doctor"
+	"banger/firecracker"
 	"banger/kvm"
-	"banger/qemu"
+	"banger/shim"
 )
 
 // printDoctor is `bangerd --doctor`: the judgement of this host by the program
@@ -33,7 +34,7 @@ func printDoctor(ctx context.Context, w io.Writer) error {
 	}
 	h := &doctor.Host{
 		UID: os.Getuid(), Getenv: os.Getenv, LookPath: exec.LookPath,
-		KVM: kvm.Probe, QEMU: qemu.New(qemu.Config{}).Describe, UserNamespace: userNamespace,
+		KVM: kvm.Probe, UserNamespace: userNamespace,
 		Filesystem: filesystem, Lock: tryLock, Owner: owner,
 		Dirs: dirs, Config: conf, ConfigErr: err, RAMDir: ram, Siblings: map[string]error{},
 	}
@@ -43,10 +44,27 @@ func printDoctor(ctx context.Context, w io.Writer) error {
 	for _, name := range []string{"banger-shim", "banger-agent"} {
 		_, h.Siblings[name] = sibling(name)
 	}
+	if h.Shim, err = sibling("banger-shim"); err == nil && h.UID != 0 {
+		h.UserNamespace = func(ctx context.Context) error { return shim.ProbeTap(ctx, h.Shim) }
+	}
+	judgeHypervisors(ctx, h)
 	r := doctor.Examine(ctx, h)
 	_, err = os.Stat(databasePath(dirs))
 	r.Records = err == nil
 	return json.NewEncoder(w).Encode(r)
+}
+
+// judgeHypervisors looks at both as the daemon would.
+func judgeHypervisors(ctx context.Context, h *doctor.Host) {
+	probed, err := h.KVM(ctx)
+	h.KVM = func(context.Context) (kvm.Result, error) { return probed, err }
+	hv := openHypervisors(ctx, h.Config, h.Dirs, h.Shim, probed)
+	h.QEMU = hv.qemu.Describe
+	h.Firecracker = func(ctx context.Context) (doctor.Firecracker, error) {
+		path, version, err := hv.firecracker.Describe(ctx)
+		return doctor.Firecracker{Path: path, Version: version, Tested: firecracker.Tested, Holes: firecracker.Holes(version)}, err
+	}
+	h.Hypervisor, h.Why = hv.chosen, hv.why
 }
 
 // userNamespace runs this program in a user namespace of its own.

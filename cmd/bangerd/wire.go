@@ -23,7 +23,6 @@ import (
 	"banger/kvm"
 	"banger/operation"
 	"banger/proc"
-	"banger/qemu"
 	"banger/rootfs"
 	"banger/sqlite"
 	"banger/template"
@@ -75,7 +74,8 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	if err != nil { // then emulation, which works everywhere
 		log.Warn("kvm could not be judged", "err", err)
 	}
-	log.Info("hypervisor", "kvm", probed.Verdict, "detail", probed.Detail, "tsc_khz", probed.TSCKHz)
+	hv := openHypervisors(ctx, conf, dirs, shim, probed)
+	log.Info("hypervisor", "default", hv.chosen, "why", hv.why, "kvm", probed.Verdict, "detail", probed.Detail, "tsc_khz", probed.TSCKHz)
 	images := &rootfs.Store{Dir: filepath.Join(dirs.Data, "images")}
 	if err := images.Clean(); err != nil {
 		log.Warn("what dead imports left could not be removed", "err", err)
@@ -100,13 +100,11 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	h.system.Journal = &journal.Journal{}
 	h.engine = &engine.Engine{
 		Store: store, Catalog: cat,
-		Hypervisors: map[string]banger.Hypervisor{"qemu": qemu.New(qemu.Config{
-			Shim: shim, CacheDir: dirs.Cache, KVM: probed.Verdict == kvm.Works, TSCKHz: probed.TSCKHz,
-		})},
-		Host: engine.Drivers{Disks: disks, Networks: networks}, Processes: proc.Host{},
+		Hypervisors: hv.drivers(),
+		Host:        engine.Drivers{Disks: disks, Networks: networks}, Processes: proc.Host{},
 		Dir: dirs.State, RAMDir: ram, BootID: boot,
 		Defaults: engine.Defaults{
-			Hypervisor: conf.Hypervisor, Disk: conf.DiskDriver, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
+			Hypervisor: hv.chosen, Disk: conf.DiskDriver, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
 			VCPU: conf.VCPU, MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,
 		},
 		Now: time.Now, NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
