@@ -121,11 +121,11 @@ func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process) err
 	exit, werr := shim.Wait(ctx, m.Dir)
 	switch {
 	case werr == nil:
-		return errors.New("Firecracker ended: " + exit.Detail)
+		return errors.New("the VMM ended: " + exit.Detail)
 	case proc.Alive(vmm):
 		return err
 	}
-	return fmt.Errorf("Firecracker ended, its shim doesn't say how: %w", errors.Join(err, werr))
+	return fmt.Errorf("the VMM ended, its shim doesn't say how: %w", errors.Join(err, werr))
 }
 
 func running(ctx context.Context, m banger.Machine) error {

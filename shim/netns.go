@@ -104,7 +104,7 @@ func ownNamespaces() *syscall.SysProcAttr {
 // the VMM needn't be able to, and becomes the VMM. It returns what went wrong.
 func enter(tap string, argv []string) error {
 	if len(argv) == 0 {
-		return errors.New("usage: banger-shim DIR " + becomeVMM + " TAP VMM...")
+		return errors.New("usage: banger-shim DIR --become TAP VMM [ARGUMENT]")
 	}
 	runtime.LockOSThread() // capabilities are a thread's
 	frames, err := makeTap(tap)
