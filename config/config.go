@@ -35,6 +35,7 @@ type Config struct {
 	Hypervisor    string `toml:"hypervisor"`
 	Firecracker   string `toml:"firecracker"`
 	FirecrackerAt string `toml:"firecracker_mirror"`
+	Jailer        bool   `toml:"jailer"`
 	DiskDriver    string `toml:"disk_driver"`
 	WarmStart     bool   `toml:"warm_start"`
 	BridgeSubnet  string `toml:"bridge_subnet"`
@@ -67,6 +68,7 @@ var settings = []struct {
 	{"disk_mib", "their disk, in MiB; it takes what is written to it", func(c *Config) any { return c.DiskMiB }},
 	{"hypervisor", "their hypervisor: firecracker, qemu, or auto, which is Firecracker where that and KVM work", func(c *Config) any { return c.Hypervisor }},
 	{"firecracker", "the path of Firecracker; empty: what `banger hypervisor install` fetched, else in PATH", func(c *Config) any { return c.Firecracker }},
+	{"jailer", "run it under its jailer, for a daemon that runs as root", func(c *Config) any { return c.Jailer }},
 	{"firecracker_mirror", "where it is fetched from; empty: the project's releases", func(c *Config) any { return c.FirecrackerAt }},
 	{"disk_driver", "their disks: file, or dm-snapshot for a daemon that runs as root", func(c *Config) any { return c.DiskDriver }},
 	{"warm_start", "start them from templates, made of themselves, where a boot can be saved", func(c *Config) any { return c.WarmStart }},
@@ -100,6 +102,7 @@ func Default(d xdg.Dirs) Config {
 		MemoryMiB:     1024,
 		DiskMiB:       10 << 10,
 		Hypervisor:    "auto",
+		Jailer:        true,
 		DiskDriver:    "file",
 		WarmStart:     true,
 		BridgeSubnet:  "10.213.0.0/16",

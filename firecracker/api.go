@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -37,10 +38,14 @@ func dialAPI(ctx context.Context, dir string) (*api, error) {
 		return nil, err
 	}
 	defer d.Close()
-	short := filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), apiSocket)
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", short)
+	var c net.Conn
+	for _, name := range apiSockets(dir) {
+		if c, err = (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), name)); err == nil {
+			break
+		}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, apiSocket), errors.Unwrap(err))
+		return nil, fmt.Errorf("connect to the API of %s: %w", dir, errors.Unwrap(err))
 	}
 	a := &api{conn: c.(*net.UnixConn)}
 	if a.pid, err = peer(a.conn); err != nil {
@@ -52,6 +57,22 @@ func dialAPI(ctx context.Context, dir string) (*api, error) {
 		MaxConnsPerHost: 1,
 	}}
 	return a, nil
+}
+
+// apiSockets returns where a machine's API may be: in its directory or its jail.
+func apiSockets(dir string) []string {
+	list := []string{apiSocket}
+	jails, _ := filepath.Glob(filepath.Join(globQuote(dir), jailDir, "*", "*", "root", apiSocket)) // the pattern is well-formed
+	for _, j := range jails {
+		if name, err := filepath.Rel(dir, j); err == nil {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+func globQuote(s string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(s)
 }
 
 func peer(conn *net.UnixConn) (pid int, err error) {

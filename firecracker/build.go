@@ -67,6 +67,12 @@ func (d *Driver) identify(ctx context.Context) (build, error) {
 	if err != nil {
 		return build{}, err
 	}
+	if jailer := jailerOf(path); d.cfg.Jail {
+		if _, err := os.Stat(jailer); err != nil {
+			return build{}, banger.Errorf(banger.CodeUnavailable, "Firecracker's jailer isn't beside it: %w", err).
+				WithHint("put the release's jailer there; `jailer = false` in config.toml does without, as root")
+		}
+	}
 	want := build{Path: path, Size: st.Size(), ModTime: st.ModTime().UnixNano()}
 	for _, b := range []build{d.known, d.cached()} {
 		if b.Path == want.Path && b.Size == want.Size && b.ModTime == want.ModTime {
@@ -86,7 +92,10 @@ func (d *Driver) identify(ctx context.Context) (build, error) {
 func (d *Driver) find() (path string, err error) {
 	for _, b := range d.cfg.Binaries {
 		if path, err = exec.LookPath(b); err == nil {
-			return filepath.Abs(path)
+			if path, err = filepath.Abs(path); err == nil {
+				path, err = filepath.EvalSymlinks(path) // the jailer names its directory so
+			}
+			return path, err
 		}
 	}
 	return "", err

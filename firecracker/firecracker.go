@@ -37,6 +37,7 @@ type Config struct {
 	Shim     string   // path of banger-shim
 	CacheDir string   // where answers about the binary are kept; empty: nowhere
 	NoKVM    string   // why KVM can't be used; empty: it works
+	Jail     bool     // run Firecracker under its jailer, which lies beside it; for root only
 }
 
 // Driver is the banger.Hypervisor for Firecracker. Calls for different machines
@@ -95,15 +96,26 @@ func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles,
 			h, err = banger.Handles{}, errors.Join(err, undo)
 		}
 	}()
-	if err := writeConfig(m); err != nil {
+	l := launch{machine: m, seen: m, argv: []string{b.Path, "--id", vmName(m.ID)}}
+	if d.cfg.Jail {
+		if l, err = jailed(m, b.Path); err != nil {
+			return banger.Handles{}, err
+		}
+	}
+	if err := l.writeConfig(); err != nil {
 		return banger.Handles{}, err
 	}
-	st, err := shim.Spawn(ctx, d.cfg.Shim, shimConfig(m, command(b, m)))
+	st, err := shim.Spawn(ctx, d.cfg.Shim, l.shimConfig())
 	if err != nil {
 		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
 	}
 	if err := awaitMachine(ctx, m, st.VMM); err != nil {
 		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
+	}
+	if d.cfg.Jail && running(ctx, m) == nil { // else it may not have opened all yet
+		if err := jailOf(m, "").seal(); err != nil {
+			return banger.Handles{}, err
+		}
 	}
 	return banger.Handles{VMM: st.VMM, Shim: st.Shim}, nil
 }
@@ -197,10 +209,13 @@ func askPID(ctx context.Context, m banger.Machine) (int, error) {
 }
 
 // isVMM reports whether a process is the VMM of a machine: a Firecracker of our
-// own user, started with the machine's id.
+// own user or of the machine's jail, or its jailer, started with the machine's id.
 func (d *Driver) isVMM(pid int, id string) bool {
 	for _, program := range d.programs() {
 		argv, ok := proc.OwnArgs(pid, program)
+		if !ok && os.Getuid() == 0 {
+			argv, ok = proc.Args(pid, program, jailUID(id))
+		}
 		if i := slices.Index(argv, "--id"); ok && i >= 0 && i+1 < len(argv) && argv[i+1] == vmName(id) {
 			return true
 		}
@@ -211,7 +226,7 @@ func (d *Driver) isVMM(pid int, id string) bool {
 // programs are what the names of Firecracker's programs may begin with. The
 // official ones carry a version.
 func (d *Driver) programs() []string {
-	list := []string{"firecracker"}
+	list := []string{"firecracker", "jailer"}
 	for _, b := range d.cfg.Binaries {
 		if base := filepath.Base(b); !strings.HasPrefix(base, list[0]) {
 			list = append(list, base)
@@ -260,6 +275,7 @@ func (d *Driver) Kill(ctx context.Context, m banger.Machine, h banger.Handles) (
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, jailOf(m, "").clear())
 	if err := errors.Join(errs...); err != nil {
 		return left, fmt.Errorf("remove what machine %s left: %w", m.ID, err)
 	}

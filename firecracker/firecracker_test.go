@@ -30,6 +30,11 @@ import (
 // is in PATH, on a host whose KVM works. There is no other way to run it.
 func newDriver(t testing.TB) *firecracker.Driver {
 	t.Helper()
+	return newDriverOf(t, false)
+}
+
+func newDriverOf(t testing.TB, jail bool) *firecracker.Driver {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("boots a VM")
 	}
@@ -51,7 +56,15 @@ func newDriver(t testing.TB) *firecracker.Driver {
 	if host.Verdict != kvm.Works {
 		t.Skipf("KVM doesn't work here: %s", host.Detail)
 	}
-	return firecracker.New(firecracker.Config{Binaries: []string{binary}, Shim: filepath.Join(bin, "banger-shim"), CacheDir: t.TempDir()})
+	if jail {
+		if os.Getuid() != 0 {
+			t.Skip("a jail takes root")
+		}
+		if _, err := os.Stat(filepath.Join(filepath.Dir(binary), "jailer")); err != nil {
+			t.Skip(err)
+		}
+	}
+	return firecracker.New(firecracker.Config{Binaries: []string{binary}, Shim: filepath.Join(bin, "banger-shim"), CacheDir: t.TempDir(), Jail: jail})
 }
 
 // programs builds what a VM needs of ours, once. BANGER_BIN names a directory
@@ -166,6 +179,58 @@ func TestContract(t *testing.T) {
 	})
 }
 
+func TestContractJailed(t *testing.T) {
+	hypervisortest.Run(t, func(t *testing.T) hypervisortest.Bed {
+		d := newDriverOf(t, true)
+		m := newMachine(t)
+		killLater(t, d, m)
+		return hypervisortest.Bed{Hypervisor: d, Machine: m, Host: host{}, NoRAMFile: true}
+	})
+}
+
+// A jailed Firecracker is a nobody in a root of its own, without a mount on the
+// host; one that failed to start leaves nothing of its jail.
+func TestJail(t *testing.T) {
+	d := newDriverOf(t, true)
+	m := newMachine(t)
+	h := start(t, d, m)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.VMM.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("no %q in %s", want, status)
+		}
+	}
+	if strings.Contains(string(status), "\nUid:\t0\t") {
+		t.Error("Firecracker is root")
+	}
+	if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", h.VMM.PID)); err != nil || root != "/" {
+		t.Errorf("its root is %q, %v", root, err) // "/" of its mount namespace
+	}
+	if entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/root", h.VMM.PID)); err != nil || len(entries) > 16 {
+		t.Errorf("it sees %v, %v", entries, err)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), m.ID) {
+		t.Errorf("mounts of its jail are left, %v", err)
+	}
+	cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", h.VMM.PID))
+	if err != nil || !strings.Contains(string(cgroup), "/banger/banger-"+m.ID) {
+		t.Errorf("its cgroup is %q, %v", cgroup, err)
+	}
+	if left, err := d.Kill(t.Context(), m, h); err != nil || !left.Empty() {
+		t.Errorf("Kill left %+v: %v", left, err)
+	}
+	m.Drives[1].Path = filepath.Join(m.Dir, "no-such-disk")
+	if _, err := d.Start(t.Context(), m); err == nil {
+		t.Error("a machine without its disk was started")
+	}
+	if held := (host{}).Held(t, m); len(held) > 0 {
+		t.Errorf("left behind: %q", held)
+	}
+}
+
 // host is this one.
 type host struct{}
 
@@ -215,7 +280,7 @@ func (host) Held(t *testing.T, m banger.Machine) (held []string) {
 			held = append(held, fmt.Sprintf("%s: %.100q", path, b))
 		}
 	}
-	for _, pattern := range []string{filepath.Join(m.RAMDir, "*"), filepath.Join(m.Dir, "*.fifo"), filepath.Join(m.Dir, "firecracker.json")} {
+	for _, pattern := range []string{filepath.Join(m.RAMDir, "*"), filepath.Join(m.Dir, "*.fifo"), filepath.Join(m.Dir, "firecracker.json"), filepath.Join(m.Dir, "jail"), "/sys/fs/cgroup/banger/banger-" + m.ID} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

@@ -164,37 +164,65 @@ func kernelArgs(m banger.Machine) string {
 	return strings.Join(args, " ")
 }
 
-func writeConfig(m banger.Machine) error {
-	b, err := json.Marshal(describe(m))
+// launch is how a machine's VMM is started.
+type launch struct {
+	machine banger.Machine
+	seen    banger.Machine // as Firecracker sees it: with other paths in a jail
+	argv    []string       // before Firecracker's other arguments
+	where   string         // Firecracker's directory, within the machine's; empty: that
+	owner   int            // user id; 0: ours
+}
+
+// jailed prepares a launch under the jailer, which lies beside Firecracker.
+func jailed(m banger.Machine, binary string) (launch, error) {
+	j := jailOf(m, binary)
+	seen, err := j.prepare(m, binary)
+	if err != nil {
+		return launch{}, err
+	}
+	if m.Net.Mode == banger.NetBridge {
+		if err := j.claimTap(m.Net.Tap); err != nil {
+			return launch{}, err
+		}
+	}
+	where, err := filepath.Rel(m.Dir, j.root)
+	return launch{m, seen, j.command(m, binary), where, j.uid}, err
+}
+
+func (l launch) writeConfig() error {
+	b, err := json.Marshal(describe(l.seen))
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(m.Dir, configFile), b, 0o600); err != nil {
-		return fmt.Errorf("configuration of machine %s: %w", m.ID, err)
+	path := filepath.Join(l.machine.Dir, l.where, configFile)
+	err = os.WriteFile(path, b, 0o600)
+	if err == nil && l.owner != 0 {
+		err = os.Chown(path, l.owner, l.owner)
+	}
+	if err != nil {
+		return fmt.Errorf("configuration of machine %s: %w", l.machine.ID, err)
 	}
 	return nil
 }
 
-// command returns the command line of the VMM.
-func command(b build, m banger.Machine) []string {
-	return []string{
-		b.Path, "--id", vmName(m.ID), "--config-file", configFile, "--api-sock", apiSocket,
-		"--log-path", logPipe, "--level", "Warning", "--metrics-path", metricsPipe,
-	}
-}
-
-// shimConfig returns what the shim is told about a machine.
-func shimConfig(m banger.Machine, argv []string) shim.Config {
+// shimConfig returns what the shim is told about the machine.
+func (l launch) shimConfig() shim.Config {
+	m := l.machine
+	in := func(name string) string { return filepath.Join(l.where, name) }
+	argv := append(l.argv, "--config-file", configFile, "--api-sock", apiSocket,
+		"--log-path", logPipe, "--level", "Warning", "--metrics-path", metricsPipe)
 	c := shim.Config{
-		ID: m.ID, Dir: m.Dir, Argv: argv, Channel: vsockSocket, Vsock: guestPort, Up: apiSocket,
+		ID: m.ID, Dir: m.Dir, Argv: argv, Channel: in(vsockSocket), Vsock: guestPort, Up: in(apiSocket),
 		Pipes: []shim.Pipe{
 			{Name: consolePipe, Log: shim.ConsoleFile, Console: true},
-			{Name: logPipe, Log: shim.VMMLog},
-			{Name: metricsPipe, Log: metricsLog},
+			{Name: in(logPipe), Log: shim.VMMLog, Owner: l.owner},
+			{Name: in(metricsPipe), Log: metricsLog, Owner: l.owner},
 		},
 	}
 	if m.Net.Mode == banger.NetUser {
-		c.Net = &shim.NetConfig{MAC: m.Net.MAC, Address: m.Net.Address, Gateway: m.Net.Gateway, DNS: m.Net.DNS, Tap: ownTap}
+		c.Net = &shim.NetConfig{
+			MAC: m.Net.MAC, Address: m.Net.Address, Gateway: m.Net.Gateway, DNS: m.Net.DNS, Tap: ownTap, Owner: l.owner,
+		}
 	}
 	return c
 }

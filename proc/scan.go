@@ -37,9 +37,14 @@ func Scan(is func(pid int) bool) (banger.Process, bool) {
 }
 
 // OwnArgs returns the arguments of a process of our own user that runs a program
-// whose name begins as given. Arguments alone say nothing: anybody may choose
-// theirs; nobody else may choose our user id.
+// whose name begins as given.
 func OwnArgs(pid int, program string) (argv []string, ok bool) {
+	return Args(pid, program, os.Getuid())
+}
+
+// Args is OwnArgs for another user id of ours. Arguments alone say nothing: anybody
+// may choose theirs; nobody else may choose that id.
+func Args(pid int, program string, uid int) (argv []string, ok bool) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	// " (deleted)" is appended when the file was replaced under a running process.
 	exe, err := os.Readlink(filepath.Join(dir, "exe"))
@@ -47,7 +52,7 @@ func OwnArgs(pid int, program string) (argv []string, ok bool) {
 		return nil, false
 	}
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
-	if err != nil || !bytes.Contains(status, fmt.Appendf(nil, "\nUid:\t%d\t%[1]d\t", os.Getuid())) {
+	if err != nil || !bytes.Contains(status, fmt.Appendf(nil, "\nUid:\t%d\t%[1]d\t", uid)) {
 		return nil, false
 	}
 	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -72,7 +73,7 @@ func (s *shim) command() (cmd *exec.Cmd, joined func() error, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	cmd = exec.Command(self, append([]string{s.cfg.Dir, becomeVMM, s.cfg.Net.Tap}, s.cfg.Argv...)...)
+	cmd = exec.Command(self, append([]string{s.cfg.Dir, becomeVMM, s.cfg.Net.Tap, strconv.Itoa(s.cfg.Net.Owner)}, s.cfg.Argv...)...)
 	cmd.ExtraFiles = []*os.File{theirs} // framesFD
 	cmd.SysProcAttr = ownNamespaces()
 	return cmd, func() error {
@@ -102,12 +103,21 @@ func ownNamespaces() *syscall.SysProcAttr {
 
 // enter is the child: it makes the TAP and the socket, hands that over, drops what
 // the VMM needn't be able to, and becomes the VMM. It returns what went wrong.
-func enter(tap string, argv []string) error {
-	if len(argv) == 0 {
-		return errors.New("usage: banger-shim DIR --become TAP VMM [ARGUMENT]")
+func enter(args []string) error {
+	usage := errors.New("usage: banger-shim DIR --become TAP UID VMM [ARGUMENT]")
+	if len(args) < 3 {
+		return usage
+	}
+	tap, argv := args[0], args[2:]
+	owner, err := strconv.Atoi(args[1])
+	if err != nil {
+		return usage
+	}
+	if owner == 0 {
+		owner = os.Getuid()
 	}
 	runtime.LockOSThread() // capabilities are a thread's
-	frames, err := makeTap(tap)
+	frames, err := makeTap(tap, owner)
 	if err != nil {
 		return err
 	}
@@ -130,7 +140,7 @@ func enter(tap string, argv []string) error {
 
 // makeTap makes a TAP that stays and belongs to our user, and returns a packet
 // socket on it (netdevice(7), packet(7), the kernel's networking/tuntap.rst).
-func makeTap(name string) (frames int, err error) {
+func makeTap(name string, owner int) (frames int, err error) {
 	tun, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("%s: %w", tunDevice, err)
@@ -144,32 +154,45 @@ func makeTap(name string) (frames int, err error) {
 	if err := unix.IoctlIfreq(tun, unix.TUNSETIFF, ifr); err != nil {
 		return -1, fmt.Errorf("make the TAP device %s: %w", name, err)
 	}
-	for request, value := range map[uint]int{unix.TUNSETOWNER: os.Getuid(), unix.TUNSETPERSIST: 1} {
+	for request, value := range map[uint]int{unix.TUNSETOWNER: owner, unix.TUNSETPERSIST: 1} {
 		if err := unix.IoctlSetInt(tun, request, value); err != nil {
 			return -1, fmt.Errorf("keep the TAP device %s: %w", name, err)
 		}
 	}
 	// The namespace's own stack has no business on it; without IPv6 there is nothing to keep quiet.
 	_ = os.WriteFile(fmt.Sprintf(noIPv6, name), []byte("1"), 0)
-	frames, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	ctl, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(ctl)
+	ifr.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(ctl, unix.SIOCSIFFLAGS, ifr); err != nil {
+		return -1, fmt.Errorf("bring %s up: %w", name, err)
+	}
+	return packetSocket(name)
+}
+
+// packetSocket returns one that reads what comes from a device, and writes to it.
+func packetSocket(name string) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("packet socket: %w", err)
 	}
-	if err := unix.IoctlIfreq(frames, unix.SIOCGIFINDEX, ifr); err != nil {
-		return -1, err
+	ifr, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr)
 	}
-	index := int(ifr.Uint32())
-	ifr.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(frames, unix.SIOCSIFFLAGS, ifr); err != nil {
-		return -1, fmt.Errorf("bring %s up: %w", name, err)
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_PACKET, packetOut, 1)
 	}
-	if err := unix.SetsockoptInt(frames, unix.SOL_PACKET, packetOut, 1); err != nil {
-		return -1, fmt.Errorf("packet socket: %w", err)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: anyProtocol, Ifindex: int(ifr.Uint32())})
 	}
-	if err := unix.Bind(frames, &unix.SockaddrLinklayer{Protocol: anyProtocol, Ifindex: index}); err != nil {
-		return -1, fmt.Errorf("packet socket on %s: %w", name, err)
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("packet socket on %s: %w", name, err), unix.Close(fd))
 	}
-	return frames, nil
+	return fd, nil
 }
 
 // ProbeTap tries whether this user may have a VMM with a TAP; exe is the shim's
@@ -182,7 +205,7 @@ func ProbeTap(ctx context.Context, exe string) error {
 	defer ours.Close()
 	defer theirs.Close()
 	// What it becomes is the shim again, which has nothing to do without arguments.
-	cmd := exec.CommandContext(ctx, exe, "/", becomeVMM, "tap0", exe)
+	cmd := exec.CommandContext(ctx, exe, "/", becomeVMM, "tap0", "0", exe)
 	cmd.ExtraFiles, cmd.SysProcAttr = []*os.File{theirs}, ownNamespaces()
 	out, err := cmd.CombinedOutput()
 	if frames, rerr := receiveFile(ours); rerr == nil {
@@ -198,6 +221,9 @@ func (s *shim) rejoinNet() {
 		return
 	}
 	frames, err := takeFile(s.cfg.VMM, framesFD)
+	if s.cfg.Net.Owner != 0 { // its jailer closed it
+		frames, err = joinAsRoot(s.cfg.VMM, s.cfg.Net.Tap)
+	}
 	if err == nil {
 		err = s.net.open(*s.cfg.Net, frames)
 	}
@@ -221,6 +247,37 @@ func takeFile(p banger.Process, fd int) (*os.File, error) {
 		return nil, fmt.Errorf("take descriptor %d of process %d: %w", fd, p.PID, err)
 	}
 	return os.NewFile(uintptr(got), "frames"), nil
+}
+
+// joinAsRoot makes a packet socket in a process's network namespace.
+func joinAsRoot(p banger.Process, tap string) (*os.File, error) {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.PID))
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	if !proc.Alive(p) {
+		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrNotExist)
+	}
+	type result struct {
+		fd  int
+		err error
+	}
+	got := make(chan result)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		fd := -1
+		if err == nil {
+			fd, err = packetSocket(tap)
+		}
+		got <- result{fd, err}
+	}()
+	r := <-got
+	if r.err != nil {
+		return nil, r.err
+	}
+	return os.NewFile(uintptr(r.fd), "frames"), nil
 }
 
 func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {

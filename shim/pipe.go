@@ -19,6 +19,11 @@ func makePipes(pipes []Pipe) error {
 		if err := unix.Mkfifo(p.Name, 0o600); err != nil {
 			return fmt.Errorf("make pipe %s: %w", p.Name, err)
 		}
+		if p.Owner != 0 {
+			if err := os.Chown(p.Name, p.Owner, p.Owner); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

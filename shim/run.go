@@ -38,11 +38,11 @@ type report struct {
 
 // Main is the shim's process: `banger-shim DIR` takes its Config from stdin
 // and spawns the VMM, `banger-shim DIR PROCESS` attaches to the one that runs,
-// `banger-shim DIR --become TAP VMM...` is a child of the first that becomes the
+// `banger-shim DIR --become TAP UID VMM...` is a child of the first that becomes the
 // VMM. It returns the exit status.
 func Main(args []string, startNet StartNet) int {
-	if len(args) > 2 && args[1] == becomeVMM {
-		err := enter(args[2], args[3:])
+	if len(args) > 1 && args[1] == becomeVMM {
+		err := enter(args[2:])
 		fmt.Fprintln(os.Stderr, err) // into the VMM's log
 		return 1
 	}

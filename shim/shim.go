@@ -43,10 +43,10 @@ type Config struct {
 	ID       string     `json:"id"`                  // the VM's
 	Dir      string     `json:"dir"`                 // the VM's directory, absolute; also the VMM's working directory
 	Argv     []string   `json:"argv"`                // the VMM; argv[0] is an absolute path
-	Channel  string     `json:"channel"`             // name in Dir of the socket the VMM listens on: the guest's port
+	Channel  string     `json:"channel"`             // path in Dir of the socket the VMM listens on: the guest's port
 	Vsock    uint32     `json:"vsock,omitempty"`     // Channel leads to this port of the guest's by "CONNECT port"; 0: it is the port
-	Up       string     `json:"up,omitempty"`        // name in Dir of the socket whose listening says that the VMM runs; empty: Channel
-	Console  string     `json:"console,omitempty"`   // name in Dir of the socket that is the guest's console; empty: none
+	Up       string     `json:"up,omitempty"`        // path in Dir of the socket whose listening says that the VMM runs; empty: Channel
+	Console  string     `json:"console,omitempty"`   // path in Dir of the socket that is the guest's console; empty: none
 	Pipes    []Pipe     `json:"pipes,omitempty"`     // what the VMM writes to FIFOs
 	Net      *NetConfig `json:"net,omitempty"`       // the user network; nil: none
 	LogLimit int64      `json:"log_limit,omitempty"` // bytes per log; 0: DefaultLogLimit
@@ -63,6 +63,7 @@ type Config struct {
 type Pipe struct {
 	Name    string `json:"name"`
 	Log     string `json:"log"`               // the file its bytes are kept in, bounded
+	Owner   int    `json:"owner,omitempty"`   // user id of a VMM that isn't ours; 0: ours
 	Console bool   `json:"console,omitempty"` // it is the VMM's standard output, and that the guest's console
 }
 
@@ -77,6 +78,7 @@ type NetConfig struct {
 	Local   string `json:"local,omitempty"`  // path the VMM binds
 	Remote  string `json:"remote,omitempty"` // path the shim binds
 	Tap     string `json:"tap,omitempty"`    // instead of both: the TAP's name
+	Owner   int    `json:"owner,omitempty"`  // user id of a VMM that isn't ours; 0: ours
 }
 
 // StartNet starts the user network; closing what it returns ends it, and closes
@@ -110,8 +112,8 @@ func (c *Config) check() error {
 		names = append(names, p.Name, p.Log)
 	}
 	for _, name := range names {
-		if name != filepath.Base(name) && name != "" {
-			return fmt.Errorf("shim: %q is not a name in the VM's directory", name)
+		if !filepath.IsLocal(name) && name != "" {
+			return fmt.Errorf("shim: %q is not in the VM's directory", name)
 		}
 	}
 	if c.Channel == "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"banger"
@@ -38,7 +39,7 @@ func openHypervisors(ctx context.Context, conf config.Config, dirs xdg.Dirs, shi
 	}
 	h := hypervisors{
 		qemu:        qemu.New(qemu.Config{Shim: shimPath, CacheDir: dirs.Cache, KVM: works, TSCKHz: probed.TSCKHz}),
-		firecracker: firecracker.New(firecracker.Config{Binaries: binaries, Shim: shimPath, CacheDir: dirs.Cache, NoKVM: noKVM}),
+		firecracker: firecracker.New(firecracker.Config{Binaries: binaries, Shim: shimPath, CacheDir: dirs.Cache, NoKVM: noKVM, Jail: conf.Jailer && os.Getuid() == 0}),
 	}
 	h.chosen, h.why = h.choose(ctx, conf.Hypervisor, shimPath, works)
 	return h
