@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/netns"
 	"banger/proc"
 	"banger/shim"
 )
@@ -88,7 +89,7 @@ func TestTap(t *testing.T) {
 	cfg.Channel, cfg.Vsock, cfg.Up, cfg.Console = "v.sock", 512, "api.sock", ""
 	cfg.Pipes = []shim.Pipe{{Name: "console.fifo", Log: shim.ConsoleFile, Console: true}, {Name: "log.fifo", Log: shim.VMMLog}}
 	cfg.Net = &shim.NetConfig{Tap: "tap0"}
-	if err := shim.ProbeTap(t.Context(), exe(t)); err != nil {
+	if err := netns.Probe(t.Context(), exe(t)); err != nil {
 		t.Skip(err)
 	}
 	st, err := shim.Spawn(t.Context(), exe(t), cfg)

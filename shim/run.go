@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/netns"
 	"banger/proc"
 )
 
@@ -41,8 +42,8 @@ type report struct {
 // `banger-shim DIR --become TAP UID VMM...` is a child of the first that becomes the
 // VMM. It returns the exit status.
 func Main(args []string, startNet StartNet) int {
-	if len(args) > 1 && args[1] == becomeVMM {
-		err := enter(args[2:])
+	if len(args) > 1 && args[1] == netns.Become {
+		err := netns.Enter(args[2:])
 		fmt.Fprintln(os.Stderr, err) // into the VMM's log
 		return 1
 	}

@@ -17,7 +17,7 @@ import (
 	"banger/doctor"
 	"banger/firecracker"
 	"banger/kvm"
-	"banger/shim"
+	"banger/netns"
 )
 
 // printDoctor is `bangerd --doctor`: the judgement of this host by the program
@@ -45,7 +45,7 @@ func printDoctor(ctx context.Context, w io.Writer) error {
 		_, h.Siblings[name] = sibling(name)
 	}
 	if h.Shim, err = sibling("banger-shim"); err == nil && h.UID != 0 {
-		h.UserNamespace = func(ctx context.Context) error { return shim.ProbeTap(ctx, h.Shim) }
+		h.UserNamespace = func(ctx context.Context) error { return netns.Probe(ctx, h.Shim) }
 	}
 	judgeHypervisors(ctx, h)
 	r := doctor.Examine(ctx, h)

@@ -11,8 +11,8 @@ import (
 	"banger/fcrelease"
 	"banger/firecracker"
 	"banger/kvm"
+	"banger/netns"
 	"banger/qemu"
-	"banger/shim"
 	"banger/xdg"
 )
 
@@ -57,7 +57,7 @@ func (h hypervisors) choose(ctx context.Context, asked, shimPath string, kvmWork
 	if _, _, err := h.firecracker.Describe(ctx); err != nil {
 		return "qemu", err.Error()
 	}
-	if err := shim.ProbeTap(ctx, shimPath); err != nil {
+	if err := netns.Probe(ctx, shimPath); err != nil {
 		return "qemu", fmt.Sprintf("Firecracker's user network can't be had: %v", err)
 	}
 	return "firecracker", "it is here, and KVM works"

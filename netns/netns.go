@@ -1,4 +1,13 @@
-package shim
+// Package netns gives a VMM that knows TAP devices only (Firecracker) one in a
+// network namespace of its own: nothing of it is seen on the host, and nothing is
+// left when it ends. A user may make such a namespace within a user namespace
+// (user_namespaces(7)). The frames pass through a packet socket on the TAP, made in
+// there and handed out. The VMM holds that socket too, untouched, for whoever comes
+// later to take: to make another takes joining the namespace, which a program of
+// several threads can't do to a user namespace (setns(2)).
+//
+// It refuses to know what is done with the frames, and what the VMM is.
+package netns
 
 import (
 	"bytes"
@@ -20,16 +29,9 @@ import (
 	"banger/proc"
 )
 
-// A VMM that knows TAP devices only, Firecracker, has the user network through one
-// in a network namespace of its own: nothing of it is seen on the host, and nothing
-// is left when it ends. A user may make such a namespace within a user namespace
-// (user_namespaces(7)). The frames pass through a packet socket on the TAP, made in
-// there and handed to the shim. The VMM holds that socket too, untouched, for the
-// next shim to take: it could not make another without joining the namespace, which
-// a program of several threads can't (setns(2)).
-
 const (
-	becomeVMM   = "--become"
+	// Become is the argument by which a child is recognised.
+	Become      = "--become"
 	framesFD    = 3 // of the VMM
 	handOver    = 10 * time.Second
 	tunDevice   = "/dev/net/tun"
@@ -38,33 +40,10 @@ const (
 	anyProtocol = 0x0300 // ETH_P_ALL in network byte order
 )
 
-// network is a shim's user network, if it has one.
-type network struct {
-	start   StartNet
-	running io.Closer
-}
-
-// open starts it. Frames are nil with sockets.
-func (n *network) open(cfg NetConfig, frames *os.File) (err error) {
-	if n.start != nil {
-		n.running, err = n.start(cfg, frames)
-	}
-	return err
-}
-
-func (n *network) close() {
-	if n.running != nil {
-		_ = n.running.Close() // its socket is cleared by the next start at the latest
-	}
-}
-
-// command returns what spawns the VMM, and what to do when it was started.
-func (s *shim) command() (cmd *exec.Cmd, joined func() error, err error) {
-	cmd = exec.Command(s.cfg.Argv[0], s.cfg.Argv[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if s.cfg.Net == nil || s.cfg.Net.Tap == "" {
-		return cmd, func() error { return nil }, nil
-	}
+// Command returns what starts a VMM in a network namespace with a TAP, by way of
+// this program, which must call Enter when its second argument is Become; dir is the
+// first. received is to be called when it was started, and returns the socket.
+func Command(dir, tap string, owner int, argv []string) (cmd *exec.Cmd, received func() (*os.File, error), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
@@ -73,17 +52,13 @@ func (s *shim) command() (cmd *exec.Cmd, joined func() error, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	cmd = exec.Command(self, append([]string{s.cfg.Dir, becomeVMM, s.cfg.Net.Tap, strconv.Itoa(s.cfg.Net.Owner)}, s.cfg.Argv...)...)
+	cmd = exec.Command(self, append([]string{dir, Become, tap, strconv.Itoa(owner)}, argv...)...)
 	cmd.ExtraFiles = []*os.File{theirs} // framesFD
 	cmd.SysProcAttr = ownNamespaces()
-	return cmd, func() error {
+	return cmd, func() (*os.File, error) {
 		defer ours.Close()
 		_ = theirs.Close() // the child has its own
-		frames, err := receiveFile(ours)
-		if err != nil {
-			return fmt.Errorf("network namespace: %w: %s", err, words(VMMLog))
-		}
-		return s.net.open(*s.cfg.Net, frames)
+		return receiveFile(ours)
 	}, nil
 }
 
@@ -101,9 +76,9 @@ func ownNamespaces() *syscall.SysProcAttr {
 	return attr
 }
 
-// enter is the child: it makes the TAP and the socket, hands that over, drops what
+// Enter is the child, with the arguments after Become: it makes the TAP and the socket, hands that over, drops what
 // the VMM needn't be able to, and becomes the VMM. It returns what went wrong.
-func enter(args []string) error {
+func Enter(args []string) error {
 	usage := errors.New("usage: banger-shim DIR --become TAP UID VMM [ARGUMENT]")
 	if len(args) < 3 {
 		return usage
@@ -195,9 +170,9 @@ func packetSocket(name string) (fd int, err error) {
 	return fd, nil
 }
 
-// ProbeTap tries whether this user may have a VMM with a TAP; exe is the shim's
+// Probe tries whether this user may have a VMM with a TAP; exe is the shim's
 // program. The error says why not.
-func ProbeTap(ctx context.Context, exe string) error {
+func Probe(ctx context.Context, exe string) error {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return err
@@ -205,7 +180,7 @@ func ProbeTap(ctx context.Context, exe string) error {
 	defer ours.Close()
 	defer theirs.Close()
 	// What it becomes is the shim again, which has nothing to do without arguments.
-	cmd := exec.CommandContext(ctx, exe, "/", becomeVMM, "tap0", "0", exe)
+	cmd := exec.CommandContext(ctx, exe, "/", Become, "tap0", "0", exe)
 	cmd.ExtraFiles, cmd.SysProcAttr = []*os.File{theirs}, ownNamespaces()
 	out, err := cmd.CombinedOutput()
 	if frames, rerr := receiveFile(ours); rerr == nil {
@@ -214,22 +189,12 @@ func ProbeTap(ctx context.Context, exe string) error {
 	return fmt.Errorf("make a TAP in a namespace: %w: %.200s", err, bytes.TrimSpace(out))
 }
 
-// rejoinNet takes a living VMM's network over. A VM is worth more than its network:
-// what fails is only said.
-func (s *shim) rejoinNet() {
-	if s.cfg.Net == nil || s.cfg.Net.Tap == "" {
-		return
+// Rejoin returns a packet socket on the TAP of a living VMM; owner as in Command.
+func Rejoin(vmm banger.Process, tap string, owner int) (*os.File, error) {
+	if owner != 0 { // its jailer closed what it had
+		return joinAsRoot(vmm, tap)
 	}
-	frames, err := takeFile(s.cfg.VMM, framesFD)
-	if s.cfg.Net.Owner != 0 { // its jailer closed it
-		frames, err = joinAsRoot(s.cfg.VMM, s.cfg.Net.Tap)
-	}
-	if err == nil {
-		err = s.net.open(*s.cfg.Net, frames)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the guest has no network any more:", err)
-	}
+	return takeFile(vmm, framesFD)
 }
 
 // takeFile duplicates a descriptor of a process (pidfd_getfd(2)).
