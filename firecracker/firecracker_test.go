@@ -216,7 +216,7 @@ func TestJail(t *testing.T) {
 		t.Errorf("mounts of its jail are left, %v", err)
 	}
 	cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", h.VMM.PID))
-	if err != nil || !strings.Contains(string(cgroup), "/banger/banger-"+m.ID) {
+	if err != nil || !strings.Contains(string(cgroup), "/banger-"+m.ID+"/banger-"+m.ID) {
 		t.Errorf("its cgroup is %q, %v", cgroup, err)
 	}
 	if left, err := d.Kill(t.Context(), m, h); err != nil || !left.Empty() {
@@ -280,7 +280,7 @@ func (host) Held(t *testing.T, m banger.Machine) (held []string) {
 			held = append(held, fmt.Sprintf("%s: %.100q", path, b))
 		}
 	}
-	for _, pattern := range []string{filepath.Join(m.RAMDir, "*"), filepath.Join(m.Dir, "*.fifo"), filepath.Join(m.Dir, "firecracker.json"), filepath.Join(m.Dir, "jail"), "/sys/fs/cgroup/banger/banger-" + m.ID} {
+	for _, pattern := range []string{filepath.Join(m.RAMDir, "*"), filepath.Join(m.Dir, "*.fifo"), filepath.Join(m.Dir, "firecracker.json"), filepath.Join(m.Dir, "jail"), "/sys/fs/cgroup/banger-" + m.ID} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

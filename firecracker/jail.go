@@ -32,7 +32,6 @@ import (
 const (
 	jailDir     = "jail"
 	cgroupMount = "/sys/fs/cgroup"
-	cgroupName  = "banger"
 	firstUID    = 1_900_000_000 // of a range that systemd's documentation (UIDS-GIDS.md) leaves unused
 	uids        = 100_000_000
 	threads     = 64 // that Firecracker may have besides one per vCPU
@@ -60,7 +59,8 @@ func jailOf(m banger.Machine, firecracker string) jail {
 		dir:    dir,
 		root:   filepath.Join(dir, filepath.Base(firecracker), vmName(m.ID), "root"),
 		uid:    jailUID(m.ID),
-		cgroup: filepath.Join(cgroupMount, cgroupName, vmName(m.ID)),
+		// The jailer makes one named so in one of our naming: no machine shares either.
+		cgroup: filepath.Join(cgroupMount, vmName(m.ID), vmName(m.ID)),
 	}
 }
 
@@ -158,8 +158,10 @@ func (j jail) clear() error {
 		return fmt.Errorf("still mounted: %q", left) // never remove what is behind a mount
 	}
 	err := os.RemoveAll(j.dir)
-	if rerr := os.Remove(j.cgroup); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-		err = errors.Join(err, rerr)
+	for _, c := range []string{j.cgroup, filepath.Dir(j.cgroup)} {
+		if rerr := os.Remove(c); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
 	}
 	return err
 }
@@ -187,7 +189,7 @@ func (j jail) command(m banger.Machine, firecracker string) []string {
 	id := strconv.Itoa(j.uid)
 	return []string{
 		jailerOf(firecracker), "--id", vmName(m.ID), "--exec-file", firecracker, "--uid", id, "--gid", id, "--chroot-base-dir", j.dir,
-		"--cgroup-version", "2", "--parent-cgroup", cgroupName, "--cgroup", fmt.Sprintf("pids.max=%d", threads+m.VCPU), "--",
+		"--cgroup-version", "2", "--parent-cgroup", vmName(m.ID), "--cgroup", fmt.Sprintf("pids.max=%d", threads+m.VCPU), "--",
 	}
 }
 

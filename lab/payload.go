@@ -32,7 +32,7 @@ func (l *lab) payload() string { return filepath.Join(l.dir, "payload.ext4") }
 func (l *lab) prepare(ctx context.Context, steps []step) error {
 	stage := filepath.Join(l.dir, "stage")
 	bin := filepath.Join(stage, "bin")
-	for _, d := range []string{bin, filepath.Join(stage, "tmp"), filepath.Join(stage, "results"), filepath.Join(stage, "cache/banger-test")} {
+	for _, d := range []string{bin, filepath.Join(stage, "vmm"), filepath.Join(stage, "tmp"), filepath.Join(stage, "results"), filepath.Join(stage, "cache/banger-test")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
@@ -42,7 +42,7 @@ func (l *lab) prepare(ctx context.Context, steps []step) error {
 	}
 	for _, name := range []string{"firecracker", "jailer"} {
 		if path := binary(l.o, name); path != "" {
-			if err := tool(ctx, ".", "install", "-m755", path, filepath.Join(bin, name)); err != nil {
+			if err := tool(ctx, ".", "install", "-m755", path, filepath.Join(stage, "vmm", name)); err != nil {
 				return err
 			}
 		}

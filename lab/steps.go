@@ -14,6 +14,7 @@ type step struct {
 	args       []string
 	needs      string // a binary that isn't in the lab by itself
 	flag       bool   // runs only when -only names it
+	user       bool   // runs as the lab's ordinary user
 	without    string // why it isn't run
 }
 
@@ -29,7 +30,13 @@ func allSteps(o options) []step {
 		{name: "storm", what: "daemon, shim, CLI and VMM killed at random", pkg: "tests/vm", args: []string{"-test.run=^TestCrashStorm$", fmt.Sprintf("-storm-kills=%d", o.kills)}},
 		{name: "dmsnap", what: "disk contract suite on device-mapper", pkg: "dmsnap"},
 		{name: "bridge", what: "network contract suite on a bridge with nftables", pkg: "bridge"},
-		{name: "firecracker", what: "hypervisor contract suite on Firecracker", pkg: "firecracker", needs: "firecracker"},
+		{name: "firecracker", what: "hypervisor contract suite and more on Firecracker, as root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker"},
+		{name: "firecracker-jail", what: "the same under its jailer", pkg: "firecracker", args: []string{"-test.run=Jail"}, needs: "jailer"},
+		{name: "firecracker-user", what: "the same as a user without root", pkg: "firecracker", needs: "firecracker", user: true},
+		{name: "firecracker-scripts", what: "the scripts of tests/ on Firecracker in its jail", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu", "-hypervisor=firecracker"}, needs: "jailer"},
+		{name: "firecracker-main-job", what: "a repository's tests in a VM, and their exit status, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "jailer"},
+		{name: "firecracker-main-job-user", what: "the same as a user without root", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "firecracker", user: true},
+		{name: "firecracker-storm", what: "daemon, shim, CLI and Firecracker killed at random", pkg: "tests/vm", args: []string{"-test.run=^TestCrashStorm$", fmt.Sprintf("-storm-kills=%d", o.kills), "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "qemu-all", what: "all of the QEMU driver's tests on KVM", pkg: "qemu", flag: true},
 		{name: "vm-all", what: "all of first light's tests on QEMU+KVM", pkg: "tests/vm", flag: true},
 	}
@@ -79,14 +86,23 @@ func script(steps []step) string {
 	b.WriteString(`export PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export BANGER_BIN=/lab/bin BANGER_LAB=/lab XDG_CACHE_HOME=/lab/cache TMPDIR=/lab/tmp
 export BANGER_FIRECRACKER= BANGER_JAILER=
-[ -e bin/firecracker ] && BANGER_FIRECRACKER=/lab/bin/firecracker
-[ -e bin/jailer ] && BANGER_JAILER=/lab/bin/jailer
+[ -e vmm/firecracker ] && BANGER_FIRECRACKER=/lab/vmm/firecracker
+[ -e vmm/jailer ] && BANGER_JAILER=/lab/vmm/jailer
 failed=0
+# What an ordinary user has: the same kernels and images, as files of his own.
+as_user() {
+	if [ ! -d /lab/user ]; then
+		mkdir -p /lab/user/tmp
+		cp -a /lab/cache /lab/user/cache
+		chown -R user: /lab/user
+	fi
+	exec runuser -u user -- env HOME=/lab/user XDG_CACHE_HOME=/lab/user/cache TMPDIR=/lab/user/tmp "$@"
+}
 step() {
 	name=$1 dir=$2
 	shift 2
 	echo "LAB-STEP $name"
-	(cd "/lab/src/$dir" && exec "$@")
+	(cd "/lab/src/$dir" && case $1 in as_user) "$@" ;; *) exec "$@" ;; esac)
 	status=$?
 	[ $status = 0 ] || failed=1
 	sync
@@ -94,7 +110,11 @@ step() {
 }
 `)
 	for _, s := range steps {
-		fmt.Fprintf(&b, "step '%s' '%s' ./%s.test -test.v -test.timeout=15m", s.name, s.pkg, filepath.Base(s.pkg))
+		as := ""
+		if s.user {
+			as = "as_user "
+		}
+		fmt.Fprintf(&b, "step '%s' '%s' %s./%s.test -test.v -test.timeout=15m", s.name, s.pkg, as, filepath.Base(s.pkg))
 		for _, a := range s.args {
 			fmt.Fprintf(&b, " '%s'", a)
 		}

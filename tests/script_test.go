@@ -18,7 +18,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-var host = flag.String("host", "fake", "what the VMs run on: fake or qemu")
+var (
+	host       = flag.String("host", "fake", "what the VMs run on: fake or qemu")
+	hypervisor = flag.String("hypervisor", "", "with -host=qemu: firecracker has the daemon find the one of BANGER_FIRECRACKER, which it then prefers")
+)
 
 // bin holds the programs under test.
 var bin string
@@ -118,7 +121,11 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("IMAGE", image)
-			env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+			path := bin + ":" + os.Getenv("PATH")
+			if *hypervisor == "firecracker" {
+				path += ":" + filepath.Dir(os.Getenv("BANGER_FIRECRACKER"))
+			}
+			env.Setenv("PATH", path)
 			env.Defer(func() { endDaemon(t, env) })
 			return nil
 		},

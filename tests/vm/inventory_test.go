@@ -53,6 +53,11 @@ func (h *host) processes() (found []process) {
 		case filepath.Join(h.bin, "banger-shim"):
 			p.kind, p.vm = "shim", filepath.Base(p.argv[min(1, len(p.argv)-1)])
 		default:
+			// A jailed Firecracker's directories are those of its jail.
+			if i := slices.Index(p.argv, "--id"); i >= 0 && i+1 < len(p.argv) && strings.HasPrefix(filepath.Base(exe), "firecracker") && *hypervisor == "firecracker" {
+				p.kind, p.vm = "vmm", strings.TrimPrefix(p.argv[i+1], "banger-")
+				break
+			}
 			if !within(h.dir(), cwd) && !strings.Contains(string(cmdline), h.dir()+"/") {
 				continue
 			}

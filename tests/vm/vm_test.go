@@ -25,6 +25,7 @@ var (
 	daemonKills = flag.Int("daemon-kills", 60, "how often the channel storm kills the daemon")
 	shimKills   = flag.Int("shim-kills", 8, "how often the channel storm kills the shim")
 	busyBoots   = flag.Int("busy-boots", 4, "how many boots are tried on a busy host")
+	hypervisor  = flag.String("hypervisor", "qemu", "what VMs run on: qemu or firecracker")
 	warm        = flag.Bool("warm", false, "start VMs from templates; their makers are processes that an inventory of a host at rest may meet")
 	busyClock   = flag.Duration("busy-clock", 20*time.Second, "how long the guest's clock runs on a busy host before it is compared")
 )
@@ -43,7 +44,7 @@ var shared *host
 func TestMain(m *testing.M) {
 	flag.Parse()
 	os.Exit(func() int {
-		if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		if _, err := exec.LookPath("qemu-system-x86_64"); err != nil && *hypervisor == "qemu" {
 			fmt.Println("SKIP: no qemu-system-x86_64 here, so no VM can be run")
 			return 0
 		}
@@ -84,16 +85,17 @@ func install(dir string) (*host, error) {
 		os.Symlink(kernels, filepath.Join(dir, "data/banger/kernels"))); err != nil {
 		return nil, err
 	}
+	conf := filepath.Join(dir, "config", "banger")
+	if err := os.MkdirAll(conf, 0o700); err != nil {
+		return nil, err
+	}
+	settings := fmt.Appendf(nil, "warm_start = %v\nhypervisor = %q\nfirecracker = %q\n", *warm, *hypervisor, os.Getenv("BANGER_FIRECRACKER"))
+	if err := os.WriteFile(filepath.Join(conf, "config.toml"), settings, 0o600); err != nil {
+		return nil, err
+	}
 	if built := os.Getenv("BANGER_BIN"); built != "" { // a machine without Go
 		h.bin = built
 	} else {
-		conf := filepath.Join(dir, "config", "banger")
-		if err := os.MkdirAll(conf, 0o700); err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(filepath.Join(conf, "config.toml"), fmt.Appendf(nil, "warm_start = %v\n", *warm), 0o600); err != nil {
-			return nil, err
-		}
 		build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", h.bin+"/", "banger/cmd/...")
 		build.Env = h.env
 		if out, err := build.CombinedOutput(); err != nil {
