@@ -56,9 +56,9 @@ func jailUID(id string) int {
 func jailOf(m banger.Machine, firecracker string) jail {
 	dir := filepath.Join(m.Dir, jailDir)
 	return jail{
-		dir:    dir,
-		root:   filepath.Join(dir, filepath.Base(firecracker), vmName(m.ID), "root"),
-		uid:    jailUID(m.ID),
+		dir:  dir,
+		root: filepath.Join(dir, filepath.Base(firecracker), vmName(m.ID), "root"),
+		uid:  jailUID(m.ID),
 		// The jailer makes one named so in one of our naming: no machine shares either.
 		cgroup: filepath.Join(cgroupMount, vmName(m.ID), vmName(m.ID)),
 	}
