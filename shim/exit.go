@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,6 +55,11 @@ var verbs = map[string]banger.ExitKind{
 	"halt":     banger.ExitHalt,
 }
 
+// ownSignals are those by which a program ends itself, not another it.
+var ownSignals = []syscall.Signal{
+	syscall.SIGABRT, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL, syscall.SIGSEGV, syscall.SIGSYS, syscall.SIGTRAP,
+}
+
 // evidence is all that is known about an end.
 type evidence struct {
 	seen
@@ -79,6 +85,8 @@ func (e evidence) judge() banger.Exit {
 		exit.Kind = verbs[e.verb]
 	case e.kind != "":
 		exit.Kind = e.kind
+	case e.waited && e.status.Signaled() && slices.Contains(ownSignals, e.status.Signal()):
+		exit.Kind, exit.Detail = banger.ExitFailed, unix.SignalName(e.status.Signal())+": "+e.words
 	case e.waited && e.status.Signaled():
 		exit.Kind, exit.Detail = banger.ExitKilled, unix.SignalName(e.status.Signal())
 	case e.waited && e.status.ExitStatus() != 0:

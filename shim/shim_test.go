@@ -194,6 +194,7 @@ func TestHowVMsEnd(t *testing.T) {
 		{"say reboot: System halted", banger.ExitHalt, -1, ""},
 		{"kill", banger.ExitKilled, 137, "SIGKILL"},
 		{"print the disk is on fire;exit 1", banger.ExitFailed, 1, "the disk is on fire"},
+		{"print the disk was eaten;abort", banger.ExitFailed, 134, "SIGABRT: the disk was eaten"},
 		{"print fake-vmm: terminating on signal 15;exit 0", banger.ExitKilled, 0, ""},
 		{"say nothing much;exit 0", banger.ExitUnknown, 0, ""},
 	}
