@@ -225,7 +225,7 @@ func (j jail) admitLibraries(program string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_INTERP {
 			continue
