@@ -37,6 +37,7 @@ type Machine struct {
 	Cmdline   string    `json:"cmdline"`   // arguments beyond the driver's own
 	Drives    []Drive   `json:"drives"`
 	Net       NetConfig `json:"net"`
+	Limits    Limits    `json:"limits,omitzero"`
 }
 
 // Exit says how one run of a machine ended, as far as it could be seen.

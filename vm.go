@@ -43,8 +43,20 @@ type Spec struct {
 	DiskDriver string  `json:"disk_driver,omitempty"` // driver name; empty: the host's default
 	NoInit     bool    `json:"no_init,omitempty"`     // leave the image's init alone: only the agent runs
 	Workspace  string  `json:"workspace,omitempty"`   // guest directory where commands run by default
+	Limits     Limits  `json:"limits,omitzero"`       // what it may take of its devices
 	Cold       bool    `json:"cold,omitempty"`        // every start boots, none is restored from a template
 }
+
+// Limits bound what a VM may take of its host through its devices, each device by
+// itself. Zero: no bound.
+type Limits struct {
+	DiskMiB int `json:"disk_mib_per_s,omitempty"` // MiB a second, read and written
+	DiskOps int `json:"disk_ops_per_s,omitempty"` // requests a second
+	NetMiB  int `json:"net_mib_per_s,omitempty"`  // MiB a second, in each direction
+}
+
+// MaxLimit keeps a mistyped bound from being none at all.
+const MaxLimit = 1 << 20
 
 // VM is one virtual machine as the daemon remembers it.
 type VM struct {

@@ -59,6 +59,7 @@ func details(vm banger.VM) [][]string {
 	add("disk", formatMiB(s.DiskMiB))
 	add("network", string(s.Net))
 	add("hypervisor", s.Hypervisor)
+	add("limits", formatLimits(s.Limits))
 	add("workspace", s.Workspace)
 	if s.Remove {
 		add("lives", "as long as the command that made it (--rm)")
@@ -90,4 +91,17 @@ func details(vm banger.VM) [][]string {
 		add("vmm pid", strconv.Itoa(p.PID))
 	}
 	return rows
+}
+
+func formatLimits(l banger.Limits) string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		what string
+	}{{l.DiskMiB, "MiB/s a disk"}, {l.DiskOps, "requests/s a disk"}, {l.NetMiB, "MiB/s each way on the network"}} {
+		if p.n > 0 {
+			parts = append(parts, strconv.Itoa(p.n)+" "+p.what)
+		}
+	}
+	return strings.Join(parts, ", ")
 }

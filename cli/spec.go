@@ -17,6 +17,7 @@ type specFlags struct {
 	hypervisor               string
 	vcpu                     count
 	memory, disk             size
+	limits                   banger.Limits
 	cold                     bool
 }
 
@@ -31,6 +32,9 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
 	fs.StringVar(&f.net, "net", "", `network: "user", "none", or "bridge" (a daemon that runs as root) (default user)`)
 	fs.StringVar(&f.hypervisor, "hypervisor", "", `hypervisor: "firecracker" or "qemu" (default what "banger hypervisor list" marks)`)
+	fs.IntVar(&f.limits.DiskMiB, "disk-rate", 0, "MiB a second that each of its disks may read and write (Firecracker only; default any)")
+	fs.IntVar(&f.limits.DiskOps, "disk-ops", 0, "requests a second that each of its disks may take (Firecracker only; default any)")
+	fs.IntVar(&f.limits.NetMiB, "net-rate", 0, "MiB a second that it may send, and receive (Firecracker only; default any)")
 	fs.BoolVar(&f.cold, "cold", false, "boot it, now and later, instead of restoring it from a template")
 	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
 	_ = cmd.RegisterFlagCompletionFunc("kernel", a.completeKernels)
@@ -41,7 +45,7 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 func (f *specFlags) spec() (banger.Spec, error) {
 	s := banger.Spec{
 		Name: f.name, Image: f.image, Kernel: f.kernel,
-		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Hypervisor: f.hypervisor, Cold: f.cold,
+		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Hypervisor: f.hypervisor, Limits: f.limits, Cold: f.cold,
 	}
 	if s.Hypervisor == "auto" {
 		s.Hypervisor = "" // as in config.toml

@@ -182,7 +182,7 @@ func (e *Engine) hypervisor(vm banger.VM) (banger.Hypervisor, error) {
 func (e *Engine) machine(vm banger.VM) banger.Machine {
 	return banger.Machine{
 		ID: vm.ID, Dir: e.dir(vm.ID), RAMDir: e.RAMDir,
-		VCPU: vm.Spec.VCPU, MemoryMiB: vm.Spec.MemoryMiB, Net: network(vm),
+		VCPU: vm.Spec.VCPU, MemoryMiB: vm.Spec.MemoryMiB, Net: network(vm), Limits: vm.Spec.Limits,
 	}
 }
 

@@ -124,6 +124,9 @@ func validate(e *Engine, s banger.Spec) error {
 	for _, err := range []error{
 		between("the number of CPUs", s.VCPU, 1, banger.MaxVCPU, "--vcpu"),
 		between("memory in MiB", s.MemoryMiB, banger.MinMemoryMiB, banger.MaxMemoryMiB, "--memory"),
+		between("the disk's MiB per second", s.Limits.DiskMiB, 0, banger.MaxLimit, "--disk-rate"),
+		between("the disk's requests per second", s.Limits.DiskOps, 0, banger.MaxLimit, "--disk-ops"),
+		between("the network's MiB per second", s.Limits.NetMiB, 0, banger.MaxLimit, "--net-rate"),
 		between("disk size in MiB", s.DiskMiB, banger.MinDiskMiB, banger.MaxDiskMiB, "--disk-size"),
 	} {
 		if err != nil {

@@ -124,6 +124,7 @@ func TestSpecsThatAreRefused(t *testing.T) {
 		{banger.Spec{DiskDriver: "floppy"}, banger.CodeInvalid},
 		{banger.Spec{Net: "carrier pigeon"}, banger.CodeInvalid},
 		{banger.Spec{Hypervisor: "xen"}, banger.CodeInvalid},
+		{banger.Spec{Limits: banger.Limits{DiskOps: -1}}, banger.CodeInvalid},
 		{banger.Spec{Workspace: "rel"}, banger.CodeInvalid},
 		{banger.Spec{Image: "nope"}, banger.CodeNotFound},
 	} {

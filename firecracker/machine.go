@@ -98,6 +98,7 @@ type (
 		Root     bool   `json:"is_root_device"`
 		ReadOnly bool   `json:"is_read_only"`
 		Cache    string `json:"cache_type"` // "Writeback": a guest's flush is an fsync; the default ignores it
+		Limit    *limit `json:"rate_limiter,omitempty"`
 	}
 	machineConfig struct {
 		VCPU   int `json:"vcpu_count"`
@@ -107,6 +108,17 @@ type (
 		ID  string `json:"iface_id"`
 		Tap string `json:"host_dev_name"`
 		MAC string `json:"guest_mac"`
+		In  *limit `json:"rx_rate_limiter,omitempty"`
+		Out *limit `json:"tx_rate_limiter,omitempty"`
+	}
+	limit struct {
+		Bandwidth *bucket `json:"bandwidth,omitempty"` // of bytes
+		Ops       *bucket `json:"ops,omitempty"`       // of requests
+	}
+	// bucket holds a second's worth, and is full again after one.
+	bucket struct {
+		Size   int64 `json:"size"`
+		Refill int   `json:"refill_time"` // ms
 	}
 	vsock struct {
 		CID  int    `json:"guest_cid"`
@@ -130,15 +142,32 @@ func describe(m banger.Machine) machineFile {
 		Balloon: balloon{Deflate: true, Interval: statsSecs, Reporting: true},
 	}
 	for _, d := range m.Drives {
-		f.Drives = append(f.Drives, drive{ID: d.Serial, Path: d.Path, ReadOnly: d.ReadOnly, Cache: "Writeback"})
+		f.Drives = append(f.Drives, drive{ID: d.Serial, Path: d.Path, ReadOnly: d.ReadOnly, Cache: "Writeback", Limit: limitOf(m.Limits.DiskMiB, m.Limits.DiskOps)})
 	}
-	switch m.Net.Mode {
-	case banger.NetBridge:
-		f.Networks = []networkInterface{{netInterface, m.Net.Tap, m.Net.MAC}}
-	case banger.NetUser:
-		f.Networks = []networkInterface{{netInterface, ownTap, m.Net.MAC}}
+	if m.Net.Mode != banger.NetNone && m.Net.Mode != "" {
+		tap := ownTap
+		if m.Net.Mode == banger.NetBridge {
+			tap = m.Net.Tap
+		}
+		l := limitOf(m.Limits.NetMiB, 0)
+		f.Networks = []networkInterface{{ID: netInterface, Tap: tap, MAC: m.Net.MAC, In: l, Out: l}}
 	}
 	return f
+}
+
+// limitOf returns a device's rate limit; nil: none.
+func limitOf(mib, ops int) *limit {
+	if mib == 0 && ops == 0 {
+		return nil
+	}
+	l := &limit{}
+	if mib > 0 {
+		l.Bandwidth = &bucket{int64(mib) << 20, 1000}
+	}
+	if ops > 0 {
+		l.Ops = &bucket{int64(ops), 1000}
+	}
+	return l
 }
 
 // kernelArgs returns the kernel's command line. A guest's power-off doesn't end

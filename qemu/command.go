@@ -51,6 +51,9 @@ func check(m banger.Machine) error {
 	case len(m.Drives) > maxDrives:
 		return banger.Errorf(banger.CodeInvalid, "%d drives, at most %d fit", len(m.Drives), maxDrives)
 	}
+	if m.Limits != (banger.Limits{}) {
+		return banger.Errorf(banger.CodeInvalid, "QEMU machines have no rate limits").WithHint("make the VM with --hypervisor firecracker, or without limits")
+	}
 	if m.Net.Mode == banger.NetBridge && m.Net.Tap == "" {
 		// QEMU would make one of its own.
 		return banger.Errorf(banger.CodeInvalid, "machine %s: a bridge network without a TAP device", m.ID)

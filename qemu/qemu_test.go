@@ -344,6 +344,7 @@ func TestBadMachines(t *testing.T) {
 		"relative kernel": func(m *banger.Machine) { m.Kernel = "k" },
 		"relative drive":  func(m *banger.Machine) { m.Drives = []banger.Drive{{Serial: "a", Path: "b"}} },
 		"long serial":     func(m *banger.Machine) { m.Drives = []banger.Drive{{Serial: strings.Repeat("s", 21), Path: "/b"}} },
+		"rate limits":     func(m *banger.Machine) { m.Limits.NetMiB = 1 },
 		"many drives":     func(m *banger.Machine) { m.Drives = make([]banger.Drive, 6) },
 	} {
 		m := good
