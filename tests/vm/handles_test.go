@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,6 +41,12 @@ var ruins = []ruin{
 		write(t, path, string(edited(t, own, func(h map[string]any) {
 			h["vmm"], h["shim"] = stranger, stranger
 			h["ram_file"] = kept
+			if *network == "bridge" {
+				foreign := fmt.Sprintf("foreign%d", serial.Add(1)) // this is done twice
+				ip(t, "tuntap", "add", foreign, "mode", "tap")
+				t.Cleanup(func() { ip(t, "link", "del", foreign) }) // fails the test when it is gone
+				h["tap"] = foreign
+			}
 		})))
 	}},
 	{"emptied", overwrite(func(_, _ []byte) []byte { return nil })},
@@ -161,6 +168,12 @@ func TestHandlesFile(t *testing.T) {
 			}
 			if _, err := os.Stat(vm.Held.RAMFile); err == nil {
 				t.Errorf("%s is left", vm.Held.RAMFile)
+			}
+			if _, err := os.Stat("/sys/class/net/" + vm.Held.Tap); vm.Held.Tap != "" && err == nil {
+				t.Errorf("%s is left", vm.Held.Tap)
+			}
+			if bridged := vm.Held.Tap != ""; bridged != (*network == "bridge") {
+				t.Errorf("the VM held TAP %q with --net %q", vm.Held.Tap, *network)
 			}
 			h.ok(t, "vm", "start", "victim")
 			if !proc.Alive(stranger) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -27,6 +28,7 @@ var (
 	busyBoots   = flag.Int("busy-boots", 4, "how many boots are tried on a busy host")
 	hypervisor  = flag.String("hypervisor", "qemu", "what VMs run on: qemu or firecracker")
 	warm        = flag.Bool("warm", false, "start VMs from templates; their makers are processes that an inventory of a host at rest may meet")
+	network     = flag.String("net", "", "the network of all VMs: with bridge, run the tests as root in a network namespace of their own (ip netns exec)")
 	busyClock   = flag.Duration("busy-clock", 20*time.Second, "how long the guest's clock runs on a busy host before it is compared")
 )
 
@@ -151,6 +153,9 @@ type result struct {
 }
 
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
+	if *network != "" && len(args) > 1 && args[0] == "vm" && (args[1] == "create" || args[1] == "run") {
+		args = slices.Insert(slices.Clone(args), 2, "--net", *network)
+	}
 	argv := append([]string{filepath.Join(h.bin, "banger")}, args...)
 	if h.netns != "" {
 		argv = append([]string{"ip", "netns", "exec", h.netns}, argv...)
