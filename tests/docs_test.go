@@ -30,6 +30,9 @@ func docScripts(t *testing.T) []string {
 			if strings.Contains(code, "run --rm . --") {
 				script += "[qemu] " // the guests in memory have no /root of their own
 			}
+			if *host != "qemu" { // they share the host's files, and another user's test has the same names
+				code = strings.ReplaceAll(code, "/tmp/", dir+"/")
+			}
 			script += fmt.Sprintf("exec sh -eux %d.sh\n", i)
 			files += fmt.Sprintf("-- %d.sh --\n%s\n", i, code)
 		}
