@@ -81,7 +81,7 @@ type Host struct {
 	LookPath func(name string) (string, error)
 	KVM      func(context.Context) (kvm.Result, error)
 	// QEMU says which one would be used and its version, or why none can be.
-	QEMU func(context.Context) (path, version string, err error)
+	QEMU func(context.Context) (path, version, note string, err error)
 	// Firecracker says the same of it.
 	Firecracker func(context.Context) (Firecracker, error)
 	// Hypervisor is the one that new VMs get, and why.

@@ -28,7 +28,7 @@ func healthy(t *testing.T) *doctor.Host {
 		KVM: func(context.Context) (kvm.Result, error) {
 			return kvm.Result{Verdict: kvm.Works, Detail: "runs", TSCKHz: 1}, nil
 		},
-		QEMU: func(context.Context) (string, string, error) { return "/usr/bin/qemu-system-x86_64", "7.2", nil },
+		QEMU: func(context.Context) (string, string, string, error) { return "/usr/bin/qemu-system-x86_64", "7.2", "one at a time", nil },
 		Firecracker: func(context.Context) (doctor.Firecracker, error) {
 			return doctor.Firecracker{Path: "/usr/bin/firecracker", Version: "1.16.1", Tested: "1.16.1"}, nil
 		},
@@ -121,11 +121,11 @@ func TestFindings(t *testing.T) {
 		}, "clock", doctor.Warn, "isn't constant", ""},
 		{"no qemu", func(_ *testing.T, h *doctor.Host) {
 			h.Hypervisor = "qemu"
-			h.QEMU = func(context.Context) (string, string, error) { return "", "", errors.New("no qemu") }
+			h.QEMU = func(context.Context) (string, string, string, error) { return "", "", "", errors.New("no qemu") }
 		}, "qemu", doctor.Fail, "no qemu", "sudo apt-get install --no-install-recommends qemu-system-x86"},
 		{"no qemu on fedora", func(t *testing.T, h *doctor.Host) {
 			h.Hypervisor = "qemu"
-			h.QEMU = func(context.Context) (string, string, error) { return "", "", errors.New("no qemu") }
+			h.QEMU = func(context.Context) (string, string, string, error) { return "", "", "", errors.New("no qemu") }
 			write(t, h, "/etc/os-release", "ID=rocky\nID_LIKE=\"rhel centos fedora\"\n")
 		}, "qemu", doctor.Fail, "no qemu", "sudo dnf install qemu-system-x86-core"},
 		{"no mke2fs", without("mke2fs"), "mke2fs", doctor.Fail, "neither", "e2fsprogs"},
@@ -138,7 +138,7 @@ func TestFindings(t *testing.T) {
 		}, "dm-snapshot", doctor.OK, "device-mapper is there", ""},
 		{"no git", without("git"), "git", doctor.Warn, "not in PATH", "git"},
 		{"firecracker only", func(_ *testing.T, h *doctor.Host) {
-			h.QEMU = func(context.Context) (string, string, error) { return "", "", errors.New("no qemu") }
+			h.QEMU = func(context.Context) (string, string, string, error) { return "", "", "", errors.New("no qemu") }
 		}, "qemu", doctor.Warn, "no qemu", "qemu-system-x86"},
 		{"no firecracker", noFirecracker("qemu"), "firecracker", doctor.Note, "no Firecracker", "banger hypervisor install"},
 		{"no firecracker though wanted", noFirecracker("firecracker"), "firecracker", doctor.Fail, "no Firecracker", "hypervisor to auto"},

@@ -61,7 +61,7 @@ func processor(ctx context.Context, h *Host, r *Report) {
 
 // hypervisor looks at QEMU and Firecracker, and says which is chosen and why.
 func hypervisor(ctx context.Context, h *Host, r *Report) {
-	path, version, err := h.QEMU(ctx)
+	path, version, note, err := h.QEMU(ctx)
 	q := Hypervisor{Name: "qemu", Path: path, Version: version}
 	switch {
 	case err != nil && h.Hypervisor != q.Name:
@@ -71,7 +71,7 @@ func hypervisor(ctx context.Context, h *Host, r *Report) {
 		q.Missing = err.Error()
 		r.Add(Check{"qemu", Fail, err.Error(), "no VM can run", h.install("qemu")})
 	default:
-		r.Add(Check{Name: "qemu", Level: OK, Found: path + " is version " + version})
+		r.Add(Check{Name: "qemu", Level: OK, Found: path + " is version " + version, Means: note})
 	}
 	f := lookAtFirecracker(ctx, h, r)
 	r.Hypervisors = []Hypervisor{f, q}

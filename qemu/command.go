@@ -75,11 +75,11 @@ func check(m banger.Machine) error {
 // machine, the build, the host's facts, of which drives are block devices, and
 // of begin: what the guest begins with.
 func (d *Driver) command(b build, m banger.Machine, begin []string) ([]string, error) {
-	accel, cpu := d.cpu()
+	accel, cpu := d.cpu(b, m)
 	argv := []string{
 		b.Path, "-name", vmName(m.ID),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "microvm,memory-backend=ram,accel=" + accel, "-cpu", cpu,
+		"-machine", "microvm,memory-backend=ram", "-accel", accel, "-cpu", cpu,
 		"-smp", fmt.Sprint(m.VCPU), "-m", fmt.Sprintf("%dM", m.MemoryMiB),
 		"-chardev", "socket,id=monitor,server=on,wait=off,path=" + monitorSocket, "-mon", "chardev=monitor,mode=control",
 		"-chardev", "socket,id=console,server=on,wait=off,path=" + consoleSocket, "-serial", "chardev:console",
@@ -112,9 +112,12 @@ func (d *Driver) command(b build, m banger.Machine, begin []string) ([]string, e
 	return argv, nil
 }
 
-func (d *Driver) cpu() (accel, model string) {
-	if d.cfg.KVM {
+func (d *Driver) cpu(b build, m banger.Machine) (accel, model string) {
+	switch {
+	case d.cfg.KVM:
 		return "kvm", "host"
+	case m.VCPU > 1 && !b.parallel():
+		return "tcg,thread=single", emulatedCPU
 	}
 	return "tcg", emulatedCPU
 }

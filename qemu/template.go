@@ -38,7 +38,7 @@ func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	accel, cpu := d.cpu()
+	accel, cpu := d.cpu(b, m)
 	kind := struct {
 		Format           int
 		Build            build
