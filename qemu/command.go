@@ -119,8 +119,15 @@ func (d *Driver) cpu(b build, m banger.Machine) (accel, model string) {
 	case m.VCPU > 1 && !b.parallel():
 		return "tcg,thread=single", emulatedCPU
 	}
-	return "tcg", emulatedCPU
+	return fmt.Sprintf("tcg,tb-size=%d", translatedMiB), emulatedCPU
 }
+
+// translatedMiB bounds QEMU's cache of translated code. Unbounded (1 GiB) it is
+// most of what an emulated VM costs: it only grows, by 600 bytes a block of guest
+// code, most of which runs once. When it is full QEMU begins anew with what is in
+// use. Booting systemd and then packing /usr/share took 2.2 % to 8 % more CPU time
+// with 64 MiB than without a bound, and 25 % with 32.
+const translatedMiB = 64
 
 // memoryArgs describes the guest's memory: the file at path, written through
 // with share "on", copied on the first write with "off".

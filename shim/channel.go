@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	connectPause = 2 * time.Millisecond // between two tries to reach a VMM's socket, growing
+	connectPause = time.Millisecond // between two tries to reach a VMM's socket, growing
 	connectMax   = 100 * time.Millisecond
 	vsockPause   = 5 * time.Millisecond // between two tries to reach a booting guest
 	watchPause   = time.Second
@@ -154,11 +154,12 @@ func joinVsock(ctx context.Context, conn net.Conn, port uint32) error {
 // returns nil when ctx has ended.
 func connect(ctx context.Context, path string) net.Conn {
 	var d net.Dialer
-	for wait := connectPause; ; wait = min(wait*3/2, connectMax) {
+	// Growing with what was waited so far, so that little is waited too long.
+	for began := time.Now(); ; {
 		if conn, err := d.DialContext(ctx, "unix", path); err == nil {
 			return conn
 		}
-		if !pause(ctx, wait) {
+		if !pause(ctx, min(connectPause+time.Since(began)/8, connectMax)) {
 			return nil
 		}
 	}

@@ -149,10 +149,24 @@ func (s *Store) freeze(ctx context.Context, hv banger.Hypervisor, w workshop, su
 	}
 	c := guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return hv.Dial(ctx, m) }}
 	if err := c.Freeze(ctx); err != nil {
-		return fmt.Errorf("freeze the guest: %w", err)
+		return fmt.Errorf("freeze the guest: %w", errors.Join(err, end(ctx, hv, m, h)))
 	}
 	return hv.(banger.Capturer).Capture(ctx, m, h, w.out())
 }
+
+// end is how a machine ended, if it just has.
+func end(ctx context.Context, hv banger.Hypervisor, m banger.Machine, h banger.Handles) error {
+	ctx, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	exit, err := hv.Wait(ctx, m, h)
+	if err != nil {
+		return nil // it runs: that it didn't answer is all there is to say
+	}
+	return fmt.Errorf("it ended: %s", exit.Detail)
+}
+
+// How long after a guest stopped to answer its end may still be unknown.
+const endTime = 100 * time.Millisecond
 
 func (s *Store) capturer(name string) (banger.Hypervisor, banger.Capturer, error) {
 	hv := s.Hypervisors[name]
