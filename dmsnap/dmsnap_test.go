@@ -47,9 +47,7 @@ func mapped(t *testing.T) (d *dmsnap.Disks, state string) {
 	}
 	before := nodes(t)
 	t.Cleanup(func() {
-		if after := nodes(t); !slices.Equal(before, after) {
-			t.Errorf("devices are %q, were %q", after, before)
-		}
+		eventually(t, "the devices there were", func() bool { return slices.Equal(before, nodes(t)) })
 	})
 	return d, state
 }

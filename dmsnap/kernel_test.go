@@ -3,6 +3,7 @@ package dmsnap_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,15 +22,17 @@ import (
 func TestDeaths(t *testing.T) {
 	for _, at := range []int{dmsnap.DiedWithCreate, dmsnap.DiedWithTable} {
 		for _, attached := range []bool{true, false} {
-			d, dir := fresh(t)
-			must(t, d.Die(id, dir, at))
-			if attached {
-				path, _ := attach(t, d, dir)
-				if b := readAt(t, path, 1024+56, 2); b != "\x53\xef" {
-					t.Errorf("died at %d: no filesystem, but %x", at, b)
+			t.Run(fmt.Sprintf("at %d, attached again %v", at, attached), func(t *testing.T) {
+				d, dir := fresh(t)
+				must(t, d.Die(id, dir, at))
+				if attached {
+					path, _ := attach(t, d, dir)
+					if b := readAt(t, path, 1024+56, 2); b != "\x53\xef" {
+						t.Errorf("no filesystem, but %x", b)
+					}
 				}
-			}
-			detach(t, d, dir, banger.Handles{})
+				detach(t, d, dir, banger.Handles{})
+			})
 		}
 	}
 }

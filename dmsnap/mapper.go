@@ -72,7 +72,8 @@ func (m mapper) call(request uint, h *unix.DmIoctl, data []byte) ([]byte, error)
 			continue
 		}
 		*h = *at
-		return raw[min(int(at.Data_start), len(raw)):min(int(at.Data_size), len(raw))], nil
+		end := min(int(at.Data_size), len(raw))
+		return raw[min(int(at.Data_start), end):end], nil // without data it ends in the header's own padding
 	}
 }
 
