@@ -30,7 +30,7 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs", strconv.Itoa(c.VCPU)))
 	fs.Var(&f.memory, "memory", defaulted("memory: 512M, 2G; a bare number is MiB", formatMiB(c.MemoryMiB)))
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
-	fs.StringVar(&f.net, "net", "", `network: "user", "none", or "bridge" (a daemon that runs as root) (default user)`)
+	fs.StringVar(&f.net, "net", "", defaulted(`network: "user", "none", or "bridge" (a daemon that runs as root)`, c.Net))
 	fs.StringVar(&f.hypervisor, "hypervisor", "", `hypervisor: "firecracker" or "qemu" (default what "banger hypervisor list" marks)`)
 	fs.IntVar(&f.limits.DiskMiB, "disk-rate", 0, "MiB a second that each of its disks may read and write (Firecracker only; default any)")
 	fs.IntVar(&f.limits.DiskOps, "disk-ops", 0, "requests a second that each of its disks may take (Firecracker only; default any)")

@@ -37,6 +37,7 @@ type Config struct {
 	FirecrackerAt string `toml:"firecracker_mirror"`
 	Jailer        bool   `toml:"jailer"`
 	DiskDriver    string `toml:"disk_driver"`
+	Net           string `toml:"net"`
 	WarmStart     bool   `toml:"warm_start"`
 	BridgeSubnet  string `toml:"bridge_subnet"`
 	BridgeNAT     bool   `toml:"bridge_nat"`
@@ -51,10 +52,6 @@ type Config struct {
 	from map[string]bool // the settings that the file has
 	path string
 }
-
-var hypervisors = []string{"auto", "firecracker", "qemu"}
-
-var diskDrivers = []string{"file", "dm-snapshot"}
 
 // settings are the names with what they mean, in the order they are shown.
 var settings = []struct {
@@ -71,8 +68,9 @@ var settings = []struct {
 	{"jailer", "run it under its jailer, for a daemon that runs as root", func(c *Config) any { return c.Jailer }},
 	{"firecracker_mirror", "where it is fetched from; empty: the project's releases", func(c *Config) any { return c.FirecrackerAt }},
 	{"disk_driver", "their disks: file, or dm-snapshot for a daemon that runs as root", func(c *Config) any { return c.DiskDriver }},
+	{"net", "their network: user, none, or bridge for a daemon that runs as root", func(c *Config) any { return c.Net }},
 	{"warm_start", "start them from templates, made of themselves, where a boot can be saved", func(c *Config) any { return c.WarmStart }},
-	{"bridge_subnet", "the IPv4 subnet of --net bridge, for a daemon that runs as root", func(c *Config) any { return c.BridgeSubnet }},
+	{"bridge_subnet", "the IPv4 subnet of the network bridge", func(c *Config) any { return c.BridgeSubnet }},
 	{"bridge_nat", "let VMs on the bridge reach what this host reaches", func(c *Config) any { return c.BridgeNAT }},
 	{"bridge_peers", "let VMs on the bridge reach each other", func(c *Config) any { return c.BridgePeers }},
 	{"bridge_ports", "this host's TCP and UDP ports that VMs on the bridge reach, as [53]", func(c *Config) any { return c.BridgePorts }},
@@ -104,6 +102,7 @@ func Default(d xdg.Dirs) Config {
 		Hypervisor:    "auto",
 		Jailer:        true,
 		DiskDriver:    "file",
+		Net:           string(banger.NetUser),
 		WarmStart:     true,
 		BridgeSubnet:  "10.213.0.0/16",
 		BridgeNAT:     true,
@@ -194,14 +193,20 @@ func (c *Config) check() error {
 			return banger.Errorf(banger.CodeInvalid, "%s is %d; it can be %d to %d", v.key, v.val, v.least, v.most)
 		}
 	}
-	if !slices.Contains(hypervisors, c.Hypervisor) {
-		return banger.Errorf(banger.CodeInvalid, "hypervisor is %q; it can be auto, firecracker or qemu", c.Hypervisor)
-	}
 	if c.Firecracker != "" && !filepath.IsAbs(c.Firecracker) {
 		return banger.Errorf(banger.CodeInvalid, "firecracker is %q; it must be an absolute path", c.Firecracker)
 	}
-	if !slices.Contains(diskDrivers, c.DiskDriver) {
-		return banger.Errorf(banger.CodeInvalid, "disk_driver is %q; it can be %s", c.DiskDriver, strings.Join(diskDrivers, " or "))
+	for _, v := range []struct {
+		key, val string
+		can      []string
+	}{
+		{"hypervisor", c.Hypervisor, []string{"auto", "firecracker", "qemu"}},
+		{"disk_driver", c.DiskDriver, []string{"file", "dm-snapshot"}},
+		{"net", c.Net, []string{string(banger.NetUser), string(banger.NetBridge), string(banger.NetNone)}},
+	} {
+		if !slices.Contains(v.can, v.val) {
+			return banger.Errorf(banger.CodeInvalid, "%s is %q; it can be %s", v.key, v.val, strings.Join(v.can, ", "))
+		}
 	}
 	for _, port := range c.BridgePorts {
 		if port < 1 || port > 65535 {

@@ -136,6 +136,7 @@ func TestFindings(t *testing.T) {
 			h.Owner = func(string) (int, bool, error) { return 0, true, nil }
 			write(t, h, "/dev/mapper/control", "")
 		}, "dm-snapshot", doctor.OK, "device-mapper is there", ""},
+		{"bridge without root", func(_ *testing.T, h *doctor.Host) { h.Config.Net = "bridge" }, "bridge", doctor.Fail, "isn't root", "net to user"},
 		{"no git", without("git"), "git", doctor.Warn, "not in PATH", "git"},
 		{"firecracker only", func(_ *testing.T, h *doctor.Host) {
 			h.QEMU = func(context.Context) (string, string, string, error) { return "", "", "", errors.New("no qemu") }

@@ -151,7 +151,11 @@ func network(_ context.Context, h *Host, r *Report) {
 	} else {
 		r.Add(Check{Name: "git", Level: OK, Found: "git is in PATH"})
 	}
-	r.Drivers = append(r.Drivers, Driver{"network", "user", "a network stack in a process of yours, which needs no root"})
+	why := map[string]string{"user": "a network stack in a process of yours, which needs no root", "bridge": "config.toml says so; it needs root", "none": "config.toml says so"}
+	r.Drivers = append(r.Drivers, Driver{"network", h.Config.Net, why[h.Config.Net]})
+	if h.Config.Net == string(banger.NetBridge) && h.UID != 0 {
+		r.Add(Check{"bridge", Fail, "net is bridge, and this isn't root", "no new VM can be made without --net user", "set net to user in config.toml, or run banger as root"})
+	}
 }
 
 // memory compares what is free with what a VM gets.

@@ -104,7 +104,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Host:        engine.Drivers{Disks: disks, Networks: networks}, Processes: proc.Host{},
 		Dir: dirs.State, RAMDir: ram, BootID: boot,
 		Defaults: engine.Defaults{
-			Hypervisor: hv.chosen, Disk: conf.DiskDriver, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
+			Hypervisor: hv.chosen, Disk: conf.DiskDriver, Net: banger.NetMode(conf.Net), Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
 			VCPU: conf.VCPU, MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,
 		},
 		Now: time.Now, NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
