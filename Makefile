@@ -42,11 +42,12 @@ check:
 
 # What needs KVM, device-mapper, a firewall or a power cut, in a virtual machine
 # that has them: LAB='-list', LAB='-only storm -kills 200', LAB_SUITE=trixie.
+# Its value is the shell's to read: an expression's $ isn't make's.
 lab: test-packages
-	$(GO) run ./lab $(LAB)
+	$(GO) run ./lab $(value LAB)
 
 lab-shell: test-packages
-	$(GO) run ./lab -shell $(LAB)
+	$(GO) run ./lab -shell $(value LAB)
 
 bench: build
 	scripts/bench

@@ -23,7 +23,7 @@ import (
 type options struct {
 	suite, mirror string
 	memory        int // MiB
-	only          *regexp.Regexp
+	only, skip    *regexp.Regexp
 	shell, list   bool
 	kills, cuts   int
 	seed          uint64
@@ -50,8 +50,9 @@ func parse() (options, error) {
 	if o.suite == "" {
 		o.suite = "bookworm"
 	}
-	var only string
+	var only, skip string
 	flag.StringVar(&only, "only", "", "run the steps whose name matches this expression")
+	flag.StringVar(&skip, "skip", "", "leave out the steps whose name matches this expression, and say so")
 	flag.BoolVar(&o.list, "list", false, "print the steps, those left out unless asked for too, and end")
 	flag.BoolVar(&o.shell, "shell", false, "give a root shell in the lab instead of running anything")
 	flag.IntVar(&o.memory, "memory", 4096, "MiB of memory for the lab")
@@ -70,7 +71,13 @@ func parse() (options, error) {
 		return o, err
 	}
 	o.cache = filepath.Join(cache, "banger-lab")
-	o.only, err = regexp.Compile(only)
+	if o.only, err = regexp.Compile(only); err != nil {
+		return o, err
+	}
+	if skip == "" {
+		skip = "^$"
+	}
+	o.skip, err = regexp.Compile(skip)
 	return o, err
 }
 
@@ -113,8 +120,10 @@ func run(ctx context.Context, o options) error {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	l := &lab{o: o, base: base, dir: dir}
-	if err := l.prepare(ctx, steps); err != nil {
-		return fmt.Errorf("make what goes into the lab: %w", err)
+	if len(steps) > 0 || o.shell { // the cuts prepare for themselves
+		if err := l.prepare(ctx, steps); err != nil {
+			return fmt.Errorf("make what goes into the lab: %w", err)
+		}
 	}
 	if o.shell {
 		return l.shell(ctx)

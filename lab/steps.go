@@ -27,19 +27,28 @@ func allSteps(o options) []step {
 		{name: "qemu-contract", what: "hypervisor contract suite on QEMU+KVM", pkg: "qemu", args: []string{"-test.run=^TestContract$"}},
 		{name: "scripts", what: "the scripts of tests/ on QEMU+KVM", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu"}},
 		{name: "main-job", what: "a repository's tests in a VM, and their exit status, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$"}},
-		{name: "storm", what: "daemon, shim, CLI and VMM killed at random", pkg: "tests/vm", args: []string{"-test.run=^TestCrashStorm$", fmt.Sprintf("-storm-kills=%d", o.kills)}},
 		{name: "dmsnap", what: "disk contract suite on device-mapper", pkg: "dmsnap"},
 		{name: "bridge", what: "network contract suite on a bridge with nftables", pkg: "bridge"},
+		{name: "seed", what: "process, TAP, loops and device of running VMs found again and torn down, whatever became of handles.json", pkg: "tests/vm", args: hostDrivers("^(TestSeed|TestHandlesFile)$")},
+		{name: "bridge-vms", what: "two VMs on the bridge: out, each other, the host, only as config.toml allows", pkg: "tests/vm", args: []string{"-test.run=^TestBridgeNetwork$", "-disk-driver=dm-snapshot"}},
+		{name: "storm", what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
+		{name: "logout", what: "logind's logout, with and without linger", pkg: "tests/lab", args: []string{"-test.run=^TestLogout$"}},
 		{name: "firecracker", what: "hypervisor contract suite and more on Firecracker, as root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker"},
 		{name: "firecracker-jail", what: "the same under its jailer", pkg: "firecracker", args: []string{"-test.run=Jail"}, needs: "jailer"},
 		{name: "firecracker-user", what: "the same as a user without root", pkg: "firecracker", needs: "firecracker", user: true},
 		{name: "firecracker-scripts", what: "the scripts of tests/ on Firecracker in its jail", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu", "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "firecracker-main-job", what: "a repository's tests in a VM, and their exit status, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "firecracker-main-job-user", what: "the same as a user without root", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "firecracker", user: true},
-		{name: "firecracker-storm", what: "daemon, shim, CLI and Firecracker killed at random", pkg: "tests/vm", args: []string{"-test.run=^TestCrashStorm$", fmt.Sprintf("-storm-kills=%d", o.kills), "-hypervisor=firecracker"}, needs: "jailer"},
+		{name: "firecracker-seed", what: "the seed on Firecracker in its jail", pkg: "tests/vm", args: append(hostDrivers("^(TestSeed|TestHandlesFile)$"), "-hypervisor=firecracker"), needs: "jailer"},
+		{name: "firecracker-storm", what: "daemon, shim, CLI and Firecracker killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills), "-hypervisor=firecracker"), needs: "jailer"},
 		{name: "qemu-all", what: "all of the QEMU driver's tests on KVM", pkg: "qemu", flag: true},
 		{name: "vm-all", what: "all of first light's tests on QEMU+KVM", pkg: "tests/vm", flag: true},
 	}
+}
+
+// hostDrivers are the arguments of tests/vm that give VMs all they can hold of a host.
+func hostDrivers(run string) []string {
+	return []string{"-test.run=" + run, "-disk-driver=dm-snapshot", "-net=bridge"}
 }
 
 // choose parts the steps into those to run and those left out, which know why.
@@ -52,6 +61,8 @@ func choose(o options) (run, left []step) {
 		switch {
 		case named && !o.only.MatchString(s.name):
 			continue
+		case o.skip.MatchString(s.name):
+			s.without = "left out by -skip"
 		case s.flag && !named:
 			s.without = "ask with -only " + s.name
 		case s.needs != "" && binary(o, s.needs) == "":
