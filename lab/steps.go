@@ -30,7 +30,7 @@ func allSteps(o options) []step {
 		{name: "dmsnap", what: "disk contract suite on device-mapper", pkg: "dmsnap"},
 		{name: "bridge", what: "network contract suite on a bridge with nftables", pkg: "bridge"},
 		{name: "seed", what: "process, TAP, loops and device of running VMs found again and torn down, whatever became of handles.json", pkg: "tests/vm", args: hostDrivers("^(TestSeed|TestHandlesFile)$")},
-		{name: "bridge-vms", what: "two VMs on the bridge: out, each other, the host, only as config.toml allows", pkg: "tests/vm", args: []string{"-test.run=^TestBridgeNetwork$", "-disk-driver=dm-snapshot"}},
+		{name: "bridge-vms", what: "two VMs on the bridge: out, each other, the host, only as config.toml allows", pkg: "tests/vm", args: []string{"-test.run=^TestBridgeNetwork$", "-net=bridge"}},
 		{name: "storm", what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
 		{name: "logout", what: "logind's logout, with and without linger", pkg: "tests/lab", args: []string{"-test.run=^TestLogout$"}},
 		{name: "firecracker", what: "hypervisor contract suite and more on Firecracker, as root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker"},

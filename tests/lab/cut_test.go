@@ -71,12 +71,21 @@ func operation(t *testing.T) string {
 	return op
 }
 
+// settings have VMs hold all that a host can have for them.
+const settings = "net = \"bridge\"\ndisk_driver = \"dm-snapshot\"\n"
+
 // install gives root's banger a kernel, an image and a VM that runs through
 // everything that is done to another one.
 func (u *user) install() {
 	u.Helper()
-	data := filepath.Join(os.Getenv("HOME"), ".local/share/banger")
-	if err := os.MkdirAll(data, 0o700); err != nil {
+	home := os.Getenv("HOME")
+	data, conf := filepath.Join(home, ".local/share/banger"), filepath.Join(home, ".config/banger")
+	for _, dir := range []string{data, conf} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			u.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(conf, "config.toml"), []byte(settings), 0o600); err != nil {
 		u.Fatal(err)
 	}
 	if err := os.Symlink(filepath.Join(os.Getenv("BANGER_LAB"), "cache/banger-test/kernels"), data+"/kernels"); err != nil {
@@ -214,7 +223,8 @@ func (u *user) rest() (states map[string]banger.State) {
 }
 
 // nothingHeld looks for kernel objects, processes and directories that no VM
-// owns. All VMs are stopped, so none of the first two may be there at all.
+// owns. All VMs are stopped, so none of the first two may be there at all, but for
+// the bridge and its tables, which stay until the next boot.
 func (u *user) nothingHeld(states map[string]banger.State) {
 	u.Helper()
 	var found []struct{ Claim, Kind, Name string }
@@ -241,8 +251,8 @@ func (u *user) nothingHeld(states map[string]banger.State) {
 	for what, argv := range map[string][]string{
 		"device-mapper nodes": {"sh", "-c", "dmsetup ls | grep -v 'No devices found'"},
 		"loop devices":        {"losetup", "-l", "-n"},
-		"network devices":     {"sh", "-c", "ip -o link | grep -vE '^[0-9]+: (lo|e[nt][a-z0-9]+):'"},
-		"firewall tables":     {"nft", "list", "tables"},
+		"network devices":     {"sh", "-c", "ip -o link | grep -vE '^[0-9]+: (lo|e[nt][a-z0-9]+|banger0):'"},
+		"firewall tables":     {"sh", "-c", "nft list tables | grep -v ' banger0$'"},
 		"mounts":              {"grep", "banger", "/proc/mounts"},
 		"cgroups":             {"find", "/sys/fs/cgroup", "-name", "*banger*"},
 		"chroots":             {"sh", "-c", "ls -d /srv/jailer/*/* 2>/dev/null"},

@@ -3,6 +3,7 @@ package vm_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +47,9 @@ var ruins = []ruin{
 				ip(t, "tuntap", "add", foreign, "mode", "tap")
 				t.Cleanup(func() { ip(t, "link", "del", foreign) }) // fails the test when it is gone
 				h["tap"] = foreign
+			}
+			if *diskDriver == "dm-snapshot" {
+				maps.Copy(h, strangers(t))
 			}
 		})))
 	}},
@@ -146,6 +150,7 @@ func TestHandlesFile(t *testing.T) {
 			check := func(when string) {
 				t.Helper()
 				now := h.show(t, "victim")
+				wantObjects(t, when, vm.Held, true)
 				if now.Held != vm.Held || now.State != banger.Running || now.Boots != vm.Boots || boot("victim") != was {
 					t.Errorf("%s: %v with %+v, want running with %+v", when, now.State, now.Held, vm.Held)
 				}
@@ -166,6 +171,7 @@ func TestHandlesFile(t *testing.T) {
 			if now := h.show(t, "victim"); !now.Held.Empty() {
 				t.Errorf("a stopped VM holds %+v", now.Held)
 			}
+			wantObjects(t, "stopped", vm.Held, false)
 			if _, err := os.Stat(vm.Held.RAMFile); err == nil {
 				t.Errorf("%s is left", vm.Held.RAMFile)
 			}

@@ -108,6 +108,12 @@ func (h *host) inventory(t *testing.T) (lines []string) {
 			add("loop", strings.TrimSpace(string(back)))
 		}
 	}
+	nodes, _ := filepath.Glob("/sys/block/dm-*/dm/name")
+	for _, n := range nodes {
+		if name, _ := os.ReadFile(n); strings.HasPrefix(string(name), "banger-") {
+			add("device", strings.TrimSpace(string(name)))
+		}
+	}
 	memory, _ := filepath.Glob("/dev/shm/banger-*")
 	for _, m := range memory {
 		if !h.othersMemory(m) {

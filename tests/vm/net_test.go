@@ -15,17 +15,7 @@ func TestUserNetwork(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes network namespaces")
 	}
-	near, far := fmt.Sprintf("bvm-n%d", os.Getpid()), fmt.Sprintf("bvm-f%d", os.Getpid())
-	for _, ns := range []string{near, far} {
-		ip(t, "netns", "add", ns)
-		t.Cleanup(func() { ip(t, "netns", "del", ns) })
-		ip(t, "-n", ns, "link", "set", "lo", "up")
-	}
-	ip(t, "-n", near, "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", far)
-	ip(t, "-n", near, "addr", "add", "192.0.2.1/24", "dev", "v0")
-	ip(t, "-n", far, "addr", "add", "192.0.2.2/24", "dev", "v1")
-	ip(t, "-n", near, "link", "set", "v0", "up")
-	ip(t, "-n", far, "link", "set", "v1", "up")
+	near, far := namespaces(t)
 	// ip-netns(8) puts this file in the place of /etc/resolv.conf.
 	conf := filepath.Join("/etc/netns", near)
 	if err := os.MkdirAll(conf, 0o755); err != nil {
@@ -78,6 +68,24 @@ func TestUserNetwork(t *testing.T) {
 	if got := h.ok(t, "vm", "exec", off, "--", "ls", "/sys/class/net"); got != "lo\n" {
 		t.Errorf("--net none leaves the devices %q", got)
 	}
+}
+
+// namespaces makes two network namespaces: near is 192.0.2.1, far beyond it 192.0.2.2.
+func namespaces(t *testing.T) (near, far string) {
+	t.Helper()
+	n := serial.Add(1)
+	near, far = fmt.Sprintf("bvm-n%d-%d", os.Getpid(), n), fmt.Sprintf("bvm-f%d-%d", os.Getpid(), n)
+	for _, ns := range []string{near, far} {
+		ip(t, "netns", "add", ns)
+		t.Cleanup(func() { ip(t, "netns", "del", ns) })
+		ip(t, "-n", ns, "link", "set", "lo", "up")
+	}
+	ip(t, "-n", near, "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", far)
+	ip(t, "-n", near, "addr", "add", "192.0.2.1/24", "dev", "v0")
+	ip(t, "-n", far, "addr", "add", "192.0.2.2/24", "dev", "v1")
+	ip(t, "-n", near, "link", "set", "v0", "up")
+	ip(t, "-n", far, "link", "set", "v1", "up")
+	return near, far
 }
 
 func webServer(addr, dir string) string {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -28,7 +27,8 @@ var (
 	busyBoots   = flag.Int("busy-boots", 4, "how many boots are tried on a busy host")
 	hypervisor  = flag.String("hypervisor", "qemu", "what VMs run on: qemu or firecracker")
 	warm        = flag.Bool("warm", false, "start VMs from templates; their makers are processes that an inventory of a host at rest may meet")
-	network     = flag.String("net", "", "the network of all VMs: with bridge, run the tests as root in a network namespace of their own (ip netns exec)")
+	diskDriver  = flag.String("disk-driver", "file", "the disks of all VMs")
+	network     = flag.String("net", "user", "the network of all VMs: with bridge, run the tests as root in a network namespace of their own (ip netns exec)")
 	busyClock   = flag.Duration("busy-clock", 20*time.Second, "how long the guest's clock runs on a busy host before it is compared")
 )
 
@@ -45,6 +45,9 @@ var shared *host
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if os.Getenv(serveHere) != "" {
+		os.Exit(m.Run())
+	}
 	os.Exit(func() int {
 		if _, err := exec.LookPath("qemu-system-x86_64"); err != nil && *hypervisor == "qemu" {
 			fmt.Println("SKIP: no qemu-system-x86_64 here, so no VM can be run")
@@ -91,7 +94,7 @@ func install(dir string) (*host, error) {
 	if err := os.MkdirAll(conf, 0o700); err != nil {
 		return nil, err
 	}
-	settings := fmt.Appendf(nil, "warm_start = %v\nhypervisor = %q\nfirecracker = %q\n", *warm, *hypervisor, os.Getenv("BANGER_FIRECRACKER"))
+	settings := fmt.Appendf(nil, "warm_start = %v\ndisk_driver = %q\nnet = %q\nhypervisor = %q\nfirecracker = %q\n", *warm, *diskDriver, *network, *hypervisor, os.Getenv("BANGER_FIRECRACKER"))
 	if err := os.WriteFile(filepath.Join(conf, "config.toml"), settings, 0o600); err != nil {
 		return nil, err
 	}
@@ -153,9 +156,6 @@ type result struct {
 }
 
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
-	if *network != "" && len(args) > 1 && args[0] == "vm" && (args[1] == "create" || args[1] == "run") {
-		args = slices.Insert(slices.Clone(args), 2, "--net", *network)
-	}
 	argv := append([]string{filepath.Join(h.bin, "banger")}, args...)
 	if h.netns != "" {
 		argv = append([]string{"ip", "netns", "exec", h.netns}, argv...)
