@@ -28,7 +28,9 @@ func healthy(t *testing.T) *doctor.Host {
 		KVM: func(context.Context) (kvm.Result, error) {
 			return kvm.Result{Verdict: kvm.Works, Detail: "runs", TSCKHz: 1}, nil
 		},
-		QEMU: func(context.Context) (string, string, string, error) { return "/usr/bin/qemu-system-x86_64", "7.2", "one at a time", nil },
+		QEMU: func(context.Context) (string, string, string, error) {
+			return "/usr/bin/qemu-system-x86_64", "7.2", "one at a time", nil
+		},
 		Firecracker: func(context.Context) (doctor.Firecracker, error) {
 			return doctor.Firecracker{Path: "/usr/bin/firecracker", Version: "1.16.1", Tested: "1.16.1"}, nil
 		},
