@@ -189,3 +189,16 @@ func names(list []banger.Package) string {
 	}
 	return strings.Join(s, " ")
 }
+
+// Stanzas that no archive has.
+func TestBadStanzas(t *testing.T) {
+	for want, s := range map[string]map[string]string{
+		`package "../x", version "1"`: {"Package": "../x", "Version": "1"},
+		`package "xx", version ""`:    {"Package": "xx"},
+		`package xx: size "many"`:     {"Package": "xx", "Version": "1", "Architecture": "all", "Size": "many"},
+	} {
+		if err := newUniverse().add(mainArchive, s); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
