@@ -11,7 +11,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 RUN_PACKAGES  = qemu-system-x86 e2fsprogs git mmdebstrap uidmap
 TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin tmux xz-utils
 
-.PHONY: build quickstart test check lab lab-shell bench clean packages test-packages dist docs
+.PHONY: build quickstart test errors check lab lab-shell bench clean packages test-packages dist docs
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -39,6 +39,13 @@ check:
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	$(GO) run github.com/kisielk/errcheck@v1.30.0 -ignoretests -exclude scripts/errcheck.txt ./...
 	@grep -q "$$(scripts/firecracker-hash)" docs/verification.md || echo "note: firecracker/ has changed since its suite ran on the real one: make lab LAB='-only firecracker', then docs/verification.md"
+
+# Which error texts no test provokes, of those that tests/errors.txt has no reason for.
+errors: test-packages
+	rm -rf bin/coverage && mkdir -p bin/coverage
+	GOCOVERDIR=$(CURDIR)/bin/coverage $(GO) test -short -p 1 -timeout 35m -coverpkg=banger/... -coverprofile=bin/coverage/tests ./...
+	$(GO) tool covdata textfmt -i bin/coverage -o bin/coverage/programs
+	$(GO) test . -run TestErrorTexts -v -profiles bin/coverage/tests,bin/coverage/programs
 
 # What needs KVM, device-mapper, a firewall or a power cut, in a virtual machine
 # that has them: LAB='-list', LAB='-only storm -kills 200', LAB_SUITE=trixie.

@@ -62,7 +62,11 @@ func build() error {
 	if *host == "qemu" {
 		programs = []string{"banger/cmd/..."}
 	}
-	cmd := exec.Command("go", append([]string{"build", "-ldflags", "-s -w", "-o", bin + "/"}, programs...)...)
+	args := []string{"build", "-ldflags", "-s -w", "-o", bin + "/"}
+	if os.Getenv("GOCOVERDIR") != "" { // where programs say which of their code ran
+		args = append(args, "-cover", "-coverpkg=banger/...")
+	}
+	cmd := exec.Command("go", append(args, programs...)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w: %s", err, out)
@@ -121,6 +125,9 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("IMAGE", image)
+			if dir := os.Getenv("GOCOVERDIR"); dir != "" {
+				env.Setenv("GOCOVERDIR", dir)
+			}
 			path := bin + ":" + os.Getenv("PATH")
 			if *hypervisor == "firecracker" {
 				path += ":" + filepath.Dir(os.Getenv("BANGER_FIRECRACKER"))
