@@ -37,10 +37,11 @@ func allSteps(o options) []step {
 		{name: "firecracker-jail", what: "the same under its jailer", pkg: "firecracker", args: []string{"-test.run=Jail"}, needs: "jailer"},
 		{name: "firecracker-user", what: "the same as a user without root", pkg: "firecracker", needs: "firecracker", user: true},
 		{name: "firecracker-scripts", what: "the scripts of tests/ on Firecracker in its jail", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu", "-hypervisor=firecracker"}, needs: "jailer"},
-		{name: "firecracker-main-job", what: "a repository's tests in a VM, and their exit status, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "jailer"},
+		{name: "firecracker-main-job", what: "a repository's tests in a VM, and their exit status, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus|TestUserNetwork)$", "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "firecracker-main-job-user", what: "the same as a user without root", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "firecracker", user: true},
 		{name: "firecracker-seed", what: "the seed on Firecracker in its jail", pkg: "tests/vm", args: append(hostDrivers("^(TestSeed|TestHandlesFile)$"), "-hypervisor=firecracker"), needs: "jailer"},
 		{name: "firecracker-storm", what: "daemon, shim, CLI and Firecracker killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills), "-hypervisor=firecracker"), needs: "jailer"},
+		{name: "firecracker-cold", what: "a cold start beside the least that drives Firecracker, 10 of each", pkg: "firecracker", args: []string{"-test.run=^TestColdStart$", "-cold-runs=10"}, needs: "firecracker", flag: true},
 		{name: "qemu-all", what: "all of the QEMU driver's tests on KVM", pkg: "qemu", flag: true},
 		{name: "vm-all", what: "all of first light's tests on QEMU+KVM", pkg: "tests/vm", flag: true},
 	}
