@@ -84,11 +84,17 @@ func TestTap(t *testing.T) {
 	}
 	if os.Getuid() == 0 {
 		t.Run("AsUser", func(t *testing.T) { asUser(t, "^TestTap$") })
+		// A jailed VMM is another user, and holds no socket for the next shim.
+		t.Run("Jailed", func(t *testing.T) { testTap(t, 65534) })
 	}
+	testTap(t, 0)
+}
+
+func testTap(t *testing.T, owner int) {
 	cfg := config(t, "tap")
 	cfg.Channel, cfg.Vsock, cfg.Up, cfg.Console = "v.sock", 512, "api.sock", ""
 	cfg.Pipes = []shim.Pipe{{Name: "console.fifo", Log: shim.ConsoleFile, Console: true}, {Name: "log.fifo", Log: shim.VMMLog}}
-	cfg.Net = &shim.NetConfig{Tap: "tap0"}
+	cfg.Net = &shim.NetConfig{Tap: "tap0", Owner: owner}
 	if err := netns.Probe(t.Context(), exe(t)); err != nil {
 		t.Skip(err)
 	}
