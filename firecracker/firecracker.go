@@ -112,12 +112,20 @@ func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles,
 	if err := awaitMachine(ctx, m, st.VMM); err != nil {
 		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
 	}
-	if d.cfg.Jail && running(ctx, m) == nil { // else it may not have opened all yet
-		if err := jailOf(m, "").seal(); err != nil {
-			return banger.Handles{}, err
-		}
+	if err := seal(ctx, m); err != nil {
+		return banger.Handles{}, err
 	}
 	return banger.Handles{VMM: st.VMM, Shim: st.Shim}, nil
+}
+
+// seal takes the mounts of the machine's jail away, if it has any, unless Firecracker
+// may not have opened all of them yet.
+func seal(ctx context.Context, m banger.Machine) error {
+	j := jailOf(m, "")
+	if len(mountsBelow(j.dir)) == 0 || running(ctx, m) != nil {
+		return nil
+	}
+	return j.seal()
 }
 
 // awaitMachine returns when the whole machine was made, or has ended. Its API
@@ -178,7 +186,8 @@ func (d *Driver) Adopt(ctx context.Context, m banger.Machine, saved banger.Handl
 		}
 	}
 	h.Shim = st.Shim
-	return h, true, nil
+	// Whoever started it may have died before it did this.
+	return h, true, seal(ctx, m)
 }
 
 // findVMM returns the machine's living VMM. saved may be empty, or another

@@ -212,12 +212,23 @@ func TestJail(t *testing.T) {
 	if entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/root", h.VMM.PID)); err != nil || len(entries) > 16 {
 		t.Errorf("it sees %v, %v", entries, err)
 	}
-	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), m.ID) {
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), m.ID) || strings.Contains(string(mounts), "vm/jail") {
 		t.Errorf("mounts of its jail are left, %v", err)
 	}
 	cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", h.VMM.PID))
 	if err != nil || !strings.Contains(string(cgroup), "/banger-"+m.ID+"/banger-"+m.ID) {
 		t.Errorf("its cgroup is %q, %v", cgroup, err)
+	}
+	// A daemon that died in a start leaves mounts, which the next one takes away.
+	at := filepath.Join(m.Dir, "jail", "left")
+	if err := errors.Join(os.WriteFile(at, nil, 0o600), unix.Mount(m.Kernel, at, "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	if got, alive, err := d.Adopt(t.Context(), m, h); err != nil || !alive || got != h {
+		t.Errorf("Adopt: %+v, alive %v, %v; want %+v", got, alive, err, h)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), m.ID) || strings.Contains(string(mounts), "vm/jail") {
+		t.Errorf("a mount of its jail is left, %v", err)
 	}
 	if left, err := d.Kill(t.Context(), m, h); err != nil || !left.Empty() {
 		t.Errorf("Kill left %+v: %v", left, err)
