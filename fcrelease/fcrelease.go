@@ -146,7 +146,8 @@ func (i Installer) get(ctx context.Context, name string, w io.Writer, most int64
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return banger.Errorf(banger.CodeUnavailable, "fetch Firecracker: %w", err)
+		return banger.Errorf(banger.CodeUnavailable, "fetch Firecracker: %w", err).
+			WithHint("nothing was installed; --mirror names another place, and one in PATH does as well")
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
