@@ -129,7 +129,7 @@ func seal(ctx context.Context, m banger.Machine) error {
 }
 
 // awaitMachine returns when the whole machine was made, or has ended. Its API
-// listens before it reads its configuration, and answers after. One that takes
+// answers then. One that takes
 // its time on a busy host may go on: the guest boots meanwhile.
 func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process) error {
 	err := running(ctx, m)

@@ -241,7 +241,10 @@ func (l launch) shimConfig() shim.Config {
 	argv := append(l.argv, "--config-file", configFile, "--api-sock", apiSocket,
 		"--log-path", logPipe, "--level", "Warning", "--metrics-path", metricsPipe)
 	c := shim.Config{
-		ID: m.ID, Dir: m.Dir, Argv: argv, Channel: in(vsockSocket), Vsock: guestPort, Up: in(apiSocket),
+		ID: m.ID, Dir: m.Dir, Argv: argv, Channel: in(vsockSocket), Vsock: guestPort,
+		// It listens there when it has opened kernel, disks and TAP. To ask its API before
+		// would make it die of that in place of what is wrong with them.
+		Up: in(vsockSocket),
 		Pipes: []shim.Pipe{
 			{Name: consolePipe, Log: shim.ConsoleFile, Console: true},
 			{Name: in(logPipe), Log: shim.VMMLog, Owner: l.owner},
