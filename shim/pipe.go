@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,10 +34,14 @@ func makePipes(pipes []Pipe) error {
 func openPipes(pipes []Pipe) ([]*os.File, error) {
 	var files []*os.File
 	for _, p := range pipes {
-		// Without O_NONBLOCK this would wait for a writer (fifo(7)).
-		f, err := os.OpenFile(p.Name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		// Without O_NONBLOCK this would wait for a writer (fifo(7)). A jailed VMM may
+		// put what it likes in the pipe's place: a link out of its jail is none.
+		f, err := os.OpenFile(p.Name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return files, err // this process ends, or does without
+		}
+		if st, err := f.Stat(); err != nil || st.Mode()&os.ModeNamedPipe == 0 {
+			return files, errors.Join(fmt.Errorf("%s is no pipe", p.Name), err, f.Close())
 		}
 		files = append(files, f)
 	}

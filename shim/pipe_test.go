@@ -114,3 +114,35 @@ func TestPipesAreBounded(t *testing.T) {
 		t.Errorf("3 MB on the console left %d bytes, want 1 to %d", size, shim.DefaultLogLimit)
 	}
 }
+
+// A jailed VMM that puts a link in its pipe's place shows its shim nothing.
+func TestPipeReplaced(t *testing.T) {
+	cfg, st := spawnVsock(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("a secret of the host's\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.Kill(st.Shim, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.Wait(t.Context(), st.Shim); err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(cfg.Dir, "log.fifo")
+	if err := os.Remove(pipe); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(secret, pipe); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shim.Attach(t.Context(), exe(t), cfg.Dir, st.VMM); err != nil {
+		t.Fatalf("a VM was lost for its log: %v", err)
+	}
+	echo(t, cfg.Dir, "still there")
+	end(t, cfg.Dir, st.VMM) // all is drained when the shim has ended
+	for _, log := range []string{shim.VMMLog, shim.ConsoleFile, "shim.log"} {
+		if b, err := os.ReadFile(filepath.Join(cfg.Dir, log)); err == nil && strings.Contains(string(b), "secret of") {
+			t.Errorf("%s: %q", log, b)
+		}
+	}
+}
