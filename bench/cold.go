@@ -25,7 +25,7 @@ const firstLine = "banger-agent"
 // cold compares `vm run --rm -- echo` to its first byte with plain QEMU, the
 // same command line and the same files, to the first line of /init.
 func (b *bench) cold(ctx context.Context) error {
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor", Cold: true}, true, nil)
+	vm, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor", Hypervisor: driven, Cold: true}, true, nil)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func plainQEMU(argv []string, dir string) (time.Duration, error) {
 // run is the whole command, from its start to the first byte of the guest's output.
 func (b *bench) run(flags ...string) (time.Duration, error) {
 	start := time.Now()
-	cmd := exec.Command(b.banger, slices.Concat([]string{"vm", "run", "--rm", "-q"}, flags, []string{"--", "echo", "up"})...)
+	cmd := exec.Command(b.banger, slices.Concat([]string{"vm", "run", "--rm", "-q", "--hypervisor", driven}, flags, []string{"--", "echo", "up"})...)
 	var words strings.Builder
 	cmd.Stderr = &words
 	out, err := cmd.StdoutPipe()
@@ -147,7 +147,7 @@ func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) e
 	begun := time.Now()
 	n, name := 0, ""
 	last = begun
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Cold: true}, true, func(e banger.Event) {
+	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven, Cold: true}, true, func(e banger.Event) {
 		if name != "" {
 			stages[name] = append(stages[name], e.Time.Sub(last))
 		}

@@ -28,7 +28,7 @@ func (b *bench) warm(ctx context.Context) error {
 	if _, err := (api.Templates{Client: b.client}).CreateTemplate(ctx, banger.TemplateSpec{}, nil); err != nil {
 		return err
 	}
-	like, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor"}, true, nil)
+	like, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor", Hypervisor: driven}, true, nil)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (b *bench) warm(ctx context.Context) error {
 
 // launched creates a VM and notes its stages.
 func (b *bench) launched(ctx context.Context, t *timings) error {
-	vm, err := b.client.CreateVM(ctx, banger.Spec{}, true, nil)
+	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven}, true, nil)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (b *bench) kernelVersion(ctx context.Context, id string) (string, error) {
 // this function speaks to.
 func (b *bench) restorePlain(ctx context.Context, like banger.VM, argv []string, kernel string) (t laps, err error) {
 	// Its disk is as new as ours will be, made before the clock starts.
-	vm, err := b.client.CreateVM(ctx, banger.Spec{}, false, nil)
+	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven}, false, nil)
 	if err != nil {
 		return nil, err
 	}
