@@ -159,7 +159,8 @@ func TestFindings(t *testing.T) {
 		{"lingers", func(t *testing.T, h *doctor.Host) {
 			write(t, h, "/etc/systemd/logind.conf", "KillUserProcesses=yes\n")
 			write(t, h, "/var/lib/systemd/linger/ann", "")
-		}, "logout", doctor.OK, "lingers", ""},
+		}, "logout", doctor.Warn, "lingers doesn't keep", "systemd-run --user --scope banger daemon restart"},
+		{"lingers, logout leaves alone", func(t *testing.T, h *doctor.Host) { write(t, h, "/var/lib/systemd/linger/ann", "") }, "logout", doctor.OK, "lingers", ""},
 		{"apparmor", noNamespace("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"), "user namespaces", doctor.Note, "AppArmor", "userns,"},
 		{"no clone", noNamespace("/proc/sys/kernel/unprivileged_userns_clone", "0"), "user namespaces", doctor.Note, "unprivileged_userns_clone is 0", "sysctl"},
 		{"none allowed", noNamespace("/proc/sys/user/max_user_namespaces", "0"), "user namespaces", doctor.Note, "max_user_namespaces is 0", "sysctl"},

@@ -22,7 +22,12 @@ func login(_ context.Context, h *Host, r *Report) {
 	switch {
 	case kills && !lingers:
 		r.Add(Check{"logout", Warn, "logind has KillUserProcesses=yes, and user " + h.User + " doesn't linger",
-			"running VMs are ended when you log out; their disks stay", "loginctl enable-linger"})
+			"running VMs are ended when you log out; their disks stay",
+			"loginctl enable-linger && systemd-run --user --scope banger daemon restart, then restart the VMs: what isn't a login's stays"})
+	case kills: // a session's scope ends with the session, whether its user lingers or not (logind.conf(5))
+		r.Add(Check{"logout", Warn, "logind has KillUserProcesses=yes; that user " + h.User + " lingers doesn't keep what a login started",
+			"running VMs are ended when you log out, unless the daemon was started outside of a login; their disks stay",
+			"systemd-run --user --scope banger daemon restart, then restart the VMs"})
 	case lingers:
 		r.Add(Check{Name: "logout", Level: OK, Found: "user " + h.User + " lingers", Means: "VMs run on after a logout"})
 	default:
