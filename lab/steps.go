@@ -29,7 +29,8 @@ func allSteps(o options) []step {
 		{name: "main-job", what: "a repository's tests in a VM, and their exit status, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$"}},
 		{name: "dmsnap", what: "disk contract suite on device-mapper", pkg: "dmsnap"},
 		{name: "bridge", what: "network contract suite on a bridge with nftables", pkg: "bridge"},
-		{name: "seed", what: "process, TAP, loops and device of running VMs found again and torn down, whatever became of handles.json", pkg: "tests/vm", args: hostDrivers("^(TestSeed|TestHandlesFile)$")},
+		{name: "seed", what: "process, TAP, loops and device of running VMs: found again, torn down, kept in the record while busy", pkg: "tests/vm", args: hostDrivers("^TestSeed$")},
+		{name: "handles", what: "and torn down whatever became of handles.json", pkg: "tests/vm", args: hostDrivers("^TestHandlesFile$")},
 		{name: "bridge-vms", what: "two VMs on the bridge: out, each other, the host, only as config.toml allows", pkg: "tests/vm", args: []string{"-test.run=^TestBridgeNetwork$", "-net=bridge"}},
 		{name: "storm", what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
 		{name: "logout", what: "logind's logout, with and without linger", pkg: "tests/lab", args: []string{"-test.run=^TestLogout$"}},
@@ -49,7 +50,7 @@ func allSteps(o options) []step {
 
 // hostDrivers are the arguments of tests/vm that give VMs all they can hold of a host.
 func hostDrivers(run string) []string {
-	return []string{"-test.run=" + run, "-disk-driver=dm-snapshot", "-net=bridge"}
+	return []string{"-test.run=" + run, "-disk-driver=dm-snapshot", "-net=bridge", "-busybox"}
 }
 
 // choose parts the steps into those to run and those left out, which know why.

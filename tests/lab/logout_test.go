@@ -141,23 +141,33 @@ func TestLogout(t *testing.T) {
 	for _, c := range []struct {
 		name          string
 		linger, kills bool
+		managed       bool // the daemon was started by the user's manager, outside of any login
 	}{
-		{"leaves alone", false, false},
-		{"leaves alone, lingering", true, false},
-		{"ends, lingering", true, true},
-		{"ends", false, true},
+		{"leaves alone", false, false, false},
+		{"leaves alone, lingering", true, false, false},
+		{"ends, lingering", true, true, false},
+		{"ends, lingering, started outside of the login", true, true, true},
+		{"ends", false, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.t = t
 			sh(t, "mkdir -p /etc/systemd/logind.conf.d && printf '[Login]\nKillUserProcesses="+strconv.FormatBool(c.kills)+"\n' >/etc/systemd/logind.conf.d/lab.conf && systemctl restart systemd-logind")
 			sh(t, "loginctl "+map[bool]string{true: "enable-linger ", false: "disable-linger "}[c.linger]+who)
+			// The VM and its daemon are to be of this very login: logind ends no other's.
+			restart := "banger daemon restart"
+			if c.managed {
+				restart = "systemd-run --user --scope --quiet " + restart
+			}
+			s.do(restart)
+			s.do("banger vm restart -q stays")
+			ends := c.kills && !c.managed
 			vm, boot := s.show()
 			if vm.State != banger.Running {
 				t.Fatalf("it is %s: %s", vm.State, vm.Reason)
 			}
 			s.logout()
 			pid := vm.Held.VMM.PID
-			if c.kills {
+			if ends {
 				until(t, "logind to end the VM", func() bool { return syscall.Kill(pid, 0) != nil })
 				if !c.linger {
 					until(t, "the runtime directory to go", func() bool { return !runtimeDir(t) })
@@ -174,9 +184,9 @@ func TestLogout(t *testing.T) {
 			})
 			now, again := s.show()
 			switch {
-			case c.kills && (now.State != banger.Stopped || !now.Held.Empty() || now.Reason == ""):
+			case ends && (now.State != banger.Stopped || !now.Held.Empty() || now.Reason == ""):
 				t.Errorf("found %s (%s) with %+v", now.State, now.Reason, now.Held)
-			case !c.kills && (again != boot || now.Held.VMM != vm.Held.VMM):
+			case !ends && (again != boot || now.Held.VMM != vm.Held.VMM):
 				t.Errorf("found %s (%s), another run: %+v, was %+v", now.State, now.Reason, now.Held, vm.Held)
 			}
 			if now.State == banger.Stopped {

@@ -15,8 +15,8 @@ import (
 
 // What logind does when a user without linger logs out, done by hand: it removes
 // the runtime directory, and, with KillUserProcesses=yes, ends what the user
-// has. (With linger it does neither.) VMs run on in the first case, in the second
-// they are found stopped at the next login; nothing is left of them, and what
+// has, lingering or not. (tests/lab has the real one.) VMs run on in the first case,
+// in the second they are found stopped at the next login; nothing is left of them, and what
 // they synced is there.
 func TestLogout(t *testing.T) {
 	h, before := apart(t)

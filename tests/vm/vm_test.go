@@ -27,6 +27,7 @@ var (
 	busyBoots   = flag.Int("busy-boots", 4, "how many boots are tried on a busy host")
 	hypervisor  = flag.String("hypervisor", "qemu", "what VMs run on: qemu or firecracker")
 	warm        = flag.Bool("warm", false, "start VMs from templates; their makers are processes that an inventory of a host at rest may meet")
+	busybox     = flag.Bool("busybox", false, "make VMs of busybox alone: enough for what kills them")
 	diskDriver  = flag.String("disk-driver", "file", "the disks of all VMs")
 	network     = flag.String("net", "user", "the network of all VMs: with bridge, run the tests as root in a network namespace of their own (ip netns exec)")
 	busyClock   = flag.Duration("busy-clock", 20*time.Second, "how long the guest's clock runs on a busy host before it is compared")
@@ -108,7 +109,11 @@ func install(dir string) (*host, error) {
 		}
 	}
 	tar := filepath.Join(cache, image+".tar")
-	if err := rootTar(tar); err != nil {
+	makeTar := rootTar
+	if *busybox {
+		tar, makeTar = filepath.Join(dir, "small.tar"), smallTar
+	}
+	if err := makeTar(tar); err != nil {
 		return nil, err
 	}
 	for _, args := range [][]string{{"kernel", "pull"}, {"image", "import", "--name", image, tar}} {
@@ -144,6 +149,21 @@ func rootTar(tar string) error {
 		return fmt.Errorf("make the image: %w", err)
 	}
 	return errors.Join(out.Close(), os.Rename(tar+".new", tar))
+}
+
+// smallTar makes a root of busybox with all its names.
+func smallTar(tar string) error {
+	root := tar + ".root"
+	out, err := exec.Command("sh", "-ec", `mkdir "$1" && cd "$1"
+mkdir bin dev etc proc root run sys tmp var
+echo root:x:0:0:root:/root:/bin/sh >etc/passwd
+cp /bin/busybox bin/
+for name in $(bin/busybox --list); do [ $name = busybox ] || ln -s busybox bin/$name; done
+tar -cf "$2" .`, "sh", root, tar).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("make the small image: %w: %s", err, out)
+	}
+	return os.RemoveAll(root)
 }
 
 func (h *host) close() {
