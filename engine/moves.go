@@ -141,9 +141,10 @@ func (j *job) greet(ctx context.Context) error {
 		}
 	})
 	c := guest.Client{Dial: dialer(hv, m)}
-	ready, err := c.Configure(boot, identity(j.vm, kernel))
+	id := identity(j.vm, kernel)
+	ready, err := c.Configure(boot, id)
 	if err == nil {
-		return up(j, ready)
+		return up(j, id, ready)
 	}
 	if boot.Err() == nil {
 		// The stream may break a moment before the end is known.

@@ -174,10 +174,13 @@ func (e *Engine) watch(r *record) {
 	})
 }
 
+// clockTime is given to the setting of a clock: a busy guest takes some readings.
+const clockTime = time.Minute
+
 // syncClock sets the clock of a guest that was found again, or that took long to
 // start: a suspended host makes it late. A guest that can't be asked runs on.
 func syncClock(ctx context.Context, c *guest.Client, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	ctx, cancel := context.WithTimeout(ctx, clockTime)
 	defer cancel()
 	ahead, err := c.SyncClock(ctx)
 	if err != nil {

@@ -14,9 +14,9 @@ type Warm interface {
 	// id. The error says for a person why it has to be booted instead; nothing of
 	// the machine runs then.
 	Restore(ctx context.Context, hypervisor string, m banger.Machine) (h banger.Handles, template string, err error)
-	// Renewed judges what a restored guest reports: an error means that it shares
-	// with others what it must not.
-	Renewed(guest.Ready) error
+	// Renewed judges what a restored guest that was to become id reports: an error
+	// means that it shares with others what it must not.
+	Renewed(id guest.Identity, r guest.Ready) error
 	// Reject removes a template whose guest was no good. Its error says so.
 	Reject(template string, why error) error
 	// Want notes that a machine of this kind had to be booted.
@@ -59,14 +59,14 @@ func (l *launch) lap(name string, now time.Time) {
 }
 
 // up takes what a guest reports that has become this VM.
-func up(j *job, r guest.Ready) error {
+func up(j *job, id guest.Identity, r guest.Ready) error {
 	l := &j.launch
 	l.lap("agent", j.e.Now())
 	for _, s := range r.Stages[:min(len(r.Stages), maxStages)] {
 		l.Stages = append(l.Stages, banger.Stage{Name: "guest: " + s.Name, Took: time.Duration(s.TookUS) * time.Microsecond})
 	}
 	if l.Template != "" {
-		if err := j.e.Warm.Renewed(r); err != nil {
+		if err := j.e.Warm.Renewed(id, r); err != nil {
 			return err
 		}
 		l.Renewed, l.Shared = r.Renewed, guest.Shared()

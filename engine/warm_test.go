@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"encoding/json"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -130,7 +131,11 @@ func saboteur(g *fake.Guest, skip string) {
 	if err != nil {
 		return
 	}
-	ready := guest.Ready{Agent: "fake", Init: "/sbin/init", BootID: "its own"}
+	var id guest.Identity
+	if err := json.Unmarshal(req.Body, &id); err != nil {
+		return
+	}
+	ready := guest.Ready{Agent: "fake", Init: "/sbin/init", BootID: "its own", Seen: fake.Seen(id)}
 	for _, name := range guest.Renewals() {
 		if name != skip {
 			ready.Renewed = append(ready.Renewed, name)

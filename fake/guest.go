@@ -72,9 +72,9 @@ func (g *Guest) answer(req guest.Request) (body any, after func(), err error) {
 		g.host.mu.Lock()
 		defer g.host.mu.Unlock()
 		g.host.serials++
-		return guest.Ready{
-			Agent: "fake", Init: "/sbin/init", Renewed: guest.Renewals(), BootID: fmt.Sprintf("guest-boot-%d", g.host.serials),
-		}, nil, nil
+		ready := guest.Ready{Agent: "fake", Init: "/sbin/init", Renewed: guest.Renewals(), BootID: fmt.Sprintf("guest-boot-%d", g.host.serials)}
+		ready.Seen = Seen(id)
+		return ready, nil, nil
 	case guest.OpFreeze:
 		g.host.mu.Lock()
 		defer g.host.mu.Unlock()
@@ -90,6 +90,15 @@ func (g *Guest) answer(req guest.Request) (body any, after func(), err error) {
 		return []guest.Session{}, nil, nil
 	}
 	return nil, nil, guest.Errorf(guest.CodeInvalid, "the fake guest can't %s", req.Op)
+}
+
+// Seen is what programs see in a guest that is what it was asked to be.
+func Seen(id guest.Identity) guest.Seen {
+	s := guest.Seen{Time: time.Now(), Hostname: id.Hostname, MachineID: id.MachineID}
+	if id.Net != nil {
+		s.MAC = id.Net.MAC
+	}
+	return s
 }
 
 // Serve is the agent built in, for an Agent that answers some of the time.

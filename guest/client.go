@@ -40,6 +40,7 @@ func (c *Client) Configure(ctx context.Context, id Identity) (Ready, error) {
 		r.Stages[i].Name = clean(r.Stages[i].Name)
 	}
 	r.BootID = clean(r.BootID)
+	r.Seen.Hostname, r.Seen.MachineID, r.Seen.MAC = clean(r.Seen.Hostname), clean(r.Seen.MachineID), clean(r.Seen.MAC)
 	for i := range r.Renewed {
 		r.Renewed[i] = clean(r.Renewed[i])
 	}
@@ -79,12 +80,28 @@ func (c *Client) Clock(ctx context.Context, now time.Time) error {
 // backwards hurts programs more than a few milliseconds do.
 const clockTolerance = 10 * time.Millisecond
 
+// What a round trip takes can't be told from an offset, so the best of some
+// readings of the guest's clock counts. A guest that has just started may be too
+// busy for good ones, and is given time.
+const (
+	clockReadings    = 3
+	clockMaxReadings = 20
+	clockGoodTrip    = 50 * time.Millisecond
+	clockPause       = 250 * time.Millisecond
+)
+
 // SyncClock compares the guest's wall clock with this host's and sets it when
-// it is surely off; it returns how far it was, positive when ahead. What a round
-// trip takes can't be told from an offset, so the best of a few readings counts.
+// it is surely off; it returns how far it was, positive when ahead.
 func (c *Client) SyncClock(ctx context.Context) (time.Duration, error) {
 	var offset, trip time.Duration
-	for n := range 3 {
+	for n := 0; n < clockReadings || n < clockMaxReadings && trip > clockGoodTrip; n++ {
+		if n >= clockReadings {
+			select {
+			case <-time.After(clockPause):
+			case <-ctx.Done():
+				return 0, context.Cause(ctx)
+			}
+		}
 		start := time.Now()
 		h, err := c.Health(ctx)
 		if err != nil {

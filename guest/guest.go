@@ -67,6 +67,16 @@ type Ready struct {
 	// Renewals; BootID is the boot's id as programs read it.
 	Renewed []string `json:"renewed,omitempty"`
 	BootID  string   `json:"boot_id,omitempty"`
+	Seen    Seen     `json:"seen,omitzero"`
+}
+
+// Seen is what a program would read in the guest when all of it was made new: the
+// host compares it with what it asked for, whatever the agent believes it did.
+type Seen struct {
+	Time      time.Time `json:"time"` // the wall clock
+	Hostname  string    `json:"hostname"`
+	MachineID string    `json:"machine_id"`
+	MAC       string    `json:"mac,omitempty"` // of eth0, if there is one
 }
 
 // What guests restored from one template would share, and each makes new.

@@ -109,7 +109,7 @@ func (s *Store) Make(ctx context.Context, sub Subject, p banger.Progress) (t ban
 	}()
 	tell(p, "boot", "a guest to be frozen")
 	if err := s.freeze(ctx, hv, w, sub); err != nil {
-		return t, err
+		return t, errors.Join(full(s.Dir), err)
 	}
 	tell(p, "template", "")
 	m := manifest{Kind: kind, Template: banger.Template{
@@ -134,6 +134,20 @@ func (s *Store) Make(ctx context.Context, sub Subject, p banger.Progress) (t ban
 
 // An undo is given this long.
 const undoTime = time.Minute
+
+// full says of a filesystem that it is full, which ends a VMM whose guest then
+// touches a page of its memory file for the first time.
+func full(dir string) error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil || st.Bavail*uint64(st.Bsize) >= fullBytes {
+		return nil
+	}
+	return banger.Errorf(banger.CodeUnavailable, "the filesystem of %s is full", dir).
+		WithHint("a template takes 130 MiB of it or so; VMs are booted as long as there are none")
+}
+
+// Less than this is as good as nothing.
+const fullBytes = 1 << 20
 
 // freeze boots a machine of the kind and has it captured.
 func (s *Store) freeze(ctx context.Context, hv banger.Hypervisor, w workshop, sub Subject) error {

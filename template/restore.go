@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"banger"
 	"banger/guest"
@@ -84,16 +85,27 @@ func (s *Store) Reject(id string, why error) error {
 	return fmt.Errorf("the template %s was no good and is removed: %w", id, errors.Join(why, s.remove(id)))
 }
 
+// clockSlack is how late the guest's answer may be read, on a host that is all but
+// hung, before its clock is taken for the template's.
+const clockSlack = 5 * time.Second
+
 // maxBoots bounds the memory of boot ids seen.
 const maxBoots = 4096
 
 // Renewed judges what a restored guest reports to have made new: everything, or
-// it is no VM of its own. The boot id is compared with those of others: the kernel
+// it is no VM of its own. What programs see there is compared with what id asked
+// for, so that nobody has to believe what the agent says it did. The boot id is compared with those of others: the kernel
 // derives it from its random numbers, so two alike mean that those weren't new.
-func (s *Store) Renewed(r guest.Ready) error {
+func (s *Store) Renewed(id guest.Identity, r guest.Ready) error {
+	old := map[string]bool{
+		guest.RenewClock:     s.Now().Sub(r.Seen.Time).Abs() > clockSlack,
+		guest.RenewHostname:  r.Seen.Hostname != id.Hostname,
+		guest.RenewMachineID: r.Seen.MachineID != id.MachineID,
+		guest.RenewNetwork:   id.Net != nil && !strings.EqualFold(r.Seen.MAC, id.Net.MAC),
+	}
 	var missing []string
 	for _, name := range guest.Renewals() {
-		if !slices.Contains(r.Renewed, name) {
+		if old[name] || !slices.Contains(r.Renewed, name) {
 			missing = append(missing, name)
 		}
 	}

@@ -200,7 +200,7 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 	w.lap("identity")
 	return guest.Ready{
 		Agent: m.version, Init: init, Stages: append(m.early, w.stages...), DiskMiB: disk.size >> 20,
-		Renewed: append(append(renewed, late...), guest.RenewBootID), BootID: bootID,
+		Renewed: append(append(renewed, late...), guest.RenewBootID), BootID: bootID, Seen: renew.Look(),
 	}, nil
 }
 

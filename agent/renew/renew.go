@@ -164,6 +164,24 @@ func checkNetwork(id guest.Identity) error {
 	return reads("/sys/class/net/eth0/address", strings.ToLower(id.Net.MAC))
 }
 
+// Look reads what was made new, as a program would.
+func Look() guest.Seen {
+	line := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return "" // which is nobody's
+		}
+		return string(bytes.TrimSpace(text))
+	}
+	seen := guest.Seen{MachineID: line("/etc/machine-id"), MAC: line("/sys/class/net/eth0/address")}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err == nil {
+		seen.Hostname = unix.ByteSliceToString(u.Nodename[:])
+	}
+	seen.Time = time.Now()
+	return seen
+}
+
 // BootID reads this boot's id as programs do. The kernel makes it up when it is
 // first asked for (proc_do_uuid in drivers/char/random.c), so nobody may ask
 // before the generator was reseeded: nothing of ours does, and nothing of the
