@@ -26,7 +26,7 @@ var (
 	shimKills   = flag.Int("shim-kills", 8, "how often the channel storm kills the shim")
 	busyBoots   = flag.Int("busy-boots", 4, "how many boots are tried on a busy host")
 	hypervisor  = flag.String("hypervisor", "qemu", "what VMs run on: qemu or firecracker")
-	warm        = flag.Bool("warm", false, "start VMs from templates; their makers are processes that an inventory of a host at rest may meet")
+	warm        = flag.Bool("warm", false, "start VMs from templates")
 	busybox     = flag.Bool("busybox", false, "make VMs of busybox alone: enough for what kills them")
 	diskDriver  = flag.String("disk-driver", "file", "the disks of all VMs")
 	network     = flag.String("net", "user", "the network of all VMs: with bridge, run the tests as root in a network namespace of their own (ip netns exec)")
@@ -124,6 +124,11 @@ func install(dir string) (*host, error) {
 	// Downloads outlive the run, templates don't.
 	h.close()
 	h.env = append(h.env, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
+	if *warm { // made beforehand, so that an inventory meets no maker
+		if r := h.run(nil, "template", "create"); r.status != 0 {
+			return nil, fmt.Errorf("make a template: %s", r.stderr)
+		}
+	}
 	return h, nil
 }
 
