@@ -124,7 +124,7 @@ func Examine(ctx context.Context, h *Host) Report {
 	once := *h
 	once.KVM = func(context.Context) (kvm.Result, error) { return kvmOnce() }
 	for _, look := range []func(context.Context, *Host, *Report){
-		programs, configuration, processor, hypervisor, disks, network, login, namespaces, directories, space, memory, surroundings,
+		programs, configuration, processor, hypervisor, disks, network, login, namespaces, directories, space, memory, warmth, surroundings,
 	} {
 		look(ctx, &once, &r)
 	}

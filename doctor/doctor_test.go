@@ -207,6 +207,15 @@ func TestFindings(t *testing.T) {
 			h.Owner = func(string) (int, bool, error) { return 0, true, nil }
 		}, "sudo", doctor.Warn, "by sudo of user ann", "without sudo"},
 		{"no runtime directory", func(_ *testing.T, h *doctor.Host) { h.Getenv = func(string) string { return "" } }, "runtime directory", doctor.Note, "no XDG_RUNTIME_DIR", ""},
+		{"no templates", func(*testing.T, *doctor.Host) {}, "warm start", doctor.Note, "no templates yet", "template create"},
+		{"a template", func(t *testing.T, h *doctor.Host) {
+			for _, name := range []string{"0123456789ab", ".making-0123456789ab"} {
+				if err := os.MkdirAll(filepath.Join(h.Dirs.Cache, "templates", name), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, "warm start", doctor.OK, "templates: 1;", ""},
+		{"no warm starts", func(_ *testing.T, h *doctor.Host) { h.Config.WarmStart = false }, "warm start", doctor.Note, "warm_start is false", "warm_start = true"},
 		{"docker", file("/.dockerenv", ""), "container", doctor.Note, "Docker", "--device /dev/kvm"},
 	} {
 		h := healthy(t)

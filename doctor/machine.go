@@ -179,6 +179,21 @@ func memory(_ context.Context, h *Host, r *Report) {
 	r.Add(c)
 }
 
+// warmth looks at whether VMs can be restored instead of booted.
+func warmth(_ context.Context, h *Host, r *Report) {
+	c := Check{Name: "warm start", Level: Note}
+	made, _ := filepath.Glob(filepath.Join(h.Dirs.Cache, "templates", "[!.]*")) // a name beginning with a dot is one being made
+	switch {
+	case !h.Config.WarmStart:
+		c.Found, c.Means, c.Mend = "warm_start is false in config.toml", "every VM is booted", "warm_start = true has them restored from templates"
+	case len(made) == 0:
+		c.Found, c.Means, c.Mend = "there are no templates yet", "the next VM is booted, and one is made after it", "banger template create makes one now"
+	default:
+		c.Level, c.Found = OK, fmt.Sprintf("templates: %d; VMs of their kinds are restored, not booted", len(made))
+	}
+	r.Add(c)
+}
+
 // text returns a small file of the system's, or "".
 func (h *Host) text(path string) string {
 	data, err := os.ReadFile(filepath.Join(h.Root, path))
