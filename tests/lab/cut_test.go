@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -71,8 +72,13 @@ func operation(t *testing.T) string {
 	return op
 }
 
+// hypervisor is what VMs run on; with none named it would be whatever lies there.
+var hypervisor = flag.String("hypervisor", "qemu", "what VMs run on: qemu or firecracker")
+
 // settings have VMs hold all that a host can have for them.
-const settings = "net = \"bridge\"\ndisk_driver = \"dm-snapshot\"\n"
+func settings() string {
+	return fmt.Sprintf("net = \"bridge\"\ndisk_driver = \"dm-snapshot\"\nhypervisor = %q\n", *hypervisor)
+}
 
 // install gives root's banger a kernel, an image and a VM that runs through
 // everything that is done to another one.
@@ -85,7 +91,7 @@ func (u *user) install() {
 			u.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(conf, "config.toml"), []byte(settings), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(conf, "config.toml"), []byte(settings()), 0o600); err != nil {
 		u.Fatal(err)
 	}
 	if err := os.Symlink(filepath.Join(os.Getenv("BANGER_LAB"), "cache/banger-test/kernels"), data+"/kernels"); err != nil {
