@@ -27,7 +27,7 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.StringVar(&f.name, "name", "", "the VM's name (default: two words)")
 	fs.StringVar(&f.image, "image", "", defaulted("the image it is made of", c.DefaultImage))
 	fs.StringVar(&f.kernel, "kernel", "", defaulted("the kernel it boots", c.DefaultKernel))
-	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs", strconv.Itoa(c.VCPU)))
+	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs", cpus(c.VCPU)))
 	fs.Var(&f.memory, "memory", defaulted("memory: 512M, 2G; a bare number is MiB", formatMiB(c.MemoryMiB)))
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
 	fs.StringVar(&f.net, "net", "", defaulted(`network: "user", "none", or "bridge" (a daemon that runs as root)`, c.Net))
@@ -121,4 +121,12 @@ func formatMiB(mib int) string {
 		return strconv.Itoa(mib/1024) + "G"
 	}
 	return strconv.Itoa(mib) + "M"
+}
+
+// cpus is the default number of virtual CPUs in words.
+func cpus(n int) string {
+	if n == 0 {
+		return "2; 1 where QEMU emulates them one at a time"
+	}
+	return strconv.Itoa(n)
 }

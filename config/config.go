@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -60,7 +59,7 @@ var settings = []struct {
 }{
 	{"default_image", "the image of VMs that don't say", func(c *Config) any { return c.DefaultImage }},
 	{"default_kernel", "their kernel", func(c *Config) any { return c.DefaultKernel }},
-	{"vcpu", "their virtual CPUs", func(c *Config) any { return c.VCPU }},
+	{"vcpu", "their virtual CPUs; 0: two, or one where QEMU emulates them one at a time (doctor says so)", func(c *Config) any { return c.VCPU }},
 	{"memory_mib", "their memory, in MiB", func(c *Config) any { return c.MemoryMiB }},
 	{"disk_mib", "their disk, in MiB; it takes what is written to it", func(c *Config) any { return c.DiskMiB }},
 	{"hypervisor", "their hypervisor: firecracker, qemu, or auto, which is Firecracker where that and KVM work", func(c *Config) any { return c.Hypervisor }},
@@ -96,7 +95,6 @@ func Default(d xdg.Dirs) Config {
 	return Config{
 		DefaultImage:  "debian-12",
 		DefaultKernel: "debian-12-cloud",
-		VCPU:          min(2, runtime.NumCPU()),
 		MemoryMiB:     1024,
 		DiskMiB:       10 << 10,
 		Hypervisor:    "auto",
@@ -185,7 +183,7 @@ func (c *Config) check() error {
 		key              string
 		val, least, most int
 	}{
-		{"vcpu", c.VCPU, 1, banger.MaxVCPU},
+		{"vcpu", c.VCPU, 0, banger.MaxVCPU},
 		{"memory_mib", c.MemoryMiB, banger.MinMemoryMiB, banger.MaxMemoryMiB},
 		{"disk_mib", c.DiskMiB, banger.MinDiskMiB, banger.MaxDiskMiB},
 	} {

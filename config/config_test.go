@@ -31,7 +31,7 @@ func TestRefused(t *testing.T) {
 		{"memory = 512", `there is no setting "memory"`, "did you mean memory_mib?"},
 		{"colour = 'red'", `there is no setting "colour"`, "there are default_image,"},
 		{"[vm]\nvcpu = 1", `there is no setting "vm`, ""},
-		{"vcpu = 0", "vcpu is 0; it can be 1 to", ""},
+		{"vcpu = -1", "vcpu is -1; it can be 0 to", ""},
 		{"memory_mib = 1", "memory_mib is 1; it can be", ""},
 		{"disk_mib = -5", "disk_mib is -5; it can be", ""},
 		{"auto_stop_stale_after = '2'", `auto_stop_stale_after is "2"; it can be a time such as 90m or 2h, one second at least, or 0 for never`, ""},

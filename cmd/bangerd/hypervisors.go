@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"banger"
 	"banger/config"
@@ -61,6 +62,21 @@ func (h hypervisors) choose(ctx context.Context, asked, shimPath string, kvmWork
 		return "qemu", fmt.Sprintf("Firecracker's user network can't be had: %v", err)
 	}
 	return "firecracker", "it is here, and KVM works"
+}
+
+// vcpu is how many processors a VM has that doesn't say: 0 asked for means what
+// is best here, and a second one that is emulated in turn with the first only
+// costs.
+func (h hypervisors) vcpu(ctx context.Context, asked int) int {
+	if asked > 0 {
+		return asked
+	}
+	if h.chosen == "qemu" {
+		if _, _, inTurn, err := h.qemu.Describe(ctx); err == nil && inTurn != "" {
+			return 1
+		}
+	}
+	return min(2, runtime.NumCPU())
 }
 
 func (h hypervisors) drivers() map[string]banger.Hypervisor {
