@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -28,6 +29,9 @@ func (d *Driver) Adopt(ctx context.Context, m banger.Machine, saved banger.Handl
 		return h, false, ctx.Err()
 	}
 	h.VMM = vmm
+	if filepath.Base(h.RAMFile) != filepath.Base(ramFile(m)) {
+		h.RAMFile = "" // a restored machine has none, and what was saved may be anybody's
+	}
 	if _, err := os.Stat(ramFile(m)); err == nil {
 		h.RAMFile = ramFile(m)
 	}
