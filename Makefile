@@ -8,8 +8,8 @@ export CGO_ENABLED = 0
 export PATH := $(PATH):/usr/sbin:/sbin
 
 # What banger needs on a Debian host, and what its tests need beside it.
-RUN_PACKAGES  = qemu-system-x86 e2fsprogs git mmdebstrap uidmap
-TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin tmux xz-utils
+RUN_PACKAGES  = qemu-system-x86 e2fsprogs git
+TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin mmdebstrap tmux uidmap xz-utils
 
 .PHONY: build quickstart test errors check lab lab-shell bench clean packages test-packages dist docs
 
