@@ -51,9 +51,10 @@ type Builder struct {
 
 var _ banger.ImageBuilder = (*Builder)(nil)
 
-// What the VM gets that packages are configured in.
+// What the VM gets that packages are configured in. One program runs after another:
+// a second processor would idle, and slow an emulated first one down.
 const (
-	buildVCPU      = 2
+	buildVCPU      = 1
 	buildMemoryMiB = 1024
 	buildDiskMiB   = 16 << 10
 )
