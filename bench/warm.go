@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"banger"
@@ -137,6 +138,9 @@ func (b *bench) restorePlain(ctx context.Context, like banger.VM, argv []string,
 	watch := newStopwatch()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
+	// As ours has one: on a busy host a session gets a share of the CPUs, not a
+	// process (sched(7), "The autogroup feature").
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
