@@ -30,6 +30,7 @@ test-packages:
 test: test-packages build
 	$(GO) test -p 1 -timeout 35m ./...
 	$(GO) test -timeout 15m ./tests -host=qemu
+	$(GO) test -timeout 15m ./tests/vm -warm -run 'TestExitStatus|TestHandlesFile'
 
 # gofmt, vet, staticcheck, errcheck (of what ships: tests check what matters to them);
 # versions pinned here alone.
