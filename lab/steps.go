@@ -63,12 +63,12 @@ func choose(o options) (run, left []step) {
 		switch {
 		case named && !o.only.MatchString(s.name):
 			continue
-		case o.skip.MatchString(s.name):
-			s.without = "left out by -skip"
 		case s.flag && !named:
 			s.without = "ask with -only " + s.name
 		case s.needs != "" && binary(o, s.needs) == "":
 			s.without = "binary missing: " + s.needs
+		case o.skip.MatchString(s.name):
+			s.without = "left out by -skip"
 		}
 		if s.without != "" {
 			left = append(left, s)
