@@ -31,7 +31,8 @@ var mayImport = map[string][]string{
 	"agent":         {"guest", "agent/session", "version"},
 	"agent/session": {"agent/tool", "guest"},
 	"agent/tool":    {},
-	"agent/boot":    {"agent/channel", "agent/renew", "guest"},
+	"agent/boot":    {"agent/channel", "agent/nic", "agent/renew", "guest"},
+	"agent/nic":     {"guest"}, // of agent/boot, which was full: speaking rtnetlink
 	"agent/channel": {"link"},  // of agent/boot: what carries the streams, one kind per hypervisor
 	"agent/renew":   {"guest"}, // of agent/boot, which was full: what a restored guest does differently
 
@@ -101,10 +102,10 @@ var mayImport = map[string][]string{
 
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
-	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "firecracker", "lab", "netns", "qemu", "shim", "workspace"},
+	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/renew", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "firecracker", "lab", "netns", "qemu", "shim", "workspace"},
 	"net/http":              {"archivetest", "api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian", "fcrelease", "firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"bridge", "agent", "agent/boot", "agent/channel", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
+	"golang.org/x/sys/unix": {"bridge", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.
@@ -124,7 +125,7 @@ const (
 // raised are the budgets of packages that have a reason for more.
 var raised = map[string]int{
 	"engine": 2400, // attached disks, host networks and addresses joined the moves: the order of all moves stays in one room
-	"cli":    3500, // one small file a command: it grows in breadth with what banger can do, not in depth
+	"cli":    3700, // one small file a command: it grows in breadth with what banger can do, not in depth
 }
 
 // plainData names structs that only carry values: specs, configs, wire types.

@@ -47,9 +47,10 @@ func (c *Client) Configure(ctx context.Context, id Identity) (Ready, error) {
 	return r, err
 }
 
-// Freeze brings a booted guest that has no identity yet to its freeze point and
-// returns when it is there. A template may be made of it when the host has hung
-// up and the console has said FrozenLine.
+// Freeze brings a booted guest that has no identity yet to its freeze point, or
+// makes a running one stand still, and returns when it does. A template may be
+// made of it when the host has hung up and the console has said FrozenLine; a
+// guest restored from that waits for Configure.
 func (c *Client) Freeze(ctx context.Context) error { return c.call(ctx, OpFreeze, nil, nil) }
 
 // leaving is an Identity on its way.

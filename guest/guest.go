@@ -87,12 +87,19 @@ const (
 	RenewMachineID = "machine-id" // machine-id(5)
 	RenewNetwork   = "network"    // MAC and addresses
 	RenewBootID    = "boot id"    // /proc/sys/kernel/random/boot_id
+
+	// Of guests restored from image templates alone, whose programs have run.
+	RenewHostKeys = "SSH host keys"
 )
 
 // Renewals lists all of them: a restored guest that doesn't report each is no VM.
 func Renewals() []string {
 	return []string{RenewClock, RenewRandom, RenewHostname, RenewMachineID, RenewNetwork, RenewBootID}
 }
+
+// Standing is what guests restored from one image template have in common for
+// good, besides Shared.
+const Standing = "what programs that ran already have in their memory"
 
 // Shared lists what no one can make new in a guest that was restored.
 func Shared() []string {

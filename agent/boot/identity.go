@@ -56,6 +56,14 @@ func writeIdentity(id guest.Identity) error {
 	return nil
 }
 
+// ownLine is the line of /etc/hosts by which a machine has its name.
+func ownLine(name string) string { return "127.0.1.1\t" + name + "\n" }
+
+// forgetName takes back the name that a machine was given before.
+func forgetName(name string) error {
+	return updateFile("/etc/hosts", 0o644, func(old string) string { return strings.Replace(old, ownLine(name), "", 1) })
+}
+
 // hosts returns old with a name for this machine in it.
 func hosts(old, name string) string {
 	if strings.TrimSpace(old) == "" {
@@ -70,7 +78,7 @@ func hosts(old, name string) string {
 	if !strings.HasSuffix(old, "\n") {
 		old += "\n"
 	}
-	return old + "127.0.1.1\t" + name + "\n"
+	return old + ownLine(name)
 }
 
 // maxConfig bounds the files of an image we read.

@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"banger/agent/nic"
 	"banger/agent/renew"
 	"banger/guest"
 )
@@ -27,8 +27,9 @@ type Machine struct {
 
 	done atomic.Pointer[state]
 
-	mu     sync.Mutex // guards failed; held while the root is assembled
-	failed error      // what ended the one attempt there is
+	mu     sync.Mutex  // guards what follows; held while the root is assembled
+	failed error       // what ended the one attempt there is
+	held   *renew.Held // stands still until it is configured again
 
 	systemd asker
 }
@@ -84,14 +85,15 @@ func (m *Machine) Configured() bool { return m.done.Load() != nil }
 func (m *Machine) Configure(_ context.Context, id guest.Identity) (guest.Ready, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.done.Load(); s != nil {
-		if s.Identity.ID != id.ID {
-			return guest.Ready{}, guest.Errorf(guest.CodeConflict, "this machine is %s already", s.Identity.ID)
-		}
-		return s.Ready, nil
-	}
 	if m.failed != nil {
 		return guest.Ready{}, m.failed
+	}
+	if s := m.done.Load(); s != nil && m.held != nil {
+		return m.reconfigure(s, id)
+	} else if s != nil && s.Identity.ID != id.ID {
+		return guest.Ready{}, guest.Errorf(guest.CodeConflict, "this machine is %s already", s.Identity.ID)
+	} else if s != nil {
+		return s.Ready, nil
 	}
 	ready, err := m.assemble(id)
 	if err != nil {
@@ -170,7 +172,7 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 				return
 			}
 		}
-		network <- configureNetwork(id.Net)
+		network <- nic.Configure(id.Net)
 	}()
 	disk, err := assembleRoot(id, w)
 	if err != nil {
@@ -230,30 +232,6 @@ func diskDriver() (others func() error, err error) {
 		}
 		return nil
 	}, nil
-}
-
-// Freeze brings the machine to its freeze point, and keeps it there until
-// Configure. Port is what carries the host's streams; nil: not a port.
-func (m *Machine) Freeze(port *os.File) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.Configured() || m.failed != nil {
-		return guest.Errorf(guest.CodeConflict, "this machine has its identity already")
-	}
-	if port == nil {
-		return guest.Errorf(guest.CodeInvalid, "only a machine whose channel is a virtio-serial port can be frozen")
-	}
-	if err := earlyLoaded(); err != nil {
-		return err
-	}
-	m.early = nil // the template's own start is no VM's
-	return renew.Freeze(port, func() error {
-		for _, l := range openModules("late") {
-			l.load()
-		}
-		debug.FreeOSMemory() // every page in use is one more for each restored guest to map
-		return nil
-	})
 }
 
 // findInit returns the path of the image's init, "" when it has none.

@@ -182,12 +182,14 @@ func Look() guest.Seen {
 	return seen
 }
 
+const bootIDPath = "/proc/sys/kernel/random/boot_id"
+
 // BootID reads this boot's id as programs do. The kernel makes it up when it is
 // first asked for (proc_do_uuid in drivers/char/random.c), so nobody may ask
 // before the generator was reseeded: nothing of ours does, and nothing of the
 // image has run by then. The host compares what restored guests report.
 func BootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	id, err := os.ReadFile(bootIDPath)
 	text := strings.TrimSpace(string(id))
 	if err == nil && len(text) != 36 {
 		err = errors.New("the kernel's boot id is no UUID")

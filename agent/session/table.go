@@ -105,6 +105,17 @@ func signalNumber(name string) (syscall.Signal, error) {
 	return 0, guest.Errorf(guest.CodeInvalid, "no signal is called %q", name)
 }
 
+// Clear forgets all that have ended.
+func (t *Table) Clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range slices.Clone(t.order) {
+		if s.state().Exit != nil {
+			t.remove(s)
+		}
+	}
+}
+
 // Forget drops an ended session. An unknown one is forgotten already.
 func (t *Table) Forget(id string) error {
 	s, err := t.find(id)

@@ -14,6 +14,7 @@ import (
 	"banger/agent/renew"
 	"banger/agent/session"
 	"banger/agent/tool"
+	"banger/guest"
 	"banger/link"
 	"banger/version"
 )
@@ -48,15 +49,22 @@ func serve(args []string) error {
 	if err != nil {
 		return err
 	}
+	sessions := &session.Table{Cgroup: "/sys/fs/cgroup/banger.exec"}
 	server := &agent.Server{
 		Version:    version.String(),
-		Sessions:   &session.Table{Cgroup: "/sys/fs/cgroup/banger.exec"},
+		Sessions:   sessions,
 		Configure:  machine.Configure,
 		Configured: machine.Configured,
 		InitState:  machine.InitState,
 		Shutdown:   machine.Shutdown,
-		Freeze:     func() error { return machine.Freeze(host.Port) },
-		SetClock:   renew.SetClock,
+		Freeze: func() error {
+			if n := sessions.Len(); n > 0 {
+				return guest.Errorf(guest.CodeConflict, "%d commands still run in the guest", n)
+			}
+			sessions.Clear()
+			return machine.Freeze(host.Port)
+		},
+		SetClock: renew.SetClock,
 	}
 	failed := make(chan error, 2)
 	go func() { failed <- boot.ServeNotices(server.Notify) }()

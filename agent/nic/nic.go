@@ -1,4 +1,7 @@
-package boot
+// Package nic configures the guest's network devices by rtnetlink(7): loopback,
+// and the one Ethernet device there may be. It refuses to know where addresses
+// come from.
+package nic
 
 import (
 	"bytes"
@@ -19,9 +22,9 @@ import (
 	"banger/guest"
 )
 
-// configureNetwork brings up the loopback device and, unless id is nil, the
+// Configure brings up the loopback device and, unless id is nil, the
 // machine's one network device, as eth0.
-func configureNetwork(id *guest.NetIdentity) error {
+func Configure(id *guest.NetIdentity) error {
 	r, err := openRoute()
 	if err != nil {
 		return fmt.Errorf("rtnetlink: %w", err)
@@ -64,11 +67,49 @@ func configureNetwork(id *guest.NetIdentity) error {
 	return nil
 }
 
+// Reconfigure gives the one network device, which is in use as old says,
+// what id says. A device that is down can be renamed to what it is and given
+// another MAC whatever its driver; its routes go with that.
+func Reconfigure(old, id *guest.NetIdentity) error {
+	if old == nil || id == nil {
+		if old != id {
+			return errors.New("a machine with a network can't become one without")
+		}
+		return nil
+	}
+	r, err := openRoute()
+	if err != nil {
+		return fmt.Errorf("rtnetlink: %w", err)
+	}
+	defer r.close()
+	index, err := findNIC()
+	if err != nil {
+		return err
+	}
+	if err := r.linkDown(index); err != nil {
+		return fmt.Errorf("take eth0 down: %w", err)
+	}
+	if old.Address != id.Address {
+		address, err := netip.ParsePrefix(old.Address)
+		if err != nil {
+			return err
+		}
+		// Its user may have taken it away.
+		if err := r.dropAddress(index, address); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("drop address %s: %w", address, err)
+		}
+	}
+	return Configure(id)
+}
+
+// wait bounds the wait for a device to appear after its driver was loaded.
+const wait = 5 * time.Second
+
 // findNIC returns the index of the one Ethernet device, waiting for it. The
 // kernel makes a device's link before its attributes (device_add in
 // drivers/base/core.c), so one without an index is one that isn't there yet.
 func findNIC() (int, error) {
-	for end := time.Now().Add(driveWait); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
 		devices, err := filepath.Glob("/sys/class/net/*/device") // only hardware has one
 		if err != nil {
 			return 0, err
@@ -83,7 +124,7 @@ func findNIC() (int, error) {
 			}
 		}
 		if time.Now().After(end) {
-			return 0, fmt.Errorf("no network device after %v", driveWait)
+			return 0, fmt.Errorf("no network device after %v", wait)
 		}
 	}
 }
@@ -109,6 +150,19 @@ func (r *route) linkUp(index int, attributes ...[]byte) error {
 	native.PutUint32(head[8:], unix.IFF_UP)
 	native.PutUint32(head[12:], unix.IFF_UP) // the mask
 	return r.do(unix.RTM_NEWLINK, 0, head, attributes...)
+}
+
+func (r *route) linkDown(index int) error {
+	head := make([]byte, unix.SizeofIfInfomsg)
+	native.PutUint32(head[4:], uint32(index))
+	native.PutUint32(head[12:], unix.IFF_UP) // the mask
+	return r.do(unix.RTM_NEWLINK, 0, head)
+}
+
+func (r *route) dropAddress(index int, p netip.Prefix) error {
+	head := []byte{family(p.Addr()), byte(p.Bits()), 0, unix.RT_SCOPE_UNIVERSE}
+	head = native.AppendUint32(head, uint32(index))
+	return r.do(unix.RTM_DELADDR, 0, head, attribute(unix.IFA_LOCAL, p.Addr().AsSlice()))
 }
 
 func (r *route) addAddress(index int, p netip.Prefix) error {

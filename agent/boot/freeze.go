@@ -1,0 +1,113 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"banger/agent/nic"
+	"banger/agent/renew"
+	"banger/guest"
+)
+
+// Freeze brings the machine to its freeze point, or makes it stand still when it
+// runs already, and keeps it so until Configure. Port is what carries the host's
+// streams; nil: not a port.
+func (m *Machine) Freeze(port *os.File) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.failed != nil:
+		return m.failed
+	case m.held != nil:
+		return nil
+	case port == nil:
+		return guest.Errorf(guest.CodeInvalid, "only a machine whose channel is a virtio-serial port can be frozen")
+	case m.Configured():
+		return m.hold(port)
+	}
+	if err := earlyLoaded(); err != nil {
+		return err
+	}
+	m.early = nil // the template's own start is no VM's
+	return renew.Freeze(port, func() error {
+		for _, l := range openModules("late") {
+			l.load()
+		}
+		debug.FreeOSMemory() // every page in use is one more for each restored guest to map
+		return nil
+	})
+}
+
+// hold makes a running machine stand still.
+func (m *Machine) hold(port *os.File) error {
+	held, err := renew.Hold(port, agentCgroup, isOurs)
+	if err != nil {
+		return fmt.Errorf("hold the guest: %w", err)
+	}
+	m.held = held
+	debug.FreeOSMemory()
+	return nil
+}
+
+// isOurs reports whether a process runs this program: PID 1 does where the image
+// has no init.
+func isOurs(pid int) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && (exe == agentPath || strings.HasPrefix(filepath.Base(exe), "init (deleted)"))
+}
+
+// reconfigure makes id's machine of one that stands still, and lets it go on. A
+// failure is final, and it stands for good: nobody shall run as somebody else.
+func (m *Machine) reconfigure(old *state, id guest.Identity) (guest.Ready, error) {
+	ready, err := m.rename(old, id)
+	if err == nil {
+		id.Entropy = nil
+		s := &state{id, ready}
+		if err = s.save(); err == nil {
+			m.done.Store(s)
+			err = m.held.Release()
+		}
+	}
+	if err != nil {
+		logf("configure: %v", err)
+		m.failed = err
+		return guest.Ready{}, err
+	}
+	m.held = nil
+	return ready, nil
+}
+
+// rename gives a machine that stands still its new identity. The drives are what
+// they were: the host has put copies in their place.
+func (m *Machine) rename(old *state, id guest.Identity) (guest.Ready, error) {
+	w := newStopwatch()
+	renewed, err := renew.Run(id, renew.Early())
+	if err != nil {
+		return guest.Ready{}, err
+	}
+	w.lap("clock, entropy")
+	if err := nic.Reconfigure(old.Identity.Net, id.Net); err != nil {
+		return guest.Ready{}, err
+	}
+	w.lap("network")
+	if err := errors.Join(forgetName(old.Identity.Hostname), writeIdentity(id)); err != nil {
+		return guest.Ready{}, err
+	}
+	late, err := renew.Run(id, append(renew.Late(), m.held.Identify()...))
+	if err != nil {
+		return guest.Ready{}, err
+	}
+	bootID, err := renew.BootID()
+	if err != nil {
+		return guest.Ready{}, fmt.Errorf("renew %s: %w", guest.RenewBootID, err)
+	}
+	w.lap("identity")
+	return guest.Ready{
+		Agent: m.version, Init: old.Ready.Init, Stages: w.stages, DiskMiB: old.Ready.DiskMiB,
+		Renewed: append(renewed, late...), BootID: bootID, Seen: renew.Look(),
+	}, nil
+}

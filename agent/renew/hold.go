@@ -1,0 +1,212 @@
+package renew
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/guest"
+)
+
+// Where the cgroups are, and the one of all who were in none.
+const (
+	cgroupRoot = "/sys/fs/cgroup"
+	restCgroup = cgroupRoot + "/banger.rest"
+)
+
+// Bounds of the steps that wait for others.
+const (
+	stopWait  = 30 * time.Second // for services to stop
+	keyWait   = time.Minute      // for one host key
+	standWait = 10 * time.Second // for all processes to stand still
+)
+
+// Held is a running guest whose processes stand still, all but the agent's.
+// What of its identity the disk had is gone, and comes anew with Identify.
+type Held struct {
+	groups []string // the cgroups that are frozen
+	keys   []string // types of SSH host keys that were there: "rsa", "ed25519"
+	ssh    []string // units that serve them, stopped
+}
+
+// Hold makes a running guest stand still, so that an image template can be made
+// of it: its SSH host keys go, with the service that has read them, and then
+// every process but ours is stopped by the cgroup freezer (the kernel's
+// Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze), which stops each at a
+// point where it holds no lock of the kernel. ours is the cgroup of the agent and
+// isOurs tells processes of it from others. Port is as for Freeze. On error the
+// guest runs on.
+func Hold(port *os.File, ours string, isOurs func(pid int) bool) (*Held, error) {
+	h := &Held{}
+	if err := h.dropKeys(); err != nil {
+		return nil, errors.Join(err, h.serveSSH())
+	}
+	if err := h.stop(ours, isOurs); err != nil {
+		return nil, errors.Join(err, h.Release())
+	}
+	unix.Sync() // a disk that is complete without the memory can be booted, too
+	go sayFrozen(port)
+	return h, nil
+}
+
+// dropKeys removes the host keys, and ends who may remember them.
+func (h *Held) dropKeys() error {
+	keys, err := filepath.Glob("/etc/ssh/ssh_host_*_key")
+	if err != nil || len(keys) == 0 {
+		return err
+	}
+	for _, unit := range []string{"ssh.socket", "sshd.socket", "ssh.service", "sshd.service"} {
+		if exec.Command("systemctl", "--quiet", "is-active", unit).Run() == nil {
+			h.ssh = append(h.ssh, unit)
+		}
+	}
+	if len(h.ssh) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), stopWait)
+		defer cancel()
+		if out, err := exec.CommandContext(ctx, "systemctl", append([]string{"stop"}, h.ssh...)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("stop %v: %w: %.200q", h.ssh, err, out)
+		}
+	}
+	for _, path := range keys {
+		kind := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "ssh_host_"), "_key")
+		h.keys = append(h.keys, kind)
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		if err := os.Remove(path + ".pub"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// stop freezes every cgroup at the root but ours. Processes that are in none,
+// an init's that knows no cgroups, are put into one first.
+func (h *Held) stop(ours string, isOurs func(pid int) bool) error {
+	if err := os.Mkdir(restCgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	for _, pid := range members(cgroupRoot) {
+		// A thread of the kernel's has no program: it can be moved, and never stops.
+		if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil || isOurs(pid) {
+			continue
+		}
+		err := os.WriteFile(restCgroup+"/cgroup.procs", fmt.Append(nil, pid), 0)
+		if err != nil && !errors.Is(err, unix.ESRCH) { // it died
+			return fmt.Errorf("process %d: %w", pid, err)
+		}
+	}
+	groups, err := filepath.Glob(cgroupRoot + "/*/cgroup.freeze")
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if g = filepath.Dir(g); g == ours {
+			continue
+		}
+		h.groups = append(h.groups, g)
+		if err := os.WriteFile(g+"/cgroup.freeze", []byte("1"), 0); err != nil {
+			return err
+		}
+	}
+	stands := func(g string) bool {
+		events, err := os.ReadFile(g + "/cgroup.events")
+		return err == nil && strings.Contains(string(events), "frozen 1")
+	}
+	for end := time.Now().Add(standWait); ; time.Sleep(2 * time.Millisecond) {
+		i := slices.IndexFunc(h.groups, func(g string) bool { return !stands(g) })
+		if i < 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the processes of %s don't stop", filepath.Base(h.groups[i]))
+		}
+	}
+}
+
+// members returns the processes of one cgroup.
+func members(group string) (pids []int) {
+	text, _ := os.ReadFile(group + "/cgroup.procs")
+	for word := range strings.FieldsSeq(string(text)) {
+		var pid int
+		if n, _ := fmt.Sscan(word, &pid); n == 1 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// Identify returns the steps that come while everything still stands, after the
+// files that name the machine were written: new host keys of the types there
+// were, and a boot id of its own. The kernel's can't be set, so programs find
+// another in its place.
+func (h *Held) Identify() []Step {
+	return []Step{
+		{guest.RenewHostKeys, func(guest.Identity) error { return h.newKeys() }},
+		{guest.RenewBootID, func(guest.Identity) error { return newBootID() }},
+	}
+}
+
+func (h *Held) newKeys() error {
+	for _, kind := range h.keys {
+		path := "/etc/ssh/ssh_host_" + kind + "_key"
+		ctx, cancel := context.WithTimeout(context.Background(), keyWait)
+		out, err := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", path).CombinedOutput()
+		cancel()
+		if err != nil {
+			return fmt.Errorf("make %s: %w: %.200q", path, err, out)
+		}
+	}
+	return nil
+}
+
+// bootIDFile lies where only root reaches it, and is what is mounted.
+const bootIDFile = "/run/banger/boot_id"
+
+func newBootID() error {
+	id, err := os.ReadFile("/proc/sys/kernel/random/uuid")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(bootIDFile, id, 0o444); err != nil {
+		return err
+	}
+	err = unix.Mount(bootIDFile, bootIDPath, "", unix.MS_BIND, "")
+	if err == nil { // a bind's own flags take a second call, mount(2)
+		err = unix.Mount("", bootIDPath, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	}
+	if err != nil {
+		return fmt.Errorf("put a boot id in place: %w", err)
+	}
+	return reads(bootIDPath, strings.TrimSpace(string(id)))
+}
+
+// Release lets the processes go on.
+func (h *Held) Release() error {
+	var errs []error
+	for _, g := range h.groups {
+		// One that is gone had nobody in it.
+		if err := os.WriteFile(g+"/cgroup.freeze", []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, h.serveSSH())...)
+}
+
+// serveSSH starts what was stopped for its keys. It doesn't wait: whoever wants
+// to log in does that.
+func (h *Held) serveSSH() error {
+	if len(h.ssh) == 0 {
+		return nil
+	}
+	return exec.Command("systemctl", append([]string{"start", "--no-block"}, h.ssh...)...).Start()
+}
