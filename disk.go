@@ -27,3 +27,11 @@ type Disks interface {
 	// Remove deletes it. Removing what never was succeeds.
 	Remove(ctx context.Context, dir string) error
 }
+
+// Cloner is what Disks may be besides: a driver that makes disks with something
+// on them.
+type Cloner interface {
+	// Clone is Create of a disk that is, to the byte, the file from. The cost is
+	// that of the data in it, or nothing where the filesystem shares blocks.
+	Clone(ctx context.Context, dir, from string) (path string, err error)
+}

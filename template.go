@@ -22,7 +22,9 @@ type Capturer interface {
 	Restore(ctx context.Context, m Machine, dir string) (Handles, error)
 }
 
-// Template is a frozen guest that machines of its kind are started from.
+// Template is a frozen guest that machines of its kind are started from: one at
+// its freeze point, before it had a name, a disk or a network; or, an image
+// template, one whose image has started, for new VMs of that image and disk size.
 type Template struct {
 	ID         string    `json:"id"` // 12 hex digits of its kind
 	Hypervisor string    `json:"hypervisor"`
@@ -30,7 +32,11 @@ type Template struct {
 	VCPU       int       `json:"vcpu"`
 	MemoryMiB  int       `json:"memory_mib"`
 	Net        NetMode   `json:"net"`
-	Bytes      int64     `json:"bytes"` // on disk
+	Image      string    `json:"image,omitempty"`    // of an image template: the image's name
+	ImageID    string    `json:"image_id,omitempty"` // and what it was
+	DiskMiB    int       `json:"disk_mib,omitempty"` // its disk
+	After      string    `json:"after,omitempty"`    // the command that was run in it
+	Bytes      int64     `json:"bytes"`              // on disk
 	Created    time.Time `json:"created"`
 	Used       time.Time `json:"used,omitzero"`
 	TookMS     int64     `json:"took_ms"` // to make
@@ -44,6 +50,11 @@ type TemplateSpec struct {
 	VCPU       int     `json:"vcpu,omitempty"`
 	MemoryMiB  int     `json:"memory_mib,omitempty"`
 	Net        NetMode `json:"net,omitempty"`
+	// Image asks for an image template, made anew: of the image started, and After,
+	// a shell's command, run in it. Empty: a template of before there is an image.
+	Image   string `json:"image,omitempty"`
+	DiskMiB int    `json:"disk_mib,omitempty"`
+	After   string `json:"after,omitempty"`
 }
 
 // Templates is what the daemon offers for templates. They are a cache: made by
@@ -52,7 +63,8 @@ type TemplateSpec struct {
 type Templates interface {
 	// Templates returns all templates, the last used first.
 	Templates(ctx context.Context) ([]Template, error)
-	// CreateTemplate makes the template of a kind, or returns the one there is.
+	// CreateTemplate makes the template of a kind, or returns the one there is; an
+	// image template takes the place of the one there is.
 	CreateTemplate(ctx context.Context, spec TemplateSpec, p Progress) (Template, error)
 	// DeleteTemplate removes a template. VMs that were started from it run on.
 	DeleteTemplate(ctx context.Context, id string) error

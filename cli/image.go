@@ -16,7 +16,7 @@ import (
 
 func imageCommand(a *App) *cobra.Command {
 	cmd := group("image", "Build, import, list and delete images")
-	cmd.AddCommand(imageBuildCommand(a), imageImportCommand(a), imageListCommand(a), imageShowCommand(a), imageDeleteCommand(a), imagePruneCommand(a))
+	cmd.AddCommand(imageBuildCommand(a), imageImportCommand(a), imageListCommand(a), imageShowCommand(a), imageWarmCommand(a), imageDeleteCommand(a), imagePruneCommand(a))
 	return cmd
 }
 

@@ -18,7 +18,10 @@ func templateCommand(a *App) *cobra.Command {
 secret. VMs with its kernel, CPUs and memory are restored from it in a fraction of
 the time a boot takes, whatever their image and disk. Templates are made by
 themselves after a VM had to be booted, when nothing else goes on, and remade when
-anything in them changes; "banger vm show" says how a VM was started.`
+anything in them changes; "banger vm show" says how a VM was started.
+
+An image template goes further: "banger image warm" makes one of an image whose
+init is up, for new VMs of that image.`
 	cmd.AddCommand(templateListCommand(a), templateShowCommand(a), templateCreateCommand(a), templateDeleteCommand(a))
 	return cmd
 }
@@ -37,9 +40,9 @@ func templateListCommand(a *App) *cobra.Command {
 				all = []banger.Template{}
 			}
 			return a.print(all, func(w io.Writer) {
-				rows := [][]string{{"ID", "KERNEL", "VCPU", "MEMORY", "NETWORK", "SIZE", "AGE", "USED"}}
+				rows := [][]string{{"ID", "IMAGE", "KERNEL", "VCPU", "MEMORY", "NETWORK", "SIZE", "AGE", "USED"}}
 				for _, t := range all {
-					rows = append(rows, []string{t.ID, t.Kernel, strconv.Itoa(t.VCPU), formatMiB(t.MemoryMiB), string(t.Net),
+					rows = append(rows, []string{t.ID, orDash(t.Image), t.Kernel, strconv.Itoa(t.VCPU), formatMiB(t.MemoryMiB), string(t.Net),
 						formatBytes(t.Bytes), age(time.Since(t.Created)), age(time.Since(t.Used))})
 				}
 				table(w, rows)
@@ -67,48 +70,91 @@ func templateShowCommand(a *App) *cobra.Command {
 			}
 			t := all[i]
 			return a.print(t, func(w io.Writer) {
-				table(w, [][]string{
-					{"id", t.ID}, {"hypervisor", t.Hypervisor}, {"kernel", t.Kernel}, {"vcpu", strconv.Itoa(t.VCPU)},
+				rows := [][]string{{"id", t.ID}}
+				if t.Image != "" {
+					rows = append(rows, []string{"image", t.Image}, []string{"after", orDash(t.After)}, []string{"disk", formatMiB(t.DiskMiB)})
+				}
+				table(w, append(rows, [][]string{
+					{"hypervisor", t.Hypervisor}, {"kernel", t.Kernel}, {"vcpu", strconv.Itoa(t.VCPU)},
 					{"memory", formatMiB(t.MemoryMiB)}, {"network", string(t.Net)}, {"size", formatBytes(t.Bytes)},
 					{"created", t.Created.Local().Format(time.RFC3339)}, {"used", t.Used.Local().Format(time.RFC3339)},
 					{"made in", (time.Duration(t.TookMS) * time.Millisecond).String()},
-				})
+				}...))
 			})
 		},
 	}
 }
 
 func templateCreateCommand(a *App) *cobra.Command {
-	var spec banger.TemplateSpec
-	var net string
-	var quiet bool
-	memory := size{unit: 1}
+	var make templateFlags
 	cmd := &cobra.Command{
 		Use: "create [flags]", Short: "Make a template now instead of when one is missed",
 		Example: `  banger template create
   banger template create --memory 2G --vcpu 2`,
 		Args: nargs(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			spec.MemoryMiB, spec.Net = memory.mib, banger.NetMode(net)
-			show := a.progress(quiet)
-			t, err := a.Frozen.CreateTemplate(ctx, spec, show.event)
-			show.end()
-			if err != nil {
-				return err
-			}
-			return a.print(t, func(w io.Writer) { _, _ = io.WriteString(w, t.ID+"\n") })
+		RunE: func(cmd *cobra.Command, _ []string) error { return make.run(a, cmd) },
+	}
+	make.flags(cmd)
+	return cmd
+}
+
+func imageWarmCommand(a *App) *cobra.Command {
+	make := templateFlags{disk: size{unit: 1024}}
+	cmd := &cobra.Command{
+		Use: "warm IMAGE [flags]", Short: "Have new VMs of an image start where its init, and a command, had got to",
+		Long: `Boots an image, waits for its init, runs a command in it if one is given, and
+freezes all of it, memory and disk, as an image template. Every VM of the image
+that is run or created afterwards, with these CPUs, this memory and disk size,
+goes on from there, in the time that restoring takes: its services run, what the
+command made is there. It gets a name, addresses, keys and random numbers of its
+own first; what programs had in their memory, it shares with the others.
+
+No secret belongs into an image template: it is kept on disk. The template is
+remade by calling this again, and goes unused when the image or kernel changes.`,
+		Example: `  banger image warm debian-12
+  banger image warm debian-12 --after 'apt-get update && apt-get install -y build-essential'`,
+		Args: nargs(1, 1), ValidArgsFunction: a.completeImages,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			make.spec.Image = args[0]
+			return make.run(a, cmd)
 		},
 	}
-	fs := cmd.Flags()
-	fs.StringVar(&spec.Kernel, "kernel", "", "the kernel of its VMs")
-	fs.IntVar(&spec.VCPU, "vcpu", 0, "their virtual CPUs")
-	fs.Var(&memory, "memory", "their memory: 512M, 2G; a bare number is MiB")
-	fs.StringVar(&net, "net", "", `their network: "user" or "none"`)
-	fs.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
-	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	make.flags(cmd)
+	cmd.Flags().Var(&make.disk, "disk-size", "their disk: 10G, 512M; a bare number is GiB")
+	cmd.Flags().StringVar(&make.spec.After, "after", "", "a shell's command to run in it before it is frozen")
 	return cmd
+}
+
+// templateFlags say which template is to be made.
+type templateFlags struct {
+	spec         banger.TemplateSpec
+	net          string
+	quiet        bool
+	memory, disk size
+}
+
+func (f *templateFlags) flags(cmd *cobra.Command) {
+	f.memory.unit = 1
+	fs := cmd.Flags()
+	fs.StringVar(&f.spec.Kernel, "kernel", "", "the kernel of its VMs")
+	fs.IntVar(&f.spec.VCPU, "vcpu", 0, "their virtual CPUs")
+	fs.Var(&f.memory, "memory", "their memory: 512M, 2G; a bare number is MiB")
+	fs.StringVar(&f.net, "net", "", `their network: "user" or "none"`)
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
+	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (f *templateFlags) run(a *App, cmd *cobra.Command) error {
+	ctx, stop := interruptible(cmd.Context())
+	defer stop()
+	f.spec.MemoryMiB, f.spec.DiskMiB, f.spec.Net = f.memory.mib, f.disk.mib, banger.NetMode(f.net)
+	show := a.progress(f.quiet)
+	t, err := a.Frozen.CreateTemplate(ctx, f.spec, show.event)
+	show.end()
+	if err != nil {
+		return err
+	}
+	return a.print(t, func(w io.Writer) { _, _ = io.WriteString(w, t.ID+"\n") })
 }
 
 func templateDeleteCommand(a *App) *cobra.Command {

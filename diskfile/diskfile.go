@@ -40,22 +40,36 @@ func (d Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, err
 	if sizeMiB < banger.MinDiskMiB || sizeMiB > banger.MaxDiskMiB {
 		return "", banger.Errorf(banger.CodeInvalid, "a disk of %d MiB is out of bounds: %d to %d MiB", sizeMiB, banger.MinDiskMiB, banger.MaxDiskMiB)
 	}
+	return create(ctx, dir, sizeMiB, func() (*os.File, error) { return d.template(ctx) })
+}
+
+// Clone makes DIR/disk.ext4 a copy of from, of the same size.
+func (d Disks) Clone(ctx context.Context, dir, from string) (string, error) {
+	st, err := os.Stat(from)
+	if err != nil {
+		return "", fmt.Errorf("clone disk: %w", err)
+	}
+	return create(ctx, dir, int(st.Size()/mib), func() (*os.File, error) { return os.Open(from) })
+}
+
+// create makes a disk of what template opens, unless there is one.
+func create(ctx context.Context, dir string, sizeMiB int, template func() (*os.File, error)) (string, error) {
 	path := filepath.Join(dir, name)
 	if _, err := os.Lstat(path); err == nil {
 		return path, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("disk of %s: %w", dir, err)
 	}
-	template, err := d.template(ctx)
+	src, err := template()
 	if err != nil {
 		return "", err
 	}
-	defer template.Close()
+	defer src.Close()
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
 	temp := filepath.Join(dir, nameTemp)
-	if err := clone(template, temp, sizeMiB); err != nil {
+	if err := clone(src, temp, sizeMiB); err != nil {
 		_ = os.Remove(temp)
 		return "", err
 	}

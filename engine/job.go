@@ -27,6 +27,7 @@ type job struct {
 	op banger.Op
 	p  banger.Progress
 
+	runs   bool // the creation of a VM ends in its start
 	launch launch
 }
 

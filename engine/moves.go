@@ -37,9 +37,15 @@ func (j *job) disk() move {
 		name: "disk",
 		do: func(ctx context.Context) error {
 			disks, err := j.e.Host.disk(j.vm)
-			if err == nil {
-				_, err = disks.Create(ctx, dir, j.vm.Spec.DiskMiB)
+			if err != nil {
+				return err
 			}
+			if j.runs {
+				if made, err := fromImage(ctx, j, dir); made || err != nil {
+					return err
+				}
+			}
+			_, err = disks.Create(ctx, dir, j.vm.Spec.DiskMiB)
 			return err
 		},
 		undo: func(ctx context.Context) error {

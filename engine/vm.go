@@ -25,6 +25,7 @@ func create(ctx context.Context, e *Engine, op string, spec banger.Spec, start b
 	ctx, done := j.interruptible(ctx)
 	defer done()
 
+	j.runs = start
 	err = j.build(ctx, j.directory(), j.disk())
 	if err == nil {
 		err = j.vm.Advance(banger.Stopped, "created")

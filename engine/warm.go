@@ -14,9 +14,14 @@ type Warm interface {
 	// id. The error says for a person why it has to be booted instead; nothing of
 	// the machine runs then.
 	Restore(ctx context.Context, hypervisor string, m banger.Machine) (h banger.Handles, template string, err error)
-	// Renewed judges what a restored guest that was to become id reports: an error
-	// means that it shares with others what it must not.
-	Renewed(id guest.Identity, r guest.Ready) error
+	// Renewed judges what a guest restored from a template that was to become id
+	// reports: an error means that it shares with others what it must not.
+	Renewed(template string, id guest.Identity, r guest.Ready) error
+	// Image returns the image template for a new machine of this image and disk
+	// size, and the file its disk must be a copy of; the error says why there is none.
+	Image(ctx context.Context, hypervisor, image string, diskMiB int, m banger.Machine) (template, disk string, err error)
+	// RestoreImage starts a machine whose disk is such a copy, and was never used.
+	RestoreImage(ctx context.Context, hypervisor string, m banger.Machine, template string) (banger.Handles, error)
 	// Reject removes a template whose guest was no good. Its error says so.
 	Reject(template string, why error) error
 	// Want notes that a machine of this kind had to be booted.
@@ -26,6 +31,7 @@ type Warm interface {
 // launch is how a job starts its VM, and how that goes.
 type launch struct {
 	cold  string // why it is booted; empty: it may be restored
+	image string // the image template whose disk the VM was just given; empty: none
 	began time.Time
 	banger.Launch
 }
@@ -33,7 +39,8 @@ type launch struct {
 // bring starts the job's machine, from a template if there is one.
 func bring(ctx context.Context, j *job, hv banger.Hypervisor, m banger.Machine) (h banger.Handles, err error) {
 	l := &j.launch
-	l.began, l.Launch = j.e.Now(), banger.Launch{}
+	image := l.image
+	l.began, l.Launch, l.image = j.e.Now(), banger.Launch{}, "" // a disk is like that once
 	defer func() { l.lap("vmm", j.e.Now()) }()
 	switch {
 	case l.cold != "":
@@ -42,6 +49,12 @@ func bring(ctx context.Context, j *job, hv banger.Hypervisor, m banger.Machine) 
 		l.Why = "it was made with --cold"
 	case j.e.Warm == nil:
 		l.Why = "there are no templates here"
+	case image != "":
+		if h, err = j.e.Warm.RestoreImage(ctx, j.vm.Spec.Hypervisor, m, image); err == nil || ctx.Err() != nil {
+			l.Template, l.image = image, image
+			return h, err
+		}
+		l.Why = err.Error() // the disk can be booted, too
 	default:
 		if h, l.Template, err = j.e.Warm.Restore(ctx, j.vm.Spec.Hypervisor, m); err == nil || ctx.Err() != nil {
 			return h, err
@@ -66,10 +79,13 @@ func up(j *job, id guest.Identity, r guest.Ready) error {
 		l.Stages = append(l.Stages, banger.Stage{Name: "guest: " + s.Name, Took: time.Duration(s.TookUS) * time.Microsecond})
 	}
 	if l.Template != "" {
-		if err := j.e.Warm.Renewed(id, r); err != nil {
+		if err := j.e.Warm.Renewed(l.Template, id, r); err != nil {
 			return err
 		}
 		l.Renewed, l.Shared = r.Renewed, guest.Shared()
+		if l.image != "" {
+			l.Shared = append(l.Shared, guest.Standing)
+		}
 	}
 	done := l.Launch // others see it from now on, and it changes no more
 	j.vm.Launch = &done
@@ -106,24 +122,67 @@ func (c Control) BootVM(ctx context.Context, ref string, p banger.Progress) (ban
 
 const askedCold = "asked to boot"
 
-// Kindred returns what a template for VMs of a kind is made of: a machine that is
-// no VM's, and the id of its kernel.
-func (c Control) Kindred(ctx context.Context, t banger.TemplateSpec, p banger.Progress) (s banger.Spec, kernelID string, m banger.Machine, err error) {
-	s = c.Defaults.fill(banger.Spec{Hypervisor: t.Hypervisor, Kernel: t.Kernel, VCPU: t.VCPU, MemoryMiB: t.MemoryMiB, Net: t.Net})
-	if err := validate(c.Engine, s); err != nil {
-		return s, "", m, err
-	}
-	if err := room(s, c.HostMemoryMiB); err != nil {
-		return s, "", m, err
-	}
-	image, kernelID, err := c.Catalog.Resolve(ctx, s.Image, s.Kernel, p)
+// fromImage makes the disk of a new VM that is to run at once a copy of an image
+// template's, if there is one for it. Only then: no crash leaves such a disk that
+// was used in a VM that takes it for new, for the whole creation is undone.
+func fromImage(ctx context.Context, j *job, dir string) (made bool, err error) {
+	disks, err := j.e.Host.disk(j.vm)
 	if err != nil {
-		return s, "", m, err
+		return false, err
 	}
-	path, boot, err := c.Catalog.Files(ctx, image, kernelID)
+	cloner, ok := disks.(banger.Cloner)
+	if !ok || j.e.Warm == nil || j.vm.Spec.Cold || j.vm.Spec.NoInit {
+		return false, nil
+	}
+	path, boot, err := j.e.Catalog.Files(ctx, j.vm.ImageID, j.vm.KernelID)
 	if err != nil {
-		return s, "", m, err
+		return false, err
 	}
-	vm := banger.VM{ID: c.NewID(), Spec: s}
-	return s, kernelID, equip(c.machine(vm), path, boot, ""), nil
+	template, disk, err := j.e.Warm.Image(ctx, j.vm.Spec.Hypervisor, j.vm.ImageID, j.vm.Spec.DiskMiB, equip(j.e.machine(j.vm), path, boot, ""))
+	if err != nil {
+		j.e.Log.Debug("no image template", "vm", j.vm.ID, "error", err)
+		return false, nil // nearly always: there is none
+	}
+	if _, err := cloner.Clone(ctx, dir, disk); err != nil {
+		return false, err
+	}
+	j.launch.image = template
+	return true, nil
+}
+
+// Kindred is what a template for VMs of a kind is made of: a machine that is no
+// VM's, and what its guest would be told.
+type Kindred struct {
+	Spec              banger.Spec
+	ImageID, KernelID string
+	Machine           banger.Machine
+	Identity          guest.Identity
+	Disks             banger.Disks
+}
+
+// Kindred returns what makes a template for VMs of a kind.
+func (c Control) Kindred(ctx context.Context, t banger.TemplateSpec, p banger.Progress) (k Kindred, err error) {
+	k.Spec = c.Defaults.fill(banger.Spec{Name: "template", Hypervisor: t.Hypervisor, Kernel: t.Kernel, VCPU: t.VCPU,
+		MemoryMiB: t.MemoryMiB, Net: t.Net, Image: t.Image, DiskMiB: t.DiskMiB})
+	if err := validate(c.Engine, k.Spec); err != nil {
+		return k, err
+	}
+	if err := room(k.Spec, c.HostMemoryMiB); err != nil {
+		return k, err
+	}
+	if k.ImageID, k.KernelID, err = c.Catalog.Resolve(ctx, k.Spec.Image, k.Spec.Kernel, p); err != nil {
+		return k, err
+	}
+	path, boot, err := c.Catalog.Files(ctx, k.ImageID, k.KernelID)
+	if err != nil {
+		return k, err
+	}
+	version, err := c.Catalog.KernelVersion(ctx, k.KernelID)
+	if err != nil {
+		return k, err
+	}
+	vm := banger.VM{ID: c.NewID(), Spec: k.Spec}
+	k.Machine, k.Identity = equip(c.machine(vm), path, boot, ""), identity(vm, version)
+	k.Disks, err = c.Host.disk(vm)
+	return k, err
 }

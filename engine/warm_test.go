@@ -35,11 +35,11 @@ func warmWorld(t *testing.T) (*daemon, *template.Store, banger.Spec) {
 
 func makeTemplate(t *testing.T, d *daemon, s *template.Store) {
 	t.Helper()
-	spec, kernel, m, err := d.Kindred(t.Context(), banger.TemplateSpec{Net: banger.NetUser}, nil)
+	k, err := d.Kindred(t.Context(), banger.TemplateSpec{Net: banger.NetUser}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Make(t.Context(), template.Subject{Hypervisor: spec.Hypervisor, Kernel: kernel, Machine: m}, nil); err != nil {
+	if _, err := s.Make(t.Context(), template.Subject{Hypervisor: k.Spec.Hypervisor, Kernel: k.KernelID, Machine: k.Machine}, nil); err != nil {
 		t.Fatal(err)
 	}
 }

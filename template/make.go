@@ -49,8 +49,11 @@ func (w workshop) machine(sub Subject) (banger.Machine, error) {
 			return m, err
 		}
 	}
-	// Drives nobody will look at: nothing of any VM is within the template's reach.
 	m.Drives = slices.Clone(m.Drives)
+	if sub.Image != nil {
+		return m, nil
+	}
+	// Drives nobody will look at: nothing of any VM is within the template's reach.
 	for i := range m.Drives {
 		m.Drives[i].Path = filepath.Join(m.Dir, fmt.Sprintf("drive%d", i))
 		if err := os.WriteFile(m.Drives[i].Path, make([]byte, 1<<20), 0o600); err != nil {
@@ -89,9 +92,10 @@ func (s *Store) Make(ctx context.Context, sub Subject, p banger.Progress) (t ban
 	if err != nil {
 		return t, err
 	}
+	kind = sub.kind(kind)
 	s.making.Lock()
 	defer s.making.Unlock()
-	if m, err := s.fit(kind); err == nil {
+	if m, err := s.fit(kind); err == nil && sub.Image == nil {
 		return m.Template, nil
 	}
 	began := s.Now()
@@ -107,16 +111,18 @@ func (s *Store) Make(ctx context.Context, sub Subject, p banger.Progress) (t ban
 		defer cancel()
 		err = errors.Join(err, w.clear(ctx, map[string]banger.Hypervisor{sub.Hypervisor: hv}))
 	}()
-	tell(p, "boot", "a guest to be frozen")
-	if err := s.freeze(ctx, hv, w, sub); err != nil {
+	if err := s.freeze(ctx, hv, w, sub, p); err != nil {
 		return t, errors.Join(full(s.Dir), err)
 	}
 	tell(p, "template", "")
 	m := manifest{Kind: kind, Template: banger.Template{
 		ID: kind[:idDigits], Hypervisor: sub.Hypervisor, Kernel: sub.Kernel,
 		VCPU: sub.Machine.VCPU, MemoryMiB: sub.Machine.MemoryMiB, Net: sub.Machine.Net.Mode,
-		Created: began, Used: began, TookMS: s.Now().Sub(began).Milliseconds(),
+		Created: s.Now(), Used: s.Now(), TookMS: s.Now().Sub(began).Milliseconds(),
 	}}
+	if i := sub.Image; i != nil {
+		m.Image, m.ImageID, m.DiskMiB, m.After = i.Name, i.ID, i.DiskMiB, i.After
+	}
 	if m.Files, m.Bytes, err = surveyAll(w.out()); err != nil {
 		return t, err
 	}
@@ -150,22 +156,35 @@ func full(dir string) error {
 const fullBytes = 1 << 20
 
 // freeze boots a machine of the kind and has it captured.
-func (s *Store) freeze(ctx context.Context, hv banger.Hypervisor, w workshop, sub Subject) error {
+func (s *Store) freeze(ctx context.Context, hv banger.Hypervisor, w workshop, sub Subject, p banger.Progress) error {
+	if sub.Image != nil {
+		return freezeImage(ctx, hv, w, sub, s.Freeze, p)
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.Freeze)
 	defer cancel()
 	m, err := w.machine(sub)
 	if err != nil {
 		return err
 	}
+	tell(p, "boot", "a guest to be frozen")
 	h, err := hv.Start(ctx, m)
 	if err != nil {
 		return err
 	}
-	c := guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return hv.Dial(ctx, m) }}
+	return capture(ctx, hv, m, h, w.out())
+}
+
+// capture has the guest freeze and takes it away.
+func capture(ctx context.Context, hv banger.Hypervisor, m banger.Machine, h banger.Handles, dir string) error {
+	c := client(hv, m)
 	if err := c.Freeze(ctx); err != nil {
 		return fmt.Errorf("freeze the guest: %w", errors.Join(err, end(ctx, hv, m, h)))
 	}
-	return hv.(banger.Capturer).Capture(ctx, m, h, w.out())
+	return hv.(banger.Capturer).Capture(ctx, m, h, dir)
+}
+
+func client(hv banger.Hypervisor, m banger.Machine) guest.Client {
+	return guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return hv.Dial(ctx, m) }}
 }
 
 // end is how a machine ended, if it just has.
@@ -208,7 +227,7 @@ func tell(p banger.Progress, stage, message string) {
 // Want notes that a machine was booted for lack of a template. One is made of it
 // when the host is idle.
 func (s *Store) Want(ctx context.Context, hypervisor, kernel string, m banger.Machine) {
-	sub := Subject{hypervisor, kernel, m}
+	sub := Subject{Hypervisor: hypervisor, Kernel: kernel, Machine: m}
 	_, c, err := s.capturer(sub.Hypervisor)
 	if err != nil || s.Off || onHost(m) {
 		return

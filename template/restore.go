@@ -68,9 +68,13 @@ func (s *Store) Restore(ctx context.Context, hypervisor string, m banger.Machine
 		}
 		return h, "", err
 	}
-	now := s.Now()
-	_ = os.Chtimes(filepath.Join(s.dir(t.ID), manifestName), now, now) // then it goes earlier than it should
+	s.used(t.ID)
 	return h, t.ID, nil
+}
+
+func (s *Store) used(id string) {
+	now := s.Now()
+	_ = os.Chtimes(filepath.Join(s.dir(id), manifestName), now, now) // then it goes earlier than it should
 }
 
 // Reject removes a template whose guest was no good, and says so.
@@ -96,15 +100,19 @@ const maxBoots = 4096
 // it is no VM of its own. What programs see there is compared with what id asked
 // for, so that nobody has to believe what the agent says it did. The boot id is compared with those of others: the kernel
 // derives it from its random numbers, so two alike mean that those weren't new.
-func (s *Store) Renewed(id guest.Identity, r guest.Ready) error {
+func (s *Store) Renewed(template string, id guest.Identity, r guest.Ready) error {
 	old := map[string]bool{
 		guest.RenewClock:     s.Now().Sub(r.Seen.Time).Abs() > clockSlack,
 		guest.RenewHostname:  r.Seen.Hostname != id.Hostname,
 		guest.RenewMachineID: r.Seen.MachineID != id.MachineID,
 		guest.RenewNetwork:   id.Net != nil && !strings.EqualFold(r.Seen.MAC, id.Net.MAC),
 	}
+	want := guest.Renewals()
+	if m, err := s.read(template); err == nil && m.Image != "" {
+		want = append(want, guest.RenewHostKeys)
+	}
 	var missing []string
-	for _, name := range guest.Renewals() {
+	for _, name := range want {
 		if old[name] || !slices.Contains(r.Renewed, name) {
 			missing = append(missing, name)
 		}

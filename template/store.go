@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/guest"
 )
 
 // Defaults of a Store's bounds.
@@ -80,6 +81,16 @@ type Subject struct {
 	Hypervisor string // driver name
 	Kernel     string // kernel id
 	Machine    banger.Machine
+	Image      *Image // nil: it is frozen before it has one
+}
+
+// Image is what an image template has besides.
+type Image struct {
+	Name, ID string
+	DiskMiB  int
+	Disks    banger.Disks
+	Identity guest.Identity // its makeshift one
+	After    string         // a shell's command to be run in it; empty: none
 }
 
 // Names in Store.Dir and in a template's directory.
@@ -228,7 +239,7 @@ func (s *Store) prune(m manifest) error {
 
 // like is what a template is for, without what tells one from its successor.
 func like(t banger.Template) banger.Template {
-	return banger.Template{Hypervisor: t.Hypervisor, Kernel: t.Kernel, VCPU: t.VCPU, MemoryMiB: t.MemoryMiB, Net: t.Net}
+	return banger.Template{Hypervisor: t.Hypervisor, Kernel: t.Kernel, VCPU: t.VCPU, MemoryMiB: t.MemoryMiB, Net: t.Net, Image: t.Image, DiskMiB: t.DiskMiB}
 }
 
 // Templates implements banger.Templates.

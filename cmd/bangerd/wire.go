@@ -174,11 +174,17 @@ type templates struct {
 
 // CreateTemplate implements banger.Templates.
 func (t templates) CreateTemplate(ctx context.Context, spec banger.TemplateSpec, p banger.Progress) (banger.Template, error) {
-	full, kernel, m, err := t.engine.Kindred(ctx, spec, p)
+	k, err := t.engine.Kindred(ctx, spec, p)
 	if err != nil {
 		return banger.Template{}, err
 	}
-	return t.Make(ctx, template.Subject{Hypervisor: full.Hypervisor, Kernel: kernel, Machine: m}, p)
+	sub := template.Subject{Hypervisor: k.Spec.Hypervisor, Kernel: k.KernelID, Machine: k.Machine}
+	if spec.Image != "" {
+		sub.Image = &template.Image{
+			Name: k.Spec.Image, ID: k.ImageID, DiskMiB: k.Spec.DiskMiB, Disks: k.Disks, Identity: k.Identity, After: spec.After,
+		}
+	}
+	return t.Make(ctx, sub, p)
 }
 
 // flatten and writeInitramfs join drivers that don't know each other.
