@@ -113,13 +113,14 @@ func (d *Driver) command(b build, m banger.Machine, begin []string) ([]string, e
 }
 
 func (d *Driver) cpu(b build, m banger.Machine) (accel, model string) {
-	switch {
-	case d.cfg.KVM:
+	if d.cfg.KVM {
 		return "kvm", "host"
-	case m.VCPU > 1 && !b.parallel():
-		return "tcg,thread=single", emulatedCPU
 	}
-	return fmt.Sprintf("tcg,tb-size=%d", translatedMiB), emulatedCPU
+	accel = fmt.Sprintf("tcg,tb-size=%d", translatedMiB)
+	if m.VCPU > 1 && !b.parallel() {
+		accel += ",thread=single"
+	}
+	return accel, emulatedCPU
 }
 
 // translatedMiB bounds QEMU's cache of translated code. Unbounded (1 GiB) it is
