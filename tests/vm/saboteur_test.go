@@ -40,7 +40,7 @@ var saboteurs = []struct {
 		"renew.Run(id, renew.Late())", "renew.Run(guest.Identity{MachineID: \"of the template\"}, renew.Late())",
 	}},
 	{"no network of its own", guest.RenewNetwork, "agent/boot/machine.go", []string{
-		"network <- configureNetwork(id.Net)", "network <- nil",
+		"network <- nic.Configure(id.Net)", "network <- nic.Configure(nil)",
 		"renew.Run(id, renew.Late())", "renew.Run(guest.Identity{MachineID: id.MachineID}, renew.Late())",
 	}},
 	{"all of it late", guest.RenewClock, "agent/renew/renew.go", []string{
