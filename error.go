@@ -37,10 +37,14 @@ func (e *Error) Error() string { return e.Message }
 // Unwrap returns the cause, for callers that branch on a sentinel.
 func (e *Error) Unwrap() error { return e.cause }
 
-// Errorf makes an Error. A %w verb keeps the cause reachable.
+// Errorf makes an Error. Its %w verbs keep the causes reachable.
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Code: code, Message: err.Error(), cause: errors.Unwrap(err)}
+	cause := errors.Unwrap(err)
+	if _, several := err.(interface{ Unwrap() []error }); several {
+		cause = err
+	}
+	return &Error{Code: code, Message: err.Error(), cause: cause}
 }
 
 // WithHint returns a copy that says what to do.
