@@ -175,7 +175,7 @@ func (e *Engine) watch(r *record) {
 }
 
 // clockTime is given to the setting of a clock: a busy guest takes some readings.
-const clockTime = time.Minute
+const clockTime = 10 * time.Minute
 
 // syncClock sets the clock of a guest that was found again, or that took long to
 // start: a suspended host makes it late. A guest that can't be asked runs on.

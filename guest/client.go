@@ -82,41 +82,59 @@ func (c *Client) Clock(ctx context.Context, now time.Time) error {
 const clockTolerance = 10 * time.Millisecond
 
 // What a round trip takes can't be told from an offset, so the best of some
-// readings of the guest's clock counts. A guest that has just started may be too
-// busy for good ones, and is given time.
+// readings of the guest's clock counts, and a slow one proves nothing. A guest that
+// has just started may be too busy for good ones, and is asked again, ever less often.
 const (
-	clockReadings    = 3
-	clockMaxReadings = 20
-	clockGoodTrip    = 50 * time.Millisecond
-	clockPause       = 250 * time.Millisecond
+	clockReadings = 3
+	clockGoodTrip = 50 * time.Millisecond
+	clockPause    = 250 * time.Millisecond
+	clockMaxPause = 10 * time.Second
 )
 
-// SyncClock compares the guest's wall clock with this host's and sets it when
-// it is surely off; it returns how far it was, positive when ahead.
+// SyncClock compares the guest's wall clock with this host's and sets it when it is
+// surely off, until a good reading finds it right or ctx ends. It returns how far it
+// was off at first, positive when ahead.
 func (c *Client) SyncClock(ctx context.Context) (time.Duration, error) {
-	var offset, trip time.Duration
-	for n := 0; n < clockReadings || n < clockMaxReadings && trip > clockGoodTrip; n++ {
-		if n >= clockReadings {
-			select {
-			case <-time.After(clockPause):
-			case <-ctx.Done():
-				return 0, context.Cause(ctx)
-			}
+	var first time.Duration
+	for n, pause := 0, clockPause; ; n, pause = n+1, min(2*pause, clockMaxPause) {
+		offset, trip, err := c.readClock(ctx)
+		if err != nil {
+			return first, err
 		}
+		if n == 0 {
+			first = offset
+		}
+		switch {
+		case offset.Abs() > clockTolerance+trip/2:
+			// The order itself may take long to get there, so its effect is looked at.
+			if err := c.Clock(ctx, time.Now().Add(trip/2)); err != nil {
+				return first, err
+			}
+		case trip <= clockGoodTrip:
+			return first, nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return first, context.Cause(ctx)
+		}
+	}
+}
+
+// readClock returns how far the guest's clock is ahead of ours by the best of some
+// readings, and the round trip that one took.
+func (c *Client) readClock(ctx context.Context) (offset, trip time.Duration, err error) {
+	for n := range clockReadings {
 		start := time.Now()
 		h, err := c.Health(ctx)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		took := time.Since(start)
-		if n == 0 || took < trip {
+		if took := time.Since(start); n == 0 || took < trip {
 			trip, offset = took, h.Time.Sub(start.Add(took/2))
 		}
 	}
-	if offset.Abs() <= clockTolerance+trip/2 {
-		return offset, nil
-	}
-	return offset, c.Clock(ctx, time.Now().Add(trip/2))
+	return offset, trip, nil
 }
 
 // Shutdown asks the guest's init to end the machine: verb "poweroff" or
