@@ -12,7 +12,8 @@ import (
 
 // progress shows how an operation comes along. On a terminal it is one line,
 // rewritten as time goes on and at last removed; elsewhere a line for every
-// stage that takes longer than slow, so that quick things are silent.
+// step that takes longer than slow, so that quick things are silent, and without
+// a bar, which would never move.
 type progress struct {
 	w   io.Writer
 	tty bool
@@ -22,6 +23,7 @@ type progress struct {
 	began time.Time // of the stage
 	first int64     // bytes of it that were done when we first heard
 	spec  string    // told before anything else is
+	said  string    // the stage of the last line that will stay
 	timer *time.Timer
 	drawn time.Time
 	over  bool
@@ -72,18 +74,18 @@ func (p *progress) event(e banger.Event) {
 		return
 	}
 	fresh := e.Stage != p.last.Stage
+	moved := fresh || e.Message != p.last.Message && e.Unit == "" // with a unit, steps are counted
 	if p.last = e; fresh {
 		p.began, p.first = time.Now(), e.Done
 	}
 	switch {
 	case p.tty && (fresh || time.Since(p.drawn) > redraw/4):
 		p.draw()
-	case !p.tty && fresh:
+	case !p.tty && (fresh || moved && p.said == e.Stage):
 		p.after(slow, func() {
-			if p.last.Stage == e.Stage {
-				p.sayOnce()
-				_, _ = fmt.Fprintf(p.w, "banger: %s\n", describe(e))
-			}
+			p.sayOnce()
+			p.said = p.last.Stage
+			_, _ = fmt.Fprintf(p.w, "banger: %s\n", step(p.last))
 		})
 	}
 }
@@ -140,14 +142,9 @@ func (p *progress) end() {
 	}
 }
 
+// describe says where an operation is at this moment.
 func describe(e banger.Event) string {
-	text := waitsFor[e.Stage]
-	if text == "" {
-		text = e.Stage
-	}
-	if e.Message != "" {
-		text += ": " + printable(e.Message, 60)
-	}
+	text := named(e)
 	switch {
 	case e.Total > 0 && e.Unit != "":
 		text += fmt.Sprintf(" %s %d of %d %s", bar(e.Done, e.Total), e.Done, e.Total, printable(e.Unit, 20))
@@ -155,6 +152,28 @@ func describe(e banger.Event) string {
 		text += fmt.Sprintf(" %s %d%% of %s", bar(e.Done, e.Total), min(100, e.Done*100/e.Total), formatBytes(e.Total))
 	case e.Done > 0:
 		text += " " + formatBytes(e.Done)
+	}
+	return text
+}
+
+// step says which step it is, and how large, in a line that stays.
+func step(e banger.Event) string {
+	switch {
+	case e.Total > 0 && e.Unit != "":
+		return fmt.Sprintf("%s (%d %s)", named(e), e.Total, printable(e.Unit, 20))
+	case e.Total > 0:
+		return fmt.Sprintf("%s (%s)", named(e), formatBytes(e.Total))
+	}
+	return named(e)
+}
+
+func named(e banger.Event) string {
+	text := waitsFor[e.Stage]
+	if text == "" {
+		text = e.Stage
+	}
+	if e.Message != "" {
+		text += ": " + printable(e.Message, 60)
 	}
 	return text
 }
