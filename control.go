@@ -80,6 +80,26 @@ type System interface {
 	Collect(ctx context.Context, opt CollectOptions) ([]Found, error)
 	// Space says what banger's files take of the host, each thing once.
 	Space(ctx context.Context) ([]Space, error)
+	// Prune removes what no VM uses and what can be made or fetched again.
+	Prune(ctx context.Context, opt PruneOptions) ([]Pruned, error)
+}
+
+// PruneOptions say how far Prune goes.
+type PruneOptions struct {
+	DryRun bool `json:"dry_run,omitempty"` // look only
+	// All takes what the next VM would want, too: the default image and kernel,
+	// if the image was built, and all templates.
+	All bool `json:"all,omitempty"`
+}
+
+// Pruned is one thing that Prune removes.
+type Pruned struct {
+	Kind    string `json:"kind"` // "image", "kernel", "template", "download"
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Bytes   int64  `json:"bytes"` // what it takes
+	Removed bool   `json:"removed"`
+	Detail  string `json:"detail,omitempty"` // why it is still there
 }
 
 // Space is what one thing takes of the host.

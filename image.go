@@ -101,6 +101,8 @@ type Kernels interface {
 	// Pull fetches, verifies and unpacks the kernel of a name ("debian-12-cloud").
 	// One that is there already is returned as it is.
 	Pull(ctx context.Context, name string, p Progress) (Kernel, error)
+	// Remove deletes a kernel's files, and says whether there were any.
+	Remove(id string) (bool, error)
 	// Boot returns the files a machine boots from, making the initramfs when the
 	// agent changed since it was last made.
 	Boot(ctx context.Context, id string) (BootFiles, error)
@@ -118,4 +120,7 @@ type Catalog interface {
 	// PullKernel fetches a kernel by name; empty: the default one.
 	PullKernel(ctx context.Context, name string, p Progress) (Kernel, error)
 	Kernels(ctx context.Context) ([]Kernel, error)
+	// DeleteKernel deletes one by its id, four digits and more of it, or a name that
+	// one alone has. CodeConflict while a VM uses it or a kernel is being fetched.
+	DeleteKernel(ctx context.Context, ref string) error
 }

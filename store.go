@@ -22,6 +22,11 @@ type Store interface {
 	// CodeNotFound: the VM is new and its image or kernel isn't recorded.
 	Commit(ctx context.Context, vm VM, op *Op, durable bool) error
 
+	Shelf
+}
+
+// Shelf is the part of the store that VMs are made from.
+type Shelf interface {
 	// Images returns all image names, by name. One image may have several.
 	Images(ctx context.Context) ([]Image, error)
 	// PutImage gives an image a name, durably. A name that another image has is
@@ -37,4 +42,7 @@ type Store interface {
 	Kernels(ctx context.Context) ([]Kernel, error)
 	// PutKernel records a kernel, durably; the same id again replaces it.
 	PutKernel(ctx context.Context, k Kernel) error
+	// DeleteKernel forgets a kernel, durably. CodeNotFound when there is none,
+	// CodeConflict while a VM uses it.
+	DeleteKernel(ctx context.Context, id string) error
 }

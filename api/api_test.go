@@ -77,6 +77,9 @@ func (s *services) DeleteImage(ctx context.Context, ref string) error { return s
 func (s *services) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
 	return s.pull(ctx, name, p)
 }
+func (s *services) DeleteKernel(ctx context.Context, ref string) error {
+	return s.rmi(ctx, "kernel "+ref)
+}
 func (s *services) Kernels(context.Context) ([]banger.Kernel, error) { return nil, nil }
 
 // serve runs a daemon at path until end is called.

@@ -72,6 +72,12 @@ func (s *Server) listKernels(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, list(kernels))
 }
 
+func (s *Server) deleteKernel(w http.ResponseWriter, r *http.Request) error {
+	return answered(w, func() (struct{}, error) {
+		return struct{}{}, s.Catalog.DeleteKernel(r.Context(), r.PathValue("ref"))
+	})
+}
+
 func (s *Server) pullKernel(w http.ResponseWriter, r *http.Request) error {
 	req, err := body[pullRequest](w, r)
 	if err != nil {

@@ -402,6 +402,11 @@ func (c *Client) PullKernel(ctx context.Context, name string, p banger.Progress)
 	return k, err
 }
 
+// DeleteKernel implements banger.Catalog.
+func (c *Client) DeleteKernel(ctx context.Context, ref string) error {
+	return c.call(ctx, "DELETE", "/v1/kernels/"+url.PathEscape(ref), nil, &struct{}{}, nil)
+}
+
 // Kernels implements banger.Catalog.
 func (c *Client) Kernels(ctx context.Context) ([]banger.Kernel, error) {
 	var kernels []banger.Kernel

@@ -83,6 +83,17 @@ func (s whole) space(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+func (s whole) prune(w http.ResponseWriter, r *http.Request) error {
+	opt, err := body[banger.PruneOptions](w, r)
+	if err != nil {
+		return err
+	}
+	return answered(w, func() ([]banger.Pruned, error) {
+		pruned, err := s.Prune(r.Context(), opt)
+		return list(pruned), err
+	})
+}
+
 // events answers with one line an event. The answer begins before the first: it
 // may be long in coming.
 func (s whole) events(w http.ResponseWriter, r *http.Request) error {
@@ -159,8 +170,11 @@ func (c *Client) StatsVM(ctx context.Context, ref string) (banger.Stats, error) 
 	return st, err
 }
 
+// System is banger.System by a client.
+type System struct{ *Client }
+
 // Events implements banger.System.
-func (c *Client) Events(ctx context.Context, follow bool, each func(banger.Event)) error {
+func (c System) Events(ctx context.Context, follow bool, each func(banger.Event)) error {
 	path := "/v1/events"
 	if follow {
 		path += "?follow=true"
@@ -173,20 +187,28 @@ func (c *Client) Events(ctx context.Context, follow bool, each func(banger.Event
 }
 
 // Collect implements banger.System.
-func (c *Client) Collect(ctx context.Context, opt banger.CollectOptions) ([]banger.Found, error) {
+func (c System) Collect(ctx context.Context, opt banger.CollectOptions) ([]banger.Found, error) {
 	var found []banger.Found
 	err := c.callRepeated(ctx, "POST", "/v1/gc", opt, &found, nil)
 	return found, err
 }
 
 // Space implements banger.System.
-func (c *Client) Space(ctx context.Context) ([]banger.Space, error) {
+func (c System) Space(ctx context.Context) ([]banger.Space, error) {
 	var used []banger.Space
 	err := c.callRepeated(ctx, "GET", "/v1/space", nil, &used, nil)
 	return used, err
 }
 
+// Prune implements banger.System. It is asked once: a second answer would lack
+// what the first had removed.
+func (c System) Prune(ctx context.Context, opt banger.PruneOptions) ([]banger.Pruned, error) {
+	var pruned []banger.Pruned
+	err := c.call(ctx, "POST", "/v1/prune", opt, &pruned, nil)
+	return pruned, hintLost(err, "what it had removed is gone: `banger system df` tells what is left")
+}
+
 var (
 	_ banger.VMControl = Control{}
-	_ banger.System    = (*Client)(nil)
+	_ banger.System    = System{}
 )

@@ -72,6 +72,11 @@ func (c *controlled) BootVM(_ context.Context, ref string, _ banger.Progress) (b
 	return c.vm, c.err
 }
 
+func (c *controlled) Prune(_ context.Context, opt banger.PruneOptions) ([]banger.Pruned, error) {
+	c.got = []any{opt}
+	return []banger.Pruned{{Kind: "kernel", ID: "n", Name: "v", Bytes: 5, Removed: true, Detail: "d"}}, c.err
+}
+
 func (c *controlled) Space(context.Context) ([]banger.Space, error) {
 	c.got = []any{}
 	return []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, c.err
@@ -101,6 +106,7 @@ func TestControlCrosses(t *testing.T) {
 		}
 	}()
 	c := api.NewClient(func(ctx context.Context) (net.Conn, error) { return api.Connect(ctx, path) })
+	sys := api.System{Client: c}
 	const ref = "a/b?c#d e"
 	opt, change := banger.StopOptions{Timeout: time.Second, Force: true}, banger.Change{Name: "n", VCPU: 1, MemoryMiB: 2, DiskMiB: 3}
 	var events []banger.Event
@@ -115,10 +121,12 @@ func TestControlCrosses(t *testing.T) {
 		"set":     {func() (any, error) { return c.SetVM(ctx, ref, change) }, s.vm, []any{ref, change}},
 		"prune":   {func() (any, error) { return nil, c.PruneVM(ctx, ref) }, nil, []any{ref}},
 		"stats":   {func() (any, error) { return c.StatsVM(ctx, ref) }, s.st, []any{ref}},
-		"collect": {func() (any, error) { return c.Collect(ctx, collect) }, s.list, []any{collect}},
-		"space":   {func() (any, error) { return c.Space(ctx) }, []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, []any{}},
+		"collect": {func() (any, error) { return sys.Collect(ctx, collect) }, s.list, []any{collect}},
+		"prune all": {func() (any, error) { return sys.Prune(ctx, banger.PruneOptions{DryRun: true, All: true}) },
+			[]banger.Pruned{{Kind: "kernel", ID: "n", Name: "v", Bytes: 5, Removed: true, Detail: "d"}}, []any{banger.PruneOptions{DryRun: true, All: true}}},
+		"space": {func() (any, error) { return sys.Space(ctx) }, []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, []any{}},
 		"events": {func() (any, error) {
-			err := c.Events(ctx, false, func(e banger.Event) { events = append(events, e) })
+			err := sys.Events(ctx, false, func(e banger.Event) { events = append(events, e) })
 			return events, err
 		}, s.tell, []any{false}},
 	} {
@@ -140,7 +148,7 @@ func TestControlCrosses(t *testing.T) {
 	}
 	s.err = nil
 	following, leave := context.WithCancel(ctx)
-	if err := c.Events(following, true, func(e banger.Event) {
+	if err := sys.Events(following, true, func(e banger.Event) {
 		if e.Op == "o2" {
 			leave()
 		}

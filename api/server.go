@@ -89,6 +89,7 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/events", owner, all.events},
 		{"POST", "/v1/gc", owner, all.collect},
 		{"GET", "/v1/space", owner, all.space},
+		{"POST", "/v1/prune", owner, all.prune},
 
 		{"GET", "/v1/images", owner, s.listImages},
 		{"POST", "/v1/images", owner, s.importImage},
@@ -97,6 +98,7 @@ func (s *Server) routes() []route {
 		{"DELETE", "/v1/images/{ref}", owner, s.deleteImage},
 		{"GET", "/v1/kernels", owner, s.listKernels},
 		{"POST", "/v1/kernels", owner, s.pullKernel},
+		{"DELETE", "/v1/kernels/{ref}", owner, s.deleteKernel},
 	}
 }
 

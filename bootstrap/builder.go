@@ -150,6 +150,7 @@ func (b *Builder) build(ctx context.Context, r banger.Recipe, tell report) (bang
 	default:
 		return old, nil
 	}
+	defer debian.Hold(b.CacheDir)()
 	if err := debian.SweepCache(b.CacheDir); err != nil {
 		return banger.Image{}, err
 	}

@@ -28,7 +28,8 @@ type Catalog struct {
 	Kernel      string // name of the default one
 	Now         func() time.Time
 
-	publish sync.Mutex // held while an image's file and record must agree
+	publish sync.Mutex   // held while an image's file and record must agree
+	pulling sync.RWMutex // for writing while a kernel is deleted: its files and record must agree
 }
 
 var _ banger.Catalog = (*Catalog)(nil)
@@ -133,6 +134,8 @@ func (c *Catalog) PullKernel(ctx context.Context, name string, p banger.Progress
 	if name == "" {
 		name = c.Kernel
 	}
+	c.pulling.RLock()
+	defer c.pulling.RUnlock()
 	k, err := c.KernelFiles.Pull(ctx, name, p)
 	if err != nil {
 		return k, banger.During("pull kernel "+name, err)
@@ -145,6 +148,52 @@ func (c *Catalog) PullKernel(ctx context.Context, name string, p banger.Progress
 
 // Kernels returns all kernels, oldest first.
 func (c *Catalog) Kernels(ctx context.Context) ([]banger.Kernel, error) { return c.Store.Kernels(ctx) }
+
+// DeleteKernel removes a kernel: first its record, which a VM that uses it
+// holds. What a death in between leaves, the next call with its id removes.
+func (c *Catalog) DeleteKernel(ctx context.Context, ref string) error {
+	doing := "delete kernel " + ref
+	if !c.pulling.TryLock() { // a fetch may take minutes
+		return banger.During(doing, banger.Errorf(banger.CodeConflict, "a kernel is being fetched").WithHint("try again when that is done"))
+	}
+	defer c.pulling.Unlock()
+	id, err := c.kernelID(ctx, ref)
+	if err != nil {
+		return banger.During(doing, err)
+	}
+	missing := c.Store.DeleteKernel(ctx, id)
+	if missing != nil && banger.CodeOf(missing) != banger.CodeNotFound {
+		return banger.During(doing, missing)
+	}
+	found, err := c.KernelFiles.Remove(id)
+	if err == nil && !found {
+		err = missing
+	}
+	return banger.During(doing, err)
+}
+
+func (c *Catalog) kernelID(ctx context.Context, ref string) (string, error) {
+	kernels, err := c.Store.Kernels(ctx)
+	if err != nil {
+		return "", err
+	}
+	var ids []string
+	for _, k := range kernels {
+		if k.ID == ref {
+			return ref, nil
+		}
+		if k.Name == ref || len(ref) >= 4 && strings.HasPrefix(k.ID, ref) {
+			ids = append(ids, k.ID)
+		}
+	}
+	switch len(ids) {
+	case 0:
+		return ref, nil // no record: files perhaps
+	case 1:
+		return ids[0], nil
+	}
+	return "", banger.Errorf(banger.CodeConflict, "%q names %d kernels: %s", ref, len(ids), strings.Join(ids, ", ")).WithHint("use the id of one")
+}
 
 // Resolve finds the image and the kernel of a new VM, each by name or id; a
 // kernel that isn't here is fetched.

@@ -86,6 +86,61 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// A kernel goes by its id or a name that it alone has, not while a VM uses it; one
+// that a death left without a record is rid of its files.
+func TestDeleteKernel(t *testing.T) {
+	_, store, c := begin(t, nil)
+	img, err := bring(t, c, "debian", "a tar")
+	want(t, err, "")
+	old, err := c.PullKernel(t.Context(), "cloud", nil)
+	want(t, err, "")
+	newer := banger.Kernel{ID: "dddddddddddd", Name: "cloud", Created: time.Now().Add(time.Hour)}
+	want(t, store.PutKernel(t.Context(), newer), "")
+	vm := banger.VM{ID: "111111111111", State: banger.Creating, ImageID: img.ID, KernelID: old.ID}
+	want(t, store.Commit(t.Context(), vm, nil, false), "")
+	err = c.DeleteKernel(t.Context(), "cloud")
+	if want(t, err, banger.CodeConflict); !strings.Contains(err.Error(), "names 2 kernels") {
+		t.Error(err)
+	}
+	err = c.DeleteKernel(t.Context(), old.ID)
+	if want(t, err, banger.CodeConflict); !strings.Contains(err.Error(), "in use") {
+		t.Error(err)
+	}
+	want(t, c.DeleteKernel(t.Context(), "dddd"), "")
+	want(t, c.DeleteKernel(t.Context(), newer.ID), banger.CodeNotFound)
+	vm.State = banger.Gone
+	want(t, store.Commit(t.Context(), vm, nil, false), "")
+	want(t, c.DeleteKernel(t.Context(), "cloud"), "")
+	if list, err := c.Kernels(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	_, err = c.KernelVersion(t.Context(), old.ID)
+	want(t, err, banger.CodeNotFound)
+}
+
+// While a kernel is fetched none is deleted, nor waited for.
+func TestDeleteKernelBusy(t *testing.T) {
+	_, _, c := begin(t, nil)
+	busy := make(chan error)
+	c.KernelFiles = pulling{c.KernelFiles, func() { busy <- c.DeleteKernel(context.Background(), "cloud") }}
+	go func() {
+		_, err := c.PullKernel(context.Background(), "cloud", nil)
+		busy <- err
+	}()
+	want(t, <-busy, banger.CodeConflict)
+	want(t, <-busy, "")
+}
+
+type pulling struct {
+	banger.Kernels
+	meanwhile func()
+}
+
+func (p pulling) Pull(ctx context.Context, name string, progress banger.Progress) (banger.Kernel, error) {
+	p.meanwhile()
+	return p.Kernels.Pull(ctx, name, progress)
+}
+
 // A record that can't be written takes the file back.
 func TestImportUndone(t *testing.T) {
 	host, _, c := begin(t, func(point string) fake.Fate {

@@ -31,42 +31,6 @@ func deleteCommand(a *App) *cobra.Command {
 	}
 }
 
-func pruneCommand(a *App) *cobra.Command {
-	var force bool
-	cmd := &cobra.Command{
-		Use:   "prune",
-		Short: "Delete all stopped VMs",
-		Long:  "Deletes all VMs that are stopped, with their disks, after asking. There is no way\nback.",
-		Example: `  banger vm prune
-  banger vm prune -f`,
-		Args: nargs(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			vms, err := a.VMs.VMs(ctx)
-			if err != nil {
-				return err
-			}
-			var ids, names []string
-			for _, vm := range vms {
-				if vm.State == banger.Stopped {
-					ids, names = append(ids, vm.ID), append(names, vm.Spec.Name)
-				}
-			}
-			if len(ids) > 0 && !force {
-				if err := a.confirm("delete %d stopped VMs with their disks: %s", len(ids), strings.Join(names, ", ")); err != nil {
-					return err
-				}
-			}
-			return a.removed(each(ctx, a, ids, func(ctx context.Context, vm banger.VM) (string, error) {
-				return vm.Spec.Name, a.Control.PruneVM(ctx, vm.ID) // which refuses one that was started meanwhile
-			}))
-		},
-	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "don't ask")
-	return cmd
-}
-
 // removed prints what was deleted, and passes err on.
 func (a *App) removed(refs []string, err error) error {
 	if refs == nil {

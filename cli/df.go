@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"context"
 	"io"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,8 +15,8 @@ func dfCommand(a *App) *cobra.Command {
 		Use:   "df",
 		Short: "Show what banger takes of this host's space",
 		Long: `Shows what banger's files take: images, kernels, VMs' disks and memory, templates, logs,
-downloads. What several VMs share is counted once. UNUSED is what "banger image prune"
-and the like would give back.`,
+downloads. What several VMs share is counted once. UNUSED is what "banger system prune",
+and "banger image prune" of images that were imported, would give back.`,
 		Example: `  banger system df
   banger system df -v
   banger system df --json | jq 'map(.bytes) | add'`,
@@ -78,62 +76,4 @@ func sumSpace(w io.Writer, list []banger.Space) {
 		rows = append(rows, []string{k, strconv.Itoa(sums[k].n), formatBytes(sums[k].bytes), formatBytes(sums[k].unused)})
 	}
 	table(w, rows)
-}
-
-func imagePruneCommand(a *App) *cobra.Command {
-	var force, all bool
-	cmd := &cobra.Command{
-		Use:   "prune",
-		Short: "Delete images no VM uses",
-		Long:  "Deletes the images that no VM uses, after asking; the default image stays without --all.",
-		Example: `  banger image prune
-  banger image prune --all -f`,
-		Args: nargs(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			names, err := unusedImages(ctx, a, all)
-			if err != nil {
-				return err
-			}
-			if len(names) > 0 && !force {
-				if err := a.confirm("delete %d images: %s", len(names), strings.Join(names, ", ")); err != nil {
-					return err
-				}
-			}
-			deleted, errs := []string{}, []error{}
-			for _, name := range names {
-				err := a.Catalog.DeleteImage(ctx, name) // which refuses one that a VM was made of meanwhile
-				if errs = append(errs, err); err == nil {
-					deleted = append(deleted, name)
-				}
-			}
-			return a.removed(deleted, a.tell(errs))
-		},
-	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "don't ask")
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "the default image too")
-	return cmd
-}
-
-func unusedImages(ctx context.Context, a *App, all bool) ([]string, error) {
-	images, err := a.Catalog.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	vms, err := a.VMs.VMs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	keep := map[string]bool{}
-	for _, vm := range vms {
-		keep[vm.ImageID] = true
-	}
-	var names []string
-	for _, img := range images {
-		if !keep[img.ID] && (all || img.Name != settings(a).DefaultImage) {
-			names = append(names, img.Name)
-		}
-	}
-	return names, nil
 }

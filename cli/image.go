@@ -106,14 +106,7 @@ func imageDeleteCommand(a *App) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			deleted, errs := []string{}, []error{}
-			for _, ref := range args {
-				err := a.Catalog.DeleteImage(ctx, ref)
-				if errs = append(errs, err); err == nil {
-					deleted = append(deleted, ref)
-				}
-			}
-			return a.removed(deleted, a.tell(errs))
+			return a.removed(deleteAll(ctx, a, args, a.Catalog.DeleteImage))
 		},
 	}
 }

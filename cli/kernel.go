@@ -11,8 +11,8 @@ import (
 )
 
 func kernelCommand(a *App) *cobra.Command {
-	cmd := group("kernel", "Fetch and list kernels")
-	cmd.AddCommand(kernelPullCommand(a), kernelListCommand(a))
+	cmd := group("kernel", "Fetch, list and delete kernels")
+	cmd.AddCommand(kernelPullCommand(a), kernelListCommand(a), kernelDeleteCommand(a), kernelPruneCommand(a))
 	return cmd
 }
 
@@ -43,6 +43,20 @@ func kernelPullCommand(a *App) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
+}
+
+func kernelDeleteCommand(a *App) *cobra.Command {
+	return &cobra.Command{
+		Use: "delete KERNEL...", Aliases: []string{"rm"}, Short: "Delete kernels no VM uses",
+		Long:    "Deletes kernels, by name or id, that no VM uses. One that is wanted again is fetched\nagain, in the version that the archive has by then.",
+		Example: "  banger kernel delete debian-13-cloud", Args: nargs(1, -1),
+		ValidArgsFunction: a.completeKernels,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			return a.removed(deleteAll(ctx, a, args, a.Catalog.DeleteKernel))
+		},
+	}
 }
 
 func kernelListCommand(a *App) *cobra.Command {

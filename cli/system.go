@@ -60,7 +60,7 @@ func orDash(s string) string {
 
 func systemCommand(a *App) *cobra.Command {
 	cmd := group("system", "Look after what banger keeps on this host")
-	cmd.AddCommand(dfCommand(a), gcCommand(a))
+	cmd.AddCommand(dfCommand(a), gcCommand(a), systemPruneCommand(a))
 	return cmd
 }
 

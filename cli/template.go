@@ -165,14 +165,7 @@ func templateDeleteCommand(a *App) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			deleted, errs := []string{}, []error{}
-			for _, id := range args {
-				err := a.Frozen.DeleteTemplate(ctx, id)
-				if errs = append(errs, err); err == nil {
-					deleted = append(deleted, id)
-				}
-			}
-			return a.removed(deleted, a.tell(errs))
+			return a.removed(deleteAll(ctx, a, args, a.Frozen.DeleteTemplate))
 		},
 	}
 }

@@ -92,6 +92,7 @@ func (k *Kernels) Pull(ctx context.Context, name string, p banger.Progress) (ban
 		return banger.Kernel{}, err
 	}
 	defer unlock()
+	defer Hold(k.CacheDir)()
 	if got, ok := k.pulled(name); ok {
 		return got, nil
 	}
@@ -235,6 +236,27 @@ func (k *Kernels) reporter(p banger.Progress) reporter {
 			p(banger.Event{Stage: "kernel", Message: what, Done: done, Total: total, Time: time.Now()})
 		}
 	}
+}
+
+// Remove implements banger.Kernels. The name goes at once: what a death leaves
+// of the rest goes with the next pull of a kernel of that name.
+func (k *Kernels) Remove(id string) (bool, error) {
+	dir := filepath.Join(k.Dir, id)
+	if _, err := os.Lstat(dir); !kernelID.MatchString(id) || errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	r, _ := readRecord(filepath.Join(dir, "kernel.json"))
+	if _, known := suites[r.Name]; !known { // or a damaged record
+		r.Name = "debian-12-cloud"
+	}
+	gone := filepath.Join(k.Dir, ".pull-"+r.Name+"-gone-"+id)
+	if err := os.RemoveAll(gone); err != nil {
+		return true, err
+	}
+	if err := os.Rename(dir, gone); err != nil {
+		return true, err
+	}
+	return true, os.RemoveAll(gone)
 }
 
 var kernelID = regexp.MustCompile(`^[0-9a-f]{12}$`)

@@ -291,6 +291,43 @@ func TestBootFollowsAgent(t *testing.T) {
 	}
 }
 
+// What is removed is gone whole, and can be had again; only kernels are removed.
+func TestRemove(t *testing.T) {
+	m := newMirror(t, goodDeb())
+	k := m.kernels(t)
+	for range 2 {
+		got, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if there, err := k.Remove(got.ID); err != nil || !there {
+			t.Errorf("removed %v, %v", there, err)
+		}
+		if _, err := k.Boot(t.Context(), got.ID); banger.CodeOf(err) != banger.CodeNotFound {
+			t.Errorf("it boots still: %v", err)
+		}
+		entries, err := os.ReadDir(k.Dir)
+		if err != nil || len(entries) != 1 { // the lock of its name
+			t.Errorf("%v stay, %v", entries, err)
+		}
+	}
+	if n := m.asked(debPath); n != 2 {
+		t.Errorf("the package was fetched %d times", n)
+	}
+	beside := filepath.Join(k.Dir, "notakernel00")
+	if err := os.Mkdir(beside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"", ".", "..", "notakernel00", "000000000000"} {
+		if there, err := k.Remove(id); there || err != nil {
+			t.Errorf("%q: %v, %v", id, there, err)
+		}
+	}
+	if _, err := os.Stat(beside); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConcurrentPulls(t *testing.T) {
 	m := newMirror(t, goodDeb())
 	k := m.kernels(t)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+	"golang.org/x/sys/unix"
 )
 
 // Source is a place packages come from, for others than Kernels. Its methods
@@ -127,6 +128,20 @@ func (s Source) makeCache() error { return os.MkdirAll(s.CacheDir, 0o700) }
 
 // touch says that a download is of use still: SweepCache goes by it.
 func touch(file string) { _ = os.Chtimes(file, time.Time{}, time.Now()) }
+
+// Hold keeps others from removing what is in a directory of downloads, which it
+// makes when missing, until release is called. Where a lock can't be had (flock(2),
+// on some network filesystems) who would remove can't have one either.
+func Hold(dir string) (release func()) {
+	_ = os.MkdirAll(dir, 0o700) // who downloads to it says why it can't be
+	d, err := os.Open(dir)
+	if err != nil {
+		return func() {}
+	}
+	for unix.Flock(int(d.Fd()), unix.LOCK_SH) == unix.EINTR {
+	}
+	return func() { _ = d.Close() }
+}
 
 // SweepCache removes downloads from dir that nobody used for a week.
 func SweepCache(dir string) error {

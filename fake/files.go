@@ -188,6 +188,11 @@ func (k *Kernels) Pull(ctx context.Context, name string, _ banger.Progress) (ban
 		errors.Join(ctx.Err(), k.l.Step("pull kernel", func() error { return nil }))
 }
 
+// Remove is the step "remove kernel".
+func (k *Kernels) Remove(string) (bool, error) {
+	return false, k.l.Step("remove kernel", func() error { return nil })
+}
+
 // Boot names files that aren't there.
 func (k *Kernels) Boot(ctx context.Context, id string) (banger.BootFiles, error) {
 	dir := "/kernels/" + id + "/"

@@ -118,6 +118,11 @@ func (s living) DeleteImage(ctx context.Context, name string) error {
 	return s.l.Step("delete image", func() error { return s.Store.DeleteImage(ctx, name) })
 }
 
+// DeleteKernel is the step "delete kernel".
+func (s living) DeleteKernel(ctx context.Context, id string) error {
+	return s.l.Step("delete kernel", func() error { return s.Store.DeleteKernel(ctx, id) })
+}
+
 // PutKernel is the step "put kernel".
 func (s living) PutKernel(ctx context.Context, k banger.Kernel) error {
 	return s.l.Step("put kernel", func() error { return s.Store.PutKernel(ctx, k) })

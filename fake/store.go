@@ -166,6 +166,22 @@ func (s *Store) Kernels(ctx context.Context) ([]banger.Kernel, error) {
 	}), ctx.Err()
 }
 
+// DeleteKernel forgets a kernel; see banger.Store.
+func (s *Store) DeleteKernel(_ context.Context, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.kernels[id]; !ok {
+		return banger.Errorf(banger.CodeNotFound, "no kernel %s", id)
+	}
+	for _, vm := range s.vms {
+		if vm.KernelID == id {
+			return banger.Errorf(banger.CodeConflict, "kernel %s is in use", id)
+		}
+	}
+	delete(s.kernels, id)
+	return nil
+}
+
 // PutKernel records a kernel; see banger.Store.
 func (s *Store) PutKernel(_ context.Context, k banger.Kernel) error {
 	s.mu.Lock()

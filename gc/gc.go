@@ -1,6 +1,7 @@
 // Package gc finds what lies on the host in banger's places and under its names,
 // says whose it is, and removes what no VM owns. It owns the rules of that: what
 // counts as ours, and what proves that nobody uses it.
+// Of what can be made or fetched again it prunes what no VM needs.
 //
 // It refuses to know why something was left behind: the engine undoes what it
 // began, and this is for what even it can't know of. What it can't prove to be
@@ -35,6 +36,7 @@ type Collector struct {
 	End      func(p banger.Process, signal string) error
 	Now      func() time.Time
 	Kernel   []banger.KernelObjects // drivers that have objects in the host's kernel
+	Spare    Spare
 }
 
 // A memory file younger than this may be one that its VMM is about to open.

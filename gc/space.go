@@ -15,7 +15,7 @@ import (
 
 // kinds says what lies in the directories of each place, by their first name.
 var kinds = map[string]string{
-	"images": "image", "kernels": "kernel", "disks": "disk template", "templates": "template", "downloads": "download", "ram": "memory",
+	"images": "image", "kernels": "kernel", "disks": "disk template", "templates": "template", "downloads": "download", "packages": "download", "ram": "memory",
 }
 
 // Space is that of banger.System: it counts the blocks that files take (stat(2),
@@ -56,6 +56,9 @@ func (c *Collector) Space(ctx context.Context) ([]banger.Space, error) {
 	for i := range s.list {
 		sp := &s.list[i]
 		id, _, _ := strings.Cut(sp.Name, ".")
+		if sp.Kind == "download" {
+			sp.Unused = true
+		}
 		if sp.Kind == "image" || sp.Kind == "kernel" {
 			sp.Unused = !used[sp.Kind+"/"+id] && isID(id)
 		}

@@ -100,6 +100,26 @@ func (s *Store) Kernels(ctx context.Context) ([]banger.Kernel, error) {
 	return documents[banger.Kernel](ctx, s.db, "SELECT doc FROM kernels ORDER BY created, id")
 }
 
+// DeleteKernel forgets a kernel; see banger.Store.
+func (s *Store) DeleteKernel(ctx context.Context, id string) error {
+	return s.tx(ctx, true, func(ctx context.Context, tx *sql.Tx) error {
+		switch used, err := exists(ctx, tx, "SELECT 1 FROM vms WHERE kernel = ?", id); {
+		case err != nil:
+			return err
+		case used:
+			return banger.Errorf(banger.CodeConflict, "kernel %s is in use", id).
+				WithHint("banger vm list shows the VMs; delete those made from it first")
+		}
+		switch there, err := exists(ctx, tx, "SELECT 1 FROM kernels WHERE id = ?", id); {
+		case err != nil:
+			return err
+		case !there:
+			return banger.Errorf(banger.CodeNotFound, "no kernel %s", id)
+		}
+		return run(ctx, tx, "DELETE FROM kernels WHERE id = ?", id)
+	})
+}
+
 // PutKernel records a kernel; see banger.Store.
 func (s *Store) PutKernel(ctx context.Context, k banger.Kernel) error {
 	doc, err := json.Marshal(k)

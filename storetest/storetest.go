@@ -210,9 +210,17 @@ func kernels(t *testing.T, s Subject) {
 	again := kernel("cccccccccccc", 0)
 	again.Version = "6.2"
 	must(t, s.Store.PutKernel(t.Context(), again))
-	got, err := s.Reopen().Kernels(t.Context())
+	store := s.Reopen()
+	got, err := store.Kernels(t.Context())
 	must(t, err)
 	same(t, got, []banger.Kernel{kernel("dddddddddddd", time.Hour), again})
+	must(t, store.Commit(t.Context(), vm("111111111111", "it"), nil, false))
+	code(t, store.DeleteKernel(t.Context(), "cccccccccccc"), banger.CodeConflict)
+	must(t, store.DeleteKernel(t.Context(), "dddddddddddd"))
+	code(t, store.DeleteKernel(t.Context(), "dddddddddddd"), banger.CodeNotFound)
+	got, err = store.Kernels(t.Context())
+	must(t, err)
+	same(t, got, []banger.Kernel{again})
 }
 
 func copies(t *testing.T, s Subject) {

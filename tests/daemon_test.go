@@ -106,7 +106,10 @@ func fakeDaemon() error {
 			*journal.Journal
 			*gc.Collector
 		}{events, &gc.Collector{
-			Dir: dirs.State, RAMDir: filepath.Join(dirs.State, "ram"), VMs: e.VMs,
+			Dir: dirs.State, Cache: dirs.Cache, RAMDir: filepath.Join(dirs.State, "ram"), VMs: e.VMs,
+			Spare: gc.Spare{
+				Catalog: c, Downloads: []string{filepath.Join(dirs.Cache, "packages")}, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
+			},
 			Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,
 		}},
 	}).Serve(ctx, l)

@@ -32,7 +32,7 @@ func run() int {
 	client := api.NewClient(connect)
 	return cli.Run(context.Background(), cli.App{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Term: os.Getenv("TERM"),
-		VMs: client, Control: api.Control{Client: client}, System: client, Catalog: client, Builder: api.Builds{Client: client}, Leases: client, Making: api.Operations{Client: client}, Frozen: api.Templates{Client: client}, Daemon: d,
+		VMs: client, Control: api.Control{Client: client}, System: api.System{Client: client}, Catalog: client, Builder: api.Builds{Client: client}, Leases: client, Making: api.Operations{Client: client}, Frozen: api.Templates{Client: client}, Daemon: d,
 		Config: func() (config.Config, error) { return conf, err },
 	}, os.Args[1:])
 }

@@ -125,7 +125,8 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Images:   cat, Machines: h.idle, NewID: newID, Log: log,
 	}
 	h.system.Collector = &gc.Collector{
-		Dir: dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDir: ram, VMs: h.engine.VMs,
+		Spare: h.spare(dirs, conf),
+		Dir:   dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDir: ram, VMs: h.engine.VMs,
 		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now, Kernel: slices.Concat(devices, links),
 	}
 	return h, nil
@@ -148,6 +149,14 @@ func (h *host) start(ctx context.Context) error {
 	return err
 }
 
+// spare is what there is to prune.
+func (h *host) spare(dirs xdg.Dirs, conf config.Config) gc.Spare {
+	return gc.Spare{
+		Catalog: h.catalog, Templates: h.templates, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
+		Downloads: []string{filepath.Join(dirs.Cache, "downloads"), filepath.Join(dirs.Cache, "packages")},
+	}
+}
+
 // sweep removes images without a name, unless another daemon, with records of
 // its own, keeps images in the same directory: it would have names for them.
 func (h *host) sweep(ctx context.Context) error {
@@ -155,6 +164,7 @@ func (h *host) sweep(ctx context.Context) error {
 	if err != nil || !mine {
 		return err
 	}
+	h.system.Spare.Alone = true
 	return h.catalog.Sweep(ctx)
 }
 
