@@ -29,46 +29,58 @@ func (b *bench) warm(ctx context.Context) error {
 	if _, err := (api.Templates{Client: b.client}).CreateTemplate(ctx, banger.TemplateSpec{}, nil); err != nil {
 		return err
 	}
-	like, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor", Hypervisor: driven}, true, nil)
+	return b.restored(ctx, "")
+}
+
+// fork is what is restored, by banger and by plain QEMU.
+type fork struct {
+	image  string    // its name: from the image template; empty: the default one, from a template
+	like   banger.VM // stopped, but for its number what each of them is
+	argv   []string  // plain QEMU's, for like
+	kernel string    // its version
+	dir    string    // the template's
+}
+
+// told is what the guest has done when it has its identity.
+func (f fork) told() string {
+	if f.image != "" {
+		return "everything renewed"
+	}
+	return "a mounted root, everything renewed"
+}
+
+// restored measures both, interleaved.
+func (b *bench) restored(ctx context.Context, image string) error {
+	f, err := b.fork(ctx, image)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = b.client.DeleteVM(ctx, like.ID) }()
-	if like.Launch == nil || like.Launch.Template == "" {
-		return fmt.Errorf("it was not restored: %+v", like.Launch)
-	}
-	argv, err := b.argv(like.ID)
-	if err != nil {
-		return err
-	}
-	if _, err := b.client.StopVM(ctx, like.ID, banger.StopOptions{Force: true}); err != nil {
-		return err
-	}
-	kernel, err := b.kernelVersion(ctx, like.KernelID)
-	if err != nil {
-		return err
+	defer func() { _ = b.client.DeleteVM(ctx, f.like.ID) }()
+	var flags []string
+	if image != "" {
+		flags = []string{"--image", image}
 	}
 	var ours, floor, cold []time.Duration
 	var stages, floorStages timings
 	for i := range b.n {
-		t, err := b.restorePlain(ctx, like, argv, kernel)
+		t, err := b.restorePlain(ctx, f)
 		if err != nil {
 			return fmt.Errorf("plain QEMU: %w", err)
 		}
 		floor = append(floor, t.total())
 		floorStages.add(t)
-		d, err := b.run()
+		d, err := b.run(flags...)
 		if err != nil {
 			return err
 		}
 		ours = append(ours, d)
 		if i%3 == 0 { // for comparison only, and long
-			if d, err = b.run("--cold"); err != nil {
+			if d, err = b.run(append(flags, "--cold")...); err != nil {
 				return err
 			}
 			cold = append(cold, d)
 		}
-		if err := b.launched(ctx, &stages); err != nil {
+		if err := b.launched(ctx, f, &stages); err != nil {
 			return err
 		}
 	}
@@ -83,14 +95,53 @@ func (b *bench) warm(ctx context.Context) error {
 	return nil
 }
 
+// fork has a VM restored and learns of it what plain QEMU must be told.
+func (b *bench) fork(ctx context.Context, image string) (f fork, err error) {
+	f.image = image
+	f.like, err = b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor", Hypervisor: driven, Image: image}, true, nil)
+	if err != nil {
+		return f, err
+	}
+	defer func() {
+		if err != nil {
+			_ = b.client.DeleteVM(ctx, f.like.ID)
+		}
+	}()
+	if err := b.restoredFrom(f.like, image); err != nil {
+		return f, err
+	}
+	if f.argv, err = b.argv(f.like.ID); err != nil {
+		return f, err
+	}
+	if _, err = b.client.StopVM(ctx, f.like.ID, banger.StopOptions{Force: true}); err != nil {
+		return f, err
+	}
+	f.kernel, err = b.kernelVersion(ctx, f.like.KernelID)
+	f.dir = filepath.Join(b.dirs.Cache, "templates", f.like.Launch.Template)
+	return f, err
+}
+
+// restoredFrom reports as an error that a VM didn't come from a template of the
+// sort that is measured: an image template has its disk, another has none.
+func (b *bench) restoredFrom(vm banger.VM, image string) error {
+	if vm.Launch == nil || vm.Launch.Template == "" {
+		return fmt.Errorf("it was not restored: %+v", vm.Launch)
+	}
+	_, err := os.Stat(filepath.Join(b.dirs.Cache, "templates", vm.Launch.Template, templateDisk))
+	if (err == nil) != (image != "") {
+		return fmt.Errorf("it was restored from %s, another sort of template: banger template list", vm.Launch.Template)
+	}
+	return nil
+}
+
 // launched creates a VM and notes its stages.
-func (b *bench) launched(ctx context.Context, t *timings) error {
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven}, true, nil)
+func (b *bench) launched(ctx context.Context, f fork, t *timings) error {
+	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven, Image: f.image}, true, nil)
 	if err != nil {
 		return err
 	}
-	if vm.Launch == nil || vm.Launch.Template == "" {
-		return fmt.Errorf("it was not restored: %+v", vm.Launch)
+	if err := b.restoredFrom(vm, f.image); err != nil {
+		return err
 	}
 	answered := time.Now()
 	first, err := b.firstOutput(ctx, vm.ID)
@@ -114,26 +165,31 @@ func (b *bench) kernelVersion(ctx context.Context, id string) (string, error) {
 	return kernels[i].Version, nil
 }
 
-// restorePlain restores the template on a new disk by a QEMU that nothing but
-// this function speaks to.
-func (b *bench) restorePlain(ctx context.Context, like banger.VM, argv []string, kernel string) (t laps, err error) {
+// restorePlain restores the template on a new disk, or on a copy of its own, by a
+// QEMU that nothing but this function speaks to.
+func (b *bench) restorePlain(ctx context.Context, f fork) (t laps, err error) {
 	// Its disk is as new as ours will be, made before the clock starts.
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven}, false, nil)
+	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven, Image: f.image}, false, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = b.client.DeleteVM(ctx, vm.ID) }()
-	argv = slices.Clone(argv)
-	for i := range argv {
-		argv[i] = strings.ReplaceAll(argv[i], like.ID, vm.ID)
-	}
 	dir := b.vmDir(vm.ID)
-	state, err := os.Open(filepath.Join(b.dirs.Cache, "templates", like.Launch.Template, "state"))
+	if f.image != "" {
+		if err := b.copyDisk(f, vm.ID); err != nil {
+			return nil, err
+		}
+	}
+	argv := slices.Clone(f.argv)
+	for i := range argv {
+		argv[i] = strings.ReplaceAll(argv[i], f.like.ID, vm.ID)
+	}
+	state, err := os.Open(filepath.Join(f.dir, "state"))
 	if err != nil {
 		return nil, err
 	}
 	defer state.Close()
-	id := plainIdentity(vm, kernel)
+	id := plainIdentity(vm, f.kernel)
 
 	watch := newStopwatch()
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -166,7 +222,7 @@ func (b *bench) restorePlain(ctx context.Context, like banger.VM, argv []string,
 	if _, err := client.Configure(ctx, id); err != nil {
 		return nil, err
 	}
-	watch.lap("a mounted root, everything renewed")
+	watch.lap(f.told())
 	status, err := client.Exec(ctx, guest.ExecSpec{ID: guest.NewID(), Argv: []string{"echo", "up"}}, guest.IO{Stdout: watch})
 	if err != nil || status.Code != 0 {
 		return nil, fmt.Errorf("echo: %+v, %w", status, err)
