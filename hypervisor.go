@@ -46,6 +46,7 @@ type Exit struct {
 	Detail string    `json:"detail,omitempty"` // a panic's first line, a signal's name, QEMU's last words
 	Status int       `json:"status"`           // the VMM's own exit status; -1 when nobody could wait for it
 	Time   time.Time `json:"time"`
+	Cold   bool      `json:"cold,omitempty"` // of a reboot that was asked for: no template takes its place
 }
 
 // ExitKind is why a machine ended.

@@ -40,4 +40,5 @@ type Op struct {
 	Kind   OpKind    `json:"kind"`
 	Begun  []string  `json:"begun"` // names of moves, in the order they began
 	Opened time.Time `json:"opened"`
+	Cold   bool      `json:"cold,omitempty"` // of a restart: its start is a boot
 }

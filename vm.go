@@ -142,7 +142,7 @@ type StopOptions struct {
 	Timeout time.Duration `json:"timeout"`          // how long the guest's own shutdown may take; 0: the default (30 s)
 	Force   bool          `json:"force"`            // don't ask the guest: kill at once
 	Reason  string        `json:"reason,omitempty"` // why, where it isn't that somebody asked for it
-	Cold    bool          `json:"cold,omitempty"`   // a restart's start boots, whatever templates there are; lost with a daemon that dies in between
+	Cold    bool          `json:"cold,omitempty"`   // a restart's start boots, whatever templates there are
 }
 
 // VMService is what the daemon offers for VMs. The engine implements it, and

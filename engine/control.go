@@ -101,11 +101,11 @@ func (c Control) RestartVM(ctx context.Context, ref string, opt banger.StopOptio
 	defer j.close()
 	if j.vm.State == banger.Running {
 		doing := "restart vm " + j.vm.Spec.Name
-		if err := j.begin(ctx, banger.OpRestart, banger.Stopping, "asked to restart", running); err != nil {
+		if err := j.begin(ctx, banger.Op{Kind: banger.OpRestart, Begun: running, Cold: opt.Cold}, banger.Stopping, "asked to restart"); err != nil {
 			return banger.VM{}, surface(j.op.ID, doing, err)
 		}
 		j.tell("stop", "")
-		j.vm.Exit = rebootAsked(j.shutdown(context.WithoutCancel(ctx), opt))
+		j.vm.Exit = rebootAsked(j.shutdown(context.WithoutCancel(ctx), opt), opt.Cold)
 		if err := j.unwind(ctx, ended(j.vm.Exit)); err != nil {
 			c.later(r)
 			return banger.VM{}, surface(j.op.ID, doing, err)

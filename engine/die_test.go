@@ -270,6 +270,43 @@ func TestDieEverywhereOnDisk(t *testing.T) {
 	}
 }
 
+// A restart that was to boot boots, whichever daemon gets to do it.
+func TestColdRestartOutlivesDaemons(t *testing.T) {
+	w := newWorld(t)
+	v := verb{"restart --cold", made(true), func(ctx context.Context, d *daemon) error {
+		_, err := d.RestartVM(ctx, "it", banger.StopOptions{Cold: true}, nil)
+		return err
+	}, is(banger.Running)}
+	taken := 0
+	for i := 0; ; i++ {
+		tr := newTrial(w, v)
+		s := &script{at: -1, fate: fake.Die}
+		d := w.open(s.decide)
+		s.arm(i)
+		err := d.call(v)
+		d.kill()
+		d = w.open(nil)
+		w.settled(d)
+		vm, verr := d.VM(t.Context(), "it")
+		must(t, verr)
+		if vm.State == banger.Running && vm.Boots == 2 {
+			if vm.Launch == nil || vm.Launch.Why != "asked to boot" {
+				t.Errorf("death at point %d: %+v", i, vm.Launch)
+			}
+			if err != nil {
+				taken++
+			}
+		}
+		report(t, tr.end(d, err == nil, false), "death at point %d", i)
+		if i >= s.count() {
+			break
+		}
+	}
+	if taken == 0 {
+		t.Error("no daemon took over from another")
+	}
+}
+
 func report(t *testing.T, bad []string, format string, args ...any) {
 	t.Helper()
 	if len(bad) > 0 {

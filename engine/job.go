@@ -100,8 +100,10 @@ var (
 
 // begin records the plan of an operation on the VM that is in state to from now
 // on. A plan that was there, of an operation this one takes over, is replaced.
-func (j *job) begin(ctx context.Context, kind banger.OpKind, to banger.State, reason string, begun []string) error {
-	j.op = banger.Op{ID: j.op.ID, VM: j.vm.ID, Kind: kind, Begun: slices.Clone(begun), Opened: j.e.Now()}
+func (j *job) begin(ctx context.Context, plan banger.Op, to banger.State, reason string) error {
+	plan.ID, plan.VM, plan.Opened = j.op.ID, j.vm.ID, j.e.Now()
+	plan.Begun = slices.Clone(plan.Begun)
+	j.op = plan
 	if j.vm.State != to {
 		if err := j.vm.Advance(to, reason); err != nil {
 			return err

@@ -60,7 +60,7 @@ func (e *Engine) settle(ctx context.Context, r *record) {
 			reason = ended(j.vm.Exit)
 		}
 		if j.op.Kind == banger.OpRestart {
-			j.vm.Exit = rebootAsked(j.vm.Exit)
+			j.vm.Exit = rebootAsked(j.vm.Exit, j.op.Cold)
 		}
 		err = j.unwind(ctx, reason)
 	case j.vm.State == banger.Running:
@@ -82,9 +82,9 @@ func rebooting(vm banger.VM) bool {
 }
 
 // rebootAsked is the end of a run that a restart ended: recorded, it has the
-// next daemon finish what this one may not live to.
-func rebootAsked(x *banger.Exit) *banger.Exit {
-	return &banger.Exit{Kind: banger.ExitReboot, Detail: "restart was asked for; " + ended(x), Status: x.Status, Time: x.Time}
+// next daemon finish what this one may not live to, without a template if it is to be cold.
+func rebootAsked(x *banger.Exit, cold bool) *banger.Exit {
+	return &banger.Exit{Kind: banger.ExitReboot, Detail: "restart was asked for; " + ended(x), Status: x.Status, Time: x.Time, Cold: cold}
 }
 
 // reboot starts the VM again if that is what its guest asked for. A start that
@@ -94,6 +94,9 @@ func (j *job) reboot(ctx context.Context) {
 		return
 	}
 	next := &job{e: j.e, r: j.r, vm: j.vm, op: banger.Op{ID: j.e.NewID()}}
+	if j.vm.Exit.Cold {
+		next.launch.cold = askedCold
+	}
 	if err := next.start(ctx); err != nil {
 		j.e.Log.Error("start after the guest's reboot", "vm", j.vm.ID, "op", next.op.ID, "error", err)
 	}
@@ -215,7 +218,7 @@ func (j *job) finish(ctx context.Context, exit banger.Exit) error {
 		exit.Kind, exit.Detail = banger.ExitKilled, fmt.Sprintf("it rebooted more than %d times within %s", rebootLimit, rebootSpan)
 	}
 	j.vm.Exit = &exit
-	if err := j.begin(ctx, banger.OpStop, banger.Stopping, endedBy(exit), running); err != nil {
+	if err := j.begin(ctx, banger.Op{Kind: banger.OpStop, Begun: running}, banger.Stopping, endedBy(exit)); err != nil {
 		return err
 	}
 	return j.unwind(ctx, endedBy(exit))

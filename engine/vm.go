@@ -123,7 +123,7 @@ func (e *Engine) StopVM(ctx context.Context, ref string, opt banger.StopOptions)
 	case banger.Stopped:
 		return e.seen(r), nil
 	case banger.Running:
-		if err := j.begin(ctx, banger.OpStop, banger.Stopping, cmp.Or(opt.Reason, "asked to stop"), running); err != nil {
+		if err := j.begin(ctx, banger.Op{Kind: banger.OpStop, Begun: running}, banger.Stopping, cmp.Or(opt.Reason, "asked to stop")); err != nil {
 			return banger.VM{}, surface(j.op.ID, doing, err)
 		}
 		// From here on the VM stops, whatever becomes of the client.
@@ -214,7 +214,7 @@ func (e *Engine) DeleteVM(ctx context.Context, ref string) error {
 // obliterate takes away the job's VM with all it has.
 func obliterate(ctx context.Context, j *job) error {
 	doing := "delete vm " + j.vm.Spec.Name
-	if err := j.begin(ctx, banger.OpDelete, banger.Deleting, "asked to delete", everything); err != nil {
+	if err := j.begin(ctx, banger.Op{Kind: banger.OpDelete, Begun: everything}, banger.Deleting, "asked to delete"); err != nil {
 		return surface(j.op.ID, doing, err)
 	}
 	if err := j.unwind(ctx, "deleted"); err != nil {
