@@ -34,16 +34,18 @@ type job struct {
 // An undo is given this long. It runs whatever became of the client.
 const undoTime = time.Minute
 
-// build plans the moves and does them, each recorded before its first effect.
-// An error leaves the undoing to the caller.
+// build plans the moves and does them, each recorded before its first effect,
+// unless the plan has it already. An error leaves the undoing to the caller.
 func (j *job) build(ctx context.Context, moves ...move) error {
 	for _, m := range moves {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		j.op.Begun = append(j.op.Begun, m.name)
-		if err := j.commit(ctx, false); err != nil {
-			return err
+		if !slices.Contains(j.op.Begun, m.name) {
+			j.op.Begun = append(j.op.Begun, m.name)
+			if err := j.commit(ctx, false); err != nil {
+				return err
+			}
 		}
 		j.tell(m.name, "")
 		if err := m.do(ctx); err != nil {
@@ -92,10 +94,12 @@ func (j *job) moves() []move {
 }
 
 // everything names all moves of a VM, and running those that a start makes:
-// what a deletion and a stop must assume to have begun.
+// what a deletion and a stop must assume to have begun. Lasting are those whose
+// effects a power cut leaves: the plan of these is durable before the first of them.
 var (
 	everything = []string{"directory", "disk", "attach", "network", "vmm", "agent"}
 	running    = []string{"attach", "network", "vmm", "agent"}
+	lasting    = []string{"directory", "disk"}
 )
 
 // begin records the plan of an operation on the VM that is in state to from now
@@ -109,7 +113,7 @@ func (j *job) begin(ctx context.Context, plan banger.Op, to banger.State, reason
 			return err
 		}
 	}
-	return j.commit(ctx, false)
+	return j.commit(ctx, plan.Kind == banger.OpDelete) // files are going
 }
 
 // commit records the working copy with the plan, then lets others see it.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,7 +31,7 @@ func (e *Engine) reserve(ctx context.Context, op string, spec banger.Spec, p ban
 	}
 	j := &job{e: e, r: newRecord(vm), p: p, vm: vm}
 	j.r.lock <- struct{}{}
-	j.op = banger.Op{ID: op, VM: vm.ID, Kind: banger.OpCreate, Opened: vm.Created}
+	j.op = banger.Op{ID: op, VM: vm.ID, Kind: banger.OpCreate, Begun: slices.Clone(lasting), Opened: vm.Created}
 	if err := j.vm.Advance(banger.Creating, ""); err != nil {
 		return nil, err
 	}
@@ -60,12 +61,12 @@ func words(s banger.Spec) string {
 		s.Image, s.Kernel, s.VCPU, s.MemoryMiB, s.DiskMiB, s.Net, s.Hypervisor)
 }
 
-// name records the VM under the name asked for, or under the first one made up
-// that is free.
+// name records the VM, durably, under the name asked for, or under the first one
+// made up that is free.
 func (j *job) name(ctx context.Context, asked string) error {
 	for try := 0; ; try++ {
 		j.vm.Spec.Name = cmp.Or(asked, nameFor(j.vm.ID, try))
-		err := j.commit(ctx, false)
+		err := j.commit(ctx, true)
 		if asked != "" || banger.CodeOf(err) != banger.CodeConflict || try == 100 {
 			return err
 		}

@@ -3,6 +3,7 @@ package fake
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,14 @@ type Store struct {
 	ops     map[string]banger.Op // by VM id
 	images  map[string]banger.Image
 	kernels map[string]banger.Kernel
+
+	past []commits // VMs and operations at the last durable commit, and after each one since
+}
+
+// commits are all VMs and operations of a moment.
+type commits struct {
+	vms map[string]banger.VM
+	ops map[string]banger.Op
 }
 
 // NewStore returns an empty one.
@@ -26,7 +35,32 @@ func NewStore() *Store {
 	return &Store{
 		vms: map[string]banger.VM{}, ops: map[string]banger.Op{},
 		images: map[string]banger.Image{}, kernels: map[string]banger.Kernel{},
+		past: []commits{{}}, // nothing lasts yet
 	}
+}
+
+// PowerCut loses the latest commits, as many as that but none that a durable one
+// came after, and returns how many were lost. No daemon may live.
+func (s *Store) PowerCut(most int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.past) - 1
+	lost := min(most, last)
+	was := s.past[last-lost]
+	s.vms, s.ops = maps.Clone(was.vms), maps.Clone(was.ops)
+	if s.vms == nil {
+		s.vms, s.ops = map[string]banger.VM{}, map[string]banger.Op{}
+	}
+	s.past = []commits{was}
+	return lost
+}
+
+// committed remembers what a power cut may leave. mu is held.
+func (s *Store) committed(durable bool) {
+	if durable {
+		s.past = nil
+	}
+	s.past = append(s.past, commits{maps.Clone(s.vms), maps.Clone(s.ops)})
 }
 
 // values copies a table in an order.
@@ -73,12 +107,13 @@ func ownVM(vm banger.VM) banger.VM {
 }
 
 // Commit records a VM and its operation; see banger.Store.
-func (s *Store) Commit(_ context.Context, vm banger.VM, op *banger.Op, _ bool) error {
+func (s *Store) Commit(_ context.Context, vm banger.VM, op *banger.Op, durable bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if vm.State == banger.Gone {
 		delete(s.vms, vm.ID)
 		delete(s.ops, vm.ID)
+		s.committed(durable)
 		return nil
 	}
 	if _, old := s.vms[vm.ID]; !old {
@@ -101,6 +136,7 @@ func (s *Store) Commit(_ context.Context, vm banger.VM, op *banger.Op, _ bool) e
 		o.Begun = slices.Clone(op.Begun)
 		s.ops[vm.ID] = o
 	}
+	s.committed(durable)
 	return nil
 }
 
