@@ -45,7 +45,7 @@ func (l *lab) powerCuts(ctx context.Context, r *report) error {
 			if died++; died > l.o.retries {
 				return fmt.Errorf("the lab died %d times by itself; its console is in %s", died, l.o.out)
 			}
-			l.retried++
+			r.again()
 		}
 	}
 	res.took = time.Since(began)

@@ -16,6 +16,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -26,6 +28,7 @@ type options struct {
 	only, skip    *regexp.Regexp
 	shell, list   bool
 	kills, cuts   int
+	labs          int
 	seed          uint64
 	retries       int
 	deadline      time.Duration
@@ -58,6 +61,7 @@ func parse() (options, error) {
 	flag.IntVar(&o.memory, "memory", 4096, "MiB of memory for the lab")
 	flag.IntVar(&o.kills, "kills", 20, "how often the storm kills a process")
 	flag.IntVar(&o.cuts, "cuts", 0, "how often the power is cut")
+	flag.IntVar(&o.labs, "labs", 1, "how many labs share the steps, each with a processor and memory of its own")
 	flag.Uint64Var(&o.seed, "seed", 0, "replay the power cuts of this seed; 0: a new one")
 	flag.IntVar(&o.retries, "retries", 2, "how often a lab whose own kernel died is booted again, with the steps that didn't end")
 	flag.DurationVar(&o.deadline, "deadline", 20*time.Minute, "how long one boot of the lab may last")
@@ -83,18 +87,9 @@ func parse() (options, error) {
 
 func run(ctx context.Context, o options) error {
 	steps, left := choose(o)
-	if o.cuts == 0 && o.only.MatchString(cutStep.name) {
-		// They become the default once they have been seen to pass.
-		s := cutStep
-		s.without = "ask with -cuts 3"
-		left = append(left, s)
-	}
 	if o.list {
 		for _, s := range steps {
 			fmt.Printf("%-20s %s\n", s.name, s.what)
-		}
-		if o.cuts > 0 && o.only.MatchString(cutStep.name) {
-			fmt.Printf("%-20s %s (-cuts %d)\n", cutStep.name, cutStep.what, o.cuts)
 		}
 		for _, s := range left {
 			fmt.Printf("%-20s %s (not run: %s)\n", s.name, s.what, s.without)
@@ -114,24 +109,56 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("make the lab's image: %w", err)
 	}
+	if o.shell {
+		return inLab(o, base, func(l *lab) error {
+			if err := l.prepare(ctx, steps); err != nil {
+				return fmt.Errorf("make what goes into the lab: %w", err)
+			}
+			return l.shell(ctx)
+		})
+	}
+	r := &report{left: left}
+	parts := share(steps, o.labs)
+	ends := make(chan error)
+	for i, part := range parts {
+		o := o
+		if len(parts) > 1 {
+			o.out = filepath.Join(o.out, strconv.Itoa(i+1))
+		}
+		go func() { ends <- inLab(o, base, func(l *lab) error { return l.run(ctx, part, r) }) }()
+	}
+	for range parts { // each to its end, whatever becomes of the others
+		err = errors.Join(err, <-ends)
+	}
+	return errors.Join(err, r.print())
+}
+
+// inLab has do use a lab of its own, whose disks go when it is done.
+func inLab(o options, base string, do func(*lab) error) error {
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp(o.cache, "run-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	l := &lab{o: o, base: base, dir: dir}
-	if len(steps) > 0 || o.shell { // the cuts prepare for themselves
-		if err := l.prepare(ctx, steps); err != nil {
+	return do(&lab{o: o, base: base, dir: dir})
+}
+
+// run runs steps; the power cuts, which are several boots, after the others.
+func (l *lab) run(ctx context.Context, steps []step, r *report) error {
+	others := slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.name == cutStep.name })
+	if len(others) > 0 {
+		if err := l.prepare(ctx, others); err != nil {
 			return fmt.Errorf("make what goes into the lab: %w", err)
 		}
+		if err := l.runSteps(ctx, others, r); err != nil {
+			return err
+		}
 	}
-	if o.shell {
-		return l.shell(ctx)
+	if len(others) < len(steps) {
+		return l.powerCuts(ctx, r)
 	}
-	r := &report{left: left}
-	err = l.runSteps(ctx, steps, r)
-	if err == nil && o.cuts > 0 && o.only.MatchString(cutStep.name) {
-		err = l.powerCuts(ctx, r)
-	}
-	return errors.Join(err, r.print(l.retried))
+	return nil
 }

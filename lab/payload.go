@@ -15,13 +15,11 @@ import (
 // payloadSize is that of the lab's second disk, sparse: tests write there.
 const payloadSize = "12G"
 
-// lab is one installation of the lab: its two disks, what is on them and how
-// often it died.
+// lab is one installation of the lab: its two disks and what is on them.
 type lab struct {
-	o       options
-	base    string // the image's directory
-	dir     string // of this run
-	retried int
+	o    options
+	base string // the image's directory
+	dir  string // of this run
 }
 
 func (l *lab) disk() string    { return filepath.Join(l.dir, "disk.ext4") }
@@ -109,7 +107,7 @@ func copyDir(from, to string) error {
 
 // wantImage says whether a step runs the default image.
 func wantImage(steps []step) bool {
-	return slices.ContainsFunc(steps, func(s step) bool { return s.pkg == "tests/vm" })
+	return slices.ContainsFunc(steps, func(s step) bool { return s.pkg == "tests/vm" && !slices.Contains(s.args, "-busybox") })
 }
 
 // stageGuests puts a kernel, and the default image if it is wanted, where the

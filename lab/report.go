@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -40,7 +41,7 @@ func (l *lab) runSteps(ctx context.Context, steps []step, r *report) error {
 			if boot > l.o.retries {
 				return fmt.Errorf("the lab died %d times; its console is in %s", boot, l.o.out)
 			}
-			l.retried++
+			r.again()
 			fmt.Printf("The lab itself died: booting it again for %d steps (%d of %d)\n", len(steps), boot, l.o.retries)
 			if err := l.prepare(ctx, steps); err != nil {
 				return err
@@ -107,13 +108,25 @@ func (l *lab) runOnce(ctx context.Context, console string, r *report) (ended int
 	return ended, whole, nil
 }
 
-// report is what ran and what didn't.
+// report is what ran and what didn't, of all labs.
 type report struct {
+	left []step
+
+	mu      sync.Mutex
 	results []result
-	left    []step
+	retried int
+}
+
+// again counts a lab that died by itself.
+func (r *report) again() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.retried++
 }
 
 func (r *report) add(got result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.results = append(r.results, got)
 	verdict := "ok"
 	if !got.ok() {
@@ -130,7 +143,7 @@ func (r *report) add(got result) {
 
 // print ends the report. A step that failed, or that passed without a test, is an
 // error; one left out is said to be, and is none.
-func (r *report) print(retried int) error {
+func (r *report) print() error {
 	bad := 0
 	for _, got := range r.results {
 		if !got.ok() {
@@ -140,7 +153,7 @@ func (r *report) print(retried int) error {
 	for _, s := range r.left {
 		fmt.Printf("%-20s not run: %s\n", s.name, s.without)
 	}
-	fmt.Printf("%d steps ran, %d failed, %d not run; the lab was booted again %d times\n", len(r.results), bad, len(r.left), retried)
+	fmt.Printf("%d steps ran, %d failed, %d not run; the lab was booted again %d times\n", len(r.results), bad, len(r.left), r.retried)
 	if bad > 0 {
 		return fmt.Errorf("%d steps failed", bad)
 	}

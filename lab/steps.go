@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -16,27 +17,28 @@ type step struct {
 	flag       bool   // runs only when -only names it
 	user       bool   // runs as the lab's ordinary user
 	without    string // why it isn't run
+	takes      int    // seconds on two quiet cores, about: what labs at once share the steps by
 }
 
 // allSteps are all that the lab can run, in order. Guests boot in 11 to 15 s
 // there, and that is what the choice of tests costs.
 func allSteps(o options) []step {
 	return []step{
-		{name: "host", what: "the lab is what it should be: KVM works, device-mapper, systemd", pkg: "tests/lab", args: []string{"-test.run=^TestHost$"}},
+		{name: "host", takes: 3, what: "the lab is what it should be: KVM works, device-mapper, systemd", pkg: "tests/lab", args: []string{"-test.run=^TestHost$"}},
 		{name: "kvm", what: "the KVM probe's own tests", pkg: "kvm"},
-		{name: "qemu-contract", what: "hypervisor contract suite on QEMU+KVM", pkg: "qemu", args: []string{"-test.run=^TestContract$"}},
-		{name: "scripts", what: "the scripts of tests/ on QEMU+KVM", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu"}},
-		{name: "main-job", what: "a repository's tests in a VM, and their exit status, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$"}},
-		{name: "dmsnap", what: "disk contract suite on device-mapper", pkg: "dmsnap"},
-		{name: "bridge", what: "network contract suite on a bridge with nftables", pkg: "bridge"},
-		{name: "seed", what: "process, TAP, loops and device of running VMs: found again, torn down, kept in the record while busy", pkg: "tests/vm", args: hostDrivers("^TestSeed$")},
-		{name: "handles", what: "and torn down whatever became of handles.json", pkg: "tests/vm", args: hostDrivers("^TestHandlesFile$")},
+		{name: "qemu-contract", takes: 110, what: "hypervisor contract suite on QEMU+KVM", pkg: "qemu", args: []string{"-test.run=^TestContract$"}},
+		{name: "scripts", takes: 300, what: "the scripts of tests/ on QEMU+KVM", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu"}},
+		{name: "main-job", takes: 300, what: "a repository's tests in a VM, and their exit status, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$"}},
+		{name: "dmsnap", takes: 150, what: "disk contract suite on device-mapper", pkg: "dmsnap"},
+		{name: "bridge", takes: 30, what: "network contract suite on a bridge with nftables", pkg: "bridge"},
+		{name: "seed", takes: 200, what: "process, TAP, loops and device of running VMs: found again, torn down, kept in the record while busy", pkg: "tests/vm", args: hostDrivers("^TestSeed$")},
+		{name: "handles", takes: 400, what: "and torn down whatever became of handles.json", pkg: "tests/vm", args: hostDrivers("^TestHandlesFile$")},
 		{name: "bridge-vms", what: "two VMs on the bridge: out, each other, the host, only as config.toml allows", pkg: "tests/vm", args: []string{"-test.run=^TestBridgeNetwork$", "-net=bridge"}},
-		{name: "storm", what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
+		{name: "storm", takes: 400, what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
 		{name: "logout", what: "logind's logout, with and without linger", pkg: "tests/lab", args: []string{"-test.run=^TestLogout$"}},
-		{name: "firecracker", what: "hypervisor contract suite and more on Firecracker, as root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker"},
-		{name: "firecracker-jail", what: "the same under its jailer", pkg: "firecracker", args: []string{"-test.run=Jail"}, needs: "jailer"},
-		{name: "firecracker-user", what: "the same as a user without root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker", user: true},
+		{name: "firecracker", takes: 400, what: "hypervisor contract suite and more on Firecracker, as root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker"},
+		{name: "firecracker-jail", takes: 280, what: "the same under its jailer", pkg: "firecracker", args: []string{"-test.run=Jail"}, needs: "jailer"},
+		{name: "firecracker-user", takes: 380, what: "the same as a user without root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker", user: true},
 		{name: "firecracker-main-job", what: "a repository's tests in a VM, and their exit status, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "firecracker-main-job-user", what: "the same as a user without root", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "firecracker", user: true},
 		{name: "firecracker-scripts", what: "the scripts of tests/ on Firecracker in its jail", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu", "-hypervisor=firecracker"}, needs: "jailer"},
@@ -55,7 +57,9 @@ func hostDrivers(run string) []string {
 
 // choose parts the steps into those to run and those left out, which know why.
 func choose(o options) (run, left []step) {
-	for _, s := range allSteps(o) {
+	cut := cutStep
+	cut.takes = 60 + 100*o.cuts
+	for _, s := range append(allSteps(o), cut) {
 		if _, err := os.Stat(s.pkg); err != nil {
 			continue // not in this tree
 		}
@@ -63,6 +67,8 @@ func choose(o options) (run, left []step) {
 		switch {
 		case named && !o.only.MatchString(s.name):
 			continue
+		case s.name == cutStep.name && o.cuts == 0:
+			s.without = "ask with -cuts 3"
 		case s.flag && !named:
 			s.without = "ask with -only " + s.name
 		case s.needs != "" && binary(o, s.needs) == "":
@@ -77,6 +83,23 @@ func choose(o options) (run, left []step) {
 		}
 	}
 	return run, left
+}
+
+// share gives each of n labs its steps, in order, so that all end at about the
+// same time.
+func share(steps []step, n int) [][]step {
+	longest := slices.SortedStableFunc(slices.Values(steps), func(a, b step) int { return b.takes - a.takes })
+	sums, of := make([]int, max(1, n)), map[string]int{}
+	for _, s := range longest {
+		i := slices.Index(sums, slices.Min(sums))
+		sums[i] += max(1, s.takes)
+		of[s.name] = i
+	}
+	parts := make([][]step, len(sums))
+	for _, s := range steps {
+		parts[of[s.name]] = append(parts[of[s.name]], s)
+	}
+	return slices.DeleteFunc(parts, func(p []step) bool { return len(p) == 0 })
 }
 
 // binary finds a program that the user brings, by the environment's word or in
