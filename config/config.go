@@ -221,9 +221,7 @@ func (c *Config) check() error {
 
 // dirs returns d with the directories the settings name.
 func (c *Config) dirs(d xdg.Dirs) xdg.Dirs {
-	if filepath.Dir(d.Socket) == d.State {
-		d.Socket = filepath.Join(c.StateDir, filepath.Base(d.Socket))
-	}
+	d.Socket = filepath.Join(c.StateDir, filepath.Base(d.Socket))
 	d.State, d.Data, d.Cache = c.StateDir, c.DataDir, c.CacheDir
 	return d
 }

@@ -23,7 +23,7 @@ func healthy(t *testing.T) *doctor.Host {
 	d := xdg.Dirs{State: dir + "/state", Data: dir + "/data", Cache: dir + "/cache", Config: dir + "/config", Socket: "/run/user/1000/banger/bangerd.sock"}
 	h := &doctor.Host{
 		Root: dir, UID: 1000, User: "ann",
-		Getenv:   func(key string) string { return map[string]string{"XDG_RUNTIME_DIR": "/run/user/1000"}[key] },
+		Getenv:   func(string) string { return "" },
 		LookPath: func(name string) (string, error) { return "/usr/bin/" + name, nil },
 		KVM: func(context.Context) (kvm.Result, error) {
 			return kvm.Result{Verdict: kvm.Works, Detail: "runs", TSCKHz: 1}, nil
@@ -206,7 +206,6 @@ func TestFindings(t *testing.T) {
 			h.Getenv = func(key string) string { return map[string]string{"SUDO_USER": "ann"}[key] }
 			h.Owner = func(string) (int, bool, error) { return 0, true, nil }
 		}, "sudo", doctor.Warn, "by sudo of user ann", "without sudo"},
-		{"no runtime directory", func(_ *testing.T, h *doctor.Host) { h.Getenv = func(string) string { return "" } }, "runtime directory", doctor.Note, "no XDG_RUNTIME_DIR", ""},
 		{"no templates", func(*testing.T, *doctor.Host) {}, "warm start", doctor.Note, "no templates yet", "template create"},
 		{"a template", func(t *testing.T, h *doctor.Host) {
 			for _, name := range []string{"0123456789ab", ".making-0123456789ab"} {

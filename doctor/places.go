@@ -174,9 +174,6 @@ func surroundings(_ context.Context, h *Host, r *Report) {
 	if who := h.Getenv("SUDO_USER"); h.UID == 0 && who != "" && who != "root" {
 		r.Add(Check{"sudo", Warn, "this is root, by sudo of user " + who, "root's VMs and images are apart from " + who + "'s; nothing of banger needs root", "run banger without sudo"})
 	}
-	if run := h.Getenv("XDG_RUNTIME_DIR"); run == "" || !strings.HasPrefix(h.Dirs.Socket, run) {
-		r.Add(Check{Name: "runtime directory", Level: Note, Found: "there is no XDG_RUNTIME_DIR of this user", Means: "the socket is " + h.Dirs.Socket})
-	}
 	for path, what := range map[string]string{"/.dockerenv": "Docker", "/run/.containerenv": "Podman"} {
 		if _, err := os.Stat(filepath.Join(h.Root, path)); err == nil {
 			r.Add(Check{"container", Note, "this is a container of " + what, "KVM needs the device in it; emulation needs nothing", "--device /dev/kvm when the container is made"})

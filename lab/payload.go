@@ -165,11 +165,6 @@ func pullKernel(ctx context.Context, home, bin string) error {
 	for _, kind := range []string{"STATE", "DATA", "CACHE", "CONFIG"} {
 		env = append(env, "XDG_"+kind+"_HOME="+filepath.Join(home, strings.ToLower(kind)))
 	}
-	run := filepath.Join(home, "run")
-	if err := os.MkdirAll(run, 0o700); err != nil {
-		return err
-	}
-	env = append(env, "XDG_RUNTIME_DIR="+run)
 	for _, args := range [][]string{{"kernel", "pull"}, {"daemon", "stop"}} {
 		cmd := exec.CommandContext(ctx, filepath.Join(bin, "banger"), args...)
 		cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr

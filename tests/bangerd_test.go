@@ -40,8 +40,7 @@ func newBangerd(t *testing.T) *bangerd {
 
 func (b *bangerd) database() string { return filepath.Join(b.dir, "state/banger/banger.db") }
 
-// command is one with a runtime directory of its own, so that daemons don't meet
-// at the socket.
+// command is one with a runtime directory of its own, as each login has one.
 func (b *bangerd) command(runtime string, args ...string) *exec.Cmd {
 	b.Helper()
 	run := filepath.Join(b.dir, runtime)
@@ -176,16 +175,15 @@ func TestDatabases(t *testing.T) {
 	}
 }
 
-// Two daemons on one state directory: the second one ends, whether it can see
-// the first one's socket or not.
+// Two daemons on one state directory: the second one ends, with another runtime
+// directory too.
 func TestSecondDaemon(t *testing.T) {
 	b := newBangerd(t)
 	end := b.start("run")
 	defer end()
-	if out, err := b.command("run").CombinedOutput(); err != nil || strings.Contains(string(out), "serving") {
-		t.Errorf("beside a daemon that answers: %v: %s", err, out)
-	}
-	if said := b.refused(b.command("elsewhere")); !strings.Contains(said, "another daemon holds") {
-		t.Errorf("it says: %s", said)
+	for _, runtime := range []string{"run", "elsewhere"} {
+		if out, err := b.command(runtime).CombinedOutput(); err != nil || strings.Contains(string(out), "serving") {
+			t.Errorf("beside a daemon that answers: %v: %s", err, out)
+		}
 	}
 }

@@ -109,7 +109,7 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(env *testscript.Env) error {
 			for key, dir := range map[string]string{"HOME": "home", "XDG_STATE_HOME": "state", "XDG_DATA_HOME": "data",
-				"XDG_CONFIG_HOME": "config", "XDG_RUNTIME_DIR": "run"} {
+				"XDG_CONFIG_HOME": "config"} {
 				dir = filepath.Join(env.WorkDir, dir)
 				if err := os.MkdirAll(dir, 0o700); err != nil {
 					return err

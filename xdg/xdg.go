@@ -22,9 +22,9 @@ type Dirs struct {
 	Socket string // the daemon's socket
 }
 
-// Of maps an environment to the directories. The socket is in the runtime
-// directory when that exists and is the user's own, else beside the state: a
-// program started by cron or sudo has no runtime directory.
+// Of maps an environment to the directories. The socket is beside the state, not in
+// the runtime directory: cron and su have none, and would look for the daemon that a
+// login's shell started in another place; and a logout takes it away.
 func Of(getenv func(string) string) (Dirs, error) {
 	home := getenv("HOME")
 	if !filepath.IsAbs(home) {
@@ -37,17 +37,14 @@ func Of(getenv func(string) string) (Dirs, error) {
 		}
 		return filepath.Join(dir, "banger")
 	}
-	d := Dirs{
-		State:  base("XDG_STATE_HOME", ".local/state"),
+	state := base("XDG_STATE_HOME", ".local/state")
+	return Dirs{
+		State:  state,
 		Data:   base("XDG_DATA_HOME", ".local/share"),
 		Cache:  base("XDG_CACHE_HOME", ".cache"),
 		Config: base("XDG_CONFIG_HOME", ".config"),
-	}
-	d.Socket = filepath.Join(d.State, "bangerd.sock")
-	if run := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(run) && private(run) {
-		d.Socket = filepath.Join(run, "banger", "bangerd.sock")
-	}
-	return d, nil
+		Socket: filepath.Join(state, "bangerd.sock"),
+	}, nil
 }
 
 // madeFile lists, in the state directory, the directories above ours that we
@@ -117,14 +114,4 @@ func owner(path string) (uid int, ok bool) {
 		return 0, false
 	}
 	return int(st.Uid), true
-}
-
-// private reports whether dir exists, is ours and closed to others.
-func private(dir string) bool {
-	fi, err := os.Stat(dir)
-	if err != nil || !fi.IsDir() || fi.Mode().Perm()&0o077 != 0 {
-		return false
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	return ok && int(st.Uid) == os.Getuid()
 }

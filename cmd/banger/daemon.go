@@ -176,7 +176,7 @@ func bangerd() (string, error) {
 // programs are and how to reach the network, and no secret that lives there.
 func environment(env []string) []string {
 	keep := []string{"HOME", "USER", "LOGNAME", "PATH", "LANG", "TMPDIR", "TZ",
-		"XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR",
+		"XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
 		"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		key, _, _ := strings.Cut(kv, "=")

@@ -17,9 +17,6 @@ const manifest = "share/doc/banger/MANIFEST"
 func (d *daemon) Remove(all bool) (removed, stays []string, err error) {
 	made := d.dirs.Made()
 	places := []string{d.dirs.Cache}
-	if run := filepath.Dir(d.dirs.Socket); run != d.dirs.State {
-		places = append(places, run)
-	}
 	kept := []string{d.dirs.Data, d.dirs.Config, d.dirs.State}
 	if all {
 		places = append(places, kept...)

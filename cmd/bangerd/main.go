@@ -194,9 +194,8 @@ func alone(ctx context.Context, dirs xdg.Dirs) (*os.File, error) {
 	}
 }
 
-// watchSocket ends the daemon when its socket is taken away, as logind does
-// with the whole runtime directory when the user logs out: nobody could reach
-// this daemon any more, and it would keep the next one from starting.
+// watchSocket ends the daemon when its socket is taken away: nobody could reach this
+// daemon any more, and it would keep the next one from starting.
 func watchSocket(ctx context.Context, path string, lost func()) {
 	first, err := os.Stat(path)
 	if err != nil {

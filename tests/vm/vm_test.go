@@ -78,12 +78,10 @@ func install(dir string) (*host, error) {
 	}
 	cache := filepath.Join(home, "banger-test")
 	h := &host{bin: filepath.Join(dir, "bin"), state: filepath.Join(dir, "state")}
-	h.env = append(os.Environ(), "CGO_ENABLED=0", "XDG_STATE_HOME="+h.state, "XDG_RUNTIME_DIR="+filepath.Join(dir, "run"),
+	h.env = append(os.Environ(), "CGO_ENABLED=0", "XDG_STATE_HOME="+h.state,
 		"XDG_DATA_HOME="+filepath.Join(dir, "data"), "XDG_CACHE_HOME="+cache, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"))
-	for _, d := range []string{cache, filepath.Join(dir, "run")} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, err
-		}
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return nil, err
 	}
 	// The kernel is fetched once and kept too.
 	kernels := filepath.Join(cache, "kernels")
