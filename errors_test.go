@@ -49,6 +49,9 @@ func TestErrorTexts(t *testing.T) {
 			provoked++
 			continue
 		}
+		if strings.ContainsFunc(e.text, func(r rune) bool { return r > '~' }) {
+			t.Errorf("%s: %q has what not every terminal can show", texts[e][0], e.text)
+		}
 		if !excuse(e) && *profiles != "" {
 			t.Errorf("%s: no test provokes %q, and tests/errors.txt doesn't say why", texts[e][0], e.text)
 		}

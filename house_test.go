@@ -105,7 +105,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/renew", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "firecracker", "lab", "netns", "qemu", "shim", "workspace"},
 	"net/http":              {"archivetest", "api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian", "fcrelease", "firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"bridge", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
+	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -188,6 +188,9 @@ func TestHelp(t *testing.T) {
 			return
 		}
 		status, out, _ := run(nil, append(strings.Fields(c.CommandPath())[1:], "--help")...)
+		if strings.ContainsFunc(out, func(r rune) bool { return r > '~' }) {
+			t.Errorf("%s --help has what not every terminal can show: %q", c.CommandPath(), out)
+		}
 		if status != 0 || !strings.Contains(out, "Examples:\n  ") || !strings.Contains(c.Example, c.CommandPath()) {
 			t.Errorf("%s --help: status %d\n%s", c.CommandPath(), status, out)
 		}

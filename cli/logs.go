@@ -23,7 +23,12 @@ func logsCommand(a *App) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			rc, err := a.VMs.Logs(ctx, args[0], follow)
+			read, left := whileRead(ctx, a.Out)
+			defer left()
+			rc, err := a.VMs.Logs(read, args[0], follow)
+			if ctx.Err() == nil && read.Err() != nil {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -32,7 +37,7 @@ func logsCommand(a *App) *cobra.Command {
 			switch {
 			case ctx.Err() != nil:
 				return banger.Errorf(banger.CodeCanceled, "interrupted")
-			case errors.Is(err, syscall.EPIPE):
+			case read.Err() != nil, errors.Is(err, syscall.EPIPE):
 				return nil
 			case err != nil:
 				return banger.Errorf(banger.CodeUnavailable, "the log broke off: %w", err)

@@ -24,6 +24,8 @@ with the operation that errors and the daemon's log name too.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
+			ctx, left := whileRead(ctx, a.Out)
+			defer left()
 			var failed error
 			err := a.System.Events(ctx, follow, func(e banger.Event) {
 				if failed == nil {

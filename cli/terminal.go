@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"context"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"banger/guest"
@@ -18,6 +20,23 @@ func terminal(v any) (fd int, ok bool) {
 	}
 	fd = int(f.Fd())
 	return fd, term.IsTerminal(fd)
+}
+
+// whileRead ends a context when nobody can read v any more: who follows a silent
+// thing would learn it only from the next write (poll(2), POLLERR of a pipe).
+func whileRead(ctx context.Context, v any) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if f, isFile := v.(*os.File); isFile {
+		fd := []unix.PollFd{{Fd: int32(f.Fd())}}
+		go func() {
+			for ctx.Err() == nil {
+				if n, _ := unix.Poll(fd, 1000); n > 0 { // asked for nothing, it tells of ends alone
+					cancel()
+				}
+			}
+		}()
+	}
+	return ctx, cancel
 }
 
 // screen is the caller's terminal lent to a guest's PTY.

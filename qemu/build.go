@@ -93,7 +93,7 @@ var versionLine = regexp.MustCompile(`^QEMU emulator version (\d+)\.(\d+)`)
 func (b *build) ask(ctx context.Context) error {
 	out, err := exec.CommandContext(ctx, b.Path, "-version").Output()
 	if err != nil {
-		return fmt.Errorf("%s -version: %w", b.Path, err)
+		return banger.Errorf(banger.CodeUnavailable, "%s -version: %w", b.Path, err).WithHint("it doesn't run here: install qemu-system-x86 again")
 	}
 	m := versionLine.FindSubmatch(out)
 	if m == nil {
@@ -102,7 +102,8 @@ func (b *build) ask(ctx context.Context) error {
 	b.Version[0], _ = strconv.Atoi(string(m[1])) // digits, by the pattern
 	b.Version[1], _ = strconv.Atoi(string(m[2]))
 	if older(b.Version, minVersion) {
-		return banger.Errorf(banger.CodeUnavailable, "%s is version %d.%d, at least %d.%d is needed", b.Path, b.Version[0], b.Version[1], minVersion[0], minVersion[1])
+		return banger.Errorf(banger.CodeUnavailable, "%s is version %d.%d, at least %d.%d is needed", b.Path, b.Version[0], b.Version[1], minVersion[0], minVersion[1]).
+			WithHint("install a newer qemu-system-x86: Debian has one since 12, Ubuntu since 23.04")
 	}
 	// The filter is entered before the machines are listed, so a build without it
 	// fails here and prints no list.

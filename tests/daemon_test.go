@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -82,6 +83,11 @@ func fakeDaemon() error {
 		Dir: dirs.State, RAMDir: "/ram", BootID: host.BootID(),
 		Defaults: engine.Defaults{Hypervisor: "fake", Image: "debian-12", Kernel: "debian-12-cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024},
 		Now:      time.Now, NewID: newID, Log: log,
+	}
+	if text, err := os.ReadFile(filepath.Join(dirs.Config, "boot-deadline")); err == nil { // a script's, whose guest is mute
+		if e.Defaults.Boot, err = time.ParseDuration(strings.TrimSpace(string(text))); err != nil {
+			return err
+		}
 	}
 	events := &journal.Journal{}
 	e.Journal = events.Add
@@ -170,9 +176,14 @@ func (g *guests) serve(stream *fake.Guest) {
 	s := g.servers[stream.VMM()]
 	if s == nil {
 		s = &agent.Server{
-			Version:   "fake",
-			Sessions:  &session.Table{},
-			Configure: func(context.Context, guest.Identity) (guest.Ready, error) { return guest.Ready{Agent: "fake"}, nil },
+			Version:  "fake",
+			Sessions: &session.Table{},
+			Configure: func(ctx context.Context, id guest.Identity) (guest.Ready, error) {
+				if id.Hostname == "mute" {
+					<-ctx.Done()
+				}
+				return guest.Ready{Agent: "fake"}, ctx.Err()
+			},
 			InitState: func() string { return "running" },
 			SetClock:  func(time.Time) error { return nil },
 		}

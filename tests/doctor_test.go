@@ -47,6 +47,16 @@ func TestDoctor(t *testing.T) {
 	if status != 6 || r.Ready || i < 0 || r.Checks[i].Level != "fail" || !strings.Contains(r.Checks[i].Found, "no qemu-system-x86_64") {
 		t.Errorf("without QEMU: status %d: %s", status, out)
 	}
+	old := t.TempDir()
+	if err := os.WriteFile(filepath.Join(old, "qemu-system-x86_64"), []byte("#!/bin/sh\necho QEMU emulator version 4.2.1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	status, out = doctor(old+":"+os.Getenv("PATH"), "--json")
+	r = read(out)
+	i = slices.IndexFunc(r.Checks, func(c struct{ Name, Level, Found, Mend string }) bool { return c.Name == "qemu" })
+	if status != 6 || r.Ready || i < 0 || r.Checks[i].Level != "fail" || !strings.Contains(r.Checks[i].Found, "is version 4.2, at least") {
+		t.Errorf("with an old QEMU: status %d: %s", status, out)
+	}
 	if status, out = doctor("/nowhere", "--report"); status != 0 || !strings.Contains(out, "FAIL  qemu") || strings.Contains(out, b.dir) {
 		t.Errorf("report: status %d: %s", status, out)
 	}

@@ -225,7 +225,8 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 		}
 		if err != unix.EWOULDBLOCK && err != unix.EINTR {
 			_ = f.Close()
-			return nil, &os.PathError{Op: "lock", Path: path, Err: err}
+			return nil, banger.Errorf(banger.CodeUnavailable, "files in %s can't be locked: %w", filepath.Dir(path), err).
+				WithHint("two daemons could use the same records; set state_dir in config.toml to a directory on a disk of this host")
 		}
 		select {
 		case <-ctx.Done():
