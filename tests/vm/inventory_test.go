@@ -218,7 +218,9 @@ func apart(t *testing.T) (h *host, before []string) {
 	}
 	shared.close()
 	h = &host{bin: shared.bin, state: shared.state, env: append(slices.Clip(shared.env), "TMPDIR="+tmp)}
+	began := time.Now()
 	h.ok(t, "vm", "create", "--name", "first")
+	h.creation = time.Since(began)
 	h.ok(t, "vm", "delete", "first")
 	t.Cleanup(h.close) // the next test's daemon has its own environment again
 	return h, h.inventory(t)

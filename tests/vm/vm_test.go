@@ -39,7 +39,8 @@ const image = "debian-12"
 type host struct {
 	bin, state string
 	env        []string
-	netns      string // run everything in this network namespace
+	netns      string        // run everything in this network namespace
+	creation   time.Duration // how long the first one took, of an installation apart
 }
 
 var shared *host
