@@ -60,7 +60,7 @@ func parse() (options, error) {
 	flag.BoolVar(&o.shell, "shell", false, "give a root shell in the lab instead of running anything")
 	flag.IntVar(&o.memory, "memory", 4096, "MiB of memory for the lab")
 	flag.IntVar(&o.kills, "kills", 20, "how often the storm kills a process")
-	flag.IntVar(&o.cuts, "cuts", 0, "how often the power is cut")
+	flag.IntVar(&o.cuts, "cuts", 3, "how often the power is cut")
 	flag.IntVar(&o.labs, "labs", 1, "how many labs share the steps, each with a processor and memory of its own")
 	flag.Uint64Var(&o.seed, "seed", 0, "replay the power cuts of this seed; 0: a new one")
 	flag.IntVar(&o.retries, "retries", 2, "how often a lab whose own kernel died is booted again, with the steps that didn't end")

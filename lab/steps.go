@@ -41,6 +41,7 @@ func allSteps(o options) []step {
 		{name: "firecracker-user", takes: 380, what: "the same as a user without root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker", user: true},
 		{name: "firecracker-main-job", what: "a repository's tests in a VM, and their exit status, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "firecracker-main-job-user", what: "the same as a user without root", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "firecracker", user: true},
+		{name: "firecracker-net", what: "a guest's traffic through the user network, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^TestUserNetwork$", "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "firecracker-scripts", what: "the scripts of tests/ on Firecracker in its jail", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu", "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "firecracker-seed", what: "the seed on Firecracker in its jail", pkg: "tests/vm", args: append(hostDrivers("^(TestSeed|TestHandlesFile)$"), "-hypervisor=firecracker"), needs: "jailer"},
 		{name: "firecracker-storm", what: "daemon, shim, CLI and Firecracker killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills), "-hypervisor=firecracker"), needs: "jailer"},

@@ -2,12 +2,15 @@ package vm_test
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/net/dns/dnsmessage"
 
 	"banger"
 )
@@ -22,13 +25,52 @@ func TestServe(t *testing.T) {
 	if addr == "" {
 		t.Skip("a part of other tests")
 	}
+	if addr, names := strings.CutPrefix(addr, "dns:"); names {
+		t.Fatal(serveNames(addr))
+	}
 	fmt.Println("ready")
 	t.Fatal(http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintln(w, "served")
 	})))
 }
 
-// serve has a web server in a network namespace.
+// serveNames answers that every name's address is 192.0.2.2, and to other questions nothing.
+func serveNames(addr string) error {
+	conn, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	buf := make([]byte, 2048)
+	for {
+		n, who, err := conn.ReadFrom(buf)
+		if err != nil {
+			return err
+		}
+		var m dnsmessage.Message
+		if err := m.Unpack(buf[:n]); err != nil || len(m.Questions) != 1 {
+			continue // what isn't a question gets no answer
+		}
+		q := m.Questions[0]
+		m = dnsmessage.Message{Header: dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true}, Questions: m.Questions}
+		if q.Type == dnsmessage.TypeA {
+			m.Answers = []dnsmessage.Resource{{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 60},
+				Body:   &dnsmessage.AResource{A: [4]byte{192, 0, 2, 2}},
+			}}
+		}
+		answer, err := m.Pack()
+		if err != nil {
+			return err
+		}
+		if _, err := conn.WriteTo(answer, who); err != nil {
+			return err
+		}
+	}
+}
+
+// serve has a web server in a network namespace, or with dns: before its address a
+// name server.
 func serve(t *testing.T, ns, addr string) {
 	t.Helper()
 	self, err := os.Executable()

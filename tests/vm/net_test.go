@@ -24,24 +24,9 @@ func TestUserNetwork(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(conf); _ = os.Remove("/etc/netns") })
 	write(t, filepath.Join(conf, "resolv.conf"), "nameserver 192.0.2.2\n")
 
-	www := t.TempDir()
-	write(t, filepath.Join(www, "index.html"), "served\n")
-	for _, s := range []struct{ ns, script string }{
-		{far, webServer("192.0.2.2", www)}, {near, webServer("0.0.0.0", www)}, {far, nameServer},
-	} {
-		server := exec.Command("ip", "netns", "exec", s.ns, "python3", "-c", s.script)
-		out, err := server.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := server.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
-		if _, err := out.Read(make([]byte, 16)); err != nil { // "ready"
-			t.Fatal(err)
-		}
-	}
+	serve(t, far, "192.0.2.2:8000")
+	serve(t, near, "0.0.0.0:8000")
+	serve(t, far, "dns:192.0.2.2:53")
 	h, err := install(t.TempDir()) // outside, where the mirror is
 	if err != nil {
 		t.Fatal(err)
@@ -87,24 +72,6 @@ func namespaces(t *testing.T) (near, far string) {
 	ip(t, "-n", far, "link", "set", "v1", "up")
 	return near, far
 }
-
-func webServer(addr, dir string) string {
-	return fmt.Sprintf("import http.server, functools\ns = http.server.ThreadingHTTPServer((%q, 8000), functools.partial(http.server.SimpleHTTPRequestHandler, directory=%q))\nprint('ready', flush=True)\ns.serve_forever()", addr, dir)
-}
-
-// nameServer answers every A question with 192.0.2.2 and every other one with nothing.
-const nameServer = `
-import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("192.0.2.2", 53))
-print("ready", flush=True)
-while True:
-    q, who = s.recvfrom(2048)
-    end = q.index(b"\0", 12) + 5
-    a = q[end-4:end-2] == b"\0\1"
-    s.sendto(q[:2] + b"\x81\x80\0\1" + (b"\0\1" if a else b"\0\0") + b"\0\0\0\0" + q[12:end] +
-             (b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton("192.0.2.2") if a else b""), who)
-`
 
 func ip(t *testing.T, args ...string) {
 	t.Helper()
