@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,6 +75,19 @@ func TestHostileClient(t *testing.T) {
 	} {
 		if _, err := c.Exec(ctx, spec, guest.IO{}); guest.CodeOf(err) != guest.CodeInvalid {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for want, body := range map[string]any{"nosuch": nil, guest.OpSignal: 5, guest.OpForget: "x", guest.OpConfigure: 5} {
+		conn, err := c.Dial(ctx)
+		must(t, err)
+		defer conn.Close()
+		wire, err := guest.AppendRequest(nil, want, body)
+		must(t, err)
+		_, err = conn.Write(wire)
+		must(t, err)
+		err = guest.ReadResponse(bufio.NewReader(conn), nil)
+		if text := map[bool]string{true: "knows no operation", false: "the request can't be read"}[want == "nosuch"]; guest.CodeOf(err) != guest.CodeInvalid || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", want, err)
 		}
 	}
 	if _, err := c.Health(ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -612,6 +613,60 @@ func TestBadRequests(t *testing.T) {
 		if err != nil || resp.StatusCode != 400 || answer.Error == nil || answer.Error.Code != banger.CodeInvalid {
 			t.Errorf("%s: %s, %+v, %v", name, resp.Status, answer.Error, err)
 		}
+	}
+}
+
+// A command that can't be is refused before its VM is looked at.
+func TestBadExec(t *testing.T) {
+	path := socket(t)
+	serve(t, path, &services{})
+	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return api.Connect(ctx, path) }}}
+	for body, want := range map[string]string{
+		`{}`:                            "argv is empty",
+		`{"argv":[]}`:                   "argv is empty",
+		`{"argv":["x"],"timeout":-1}`:   "timeout is -1",
+		`{"argv":["x"],"timeout":2e10}`: "timeout is 2e+10",
+	} {
+		resp, err := c.Post("http://banger/v1/vms/web/exec", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || resp.StatusCode != 400 || !strings.Contains(string(answer), want) {
+			t.Errorf("%s: %s, %s, %v", body, resp.Status, answer, err)
+		}
+	}
+}
+
+// Who listens and isn't the daemon is no reason to hang, nor for a riddle.
+func TestNoDaemonOfOurs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })}
+	go func() { _ = s.Serve(l) }()
+	defer func() { _ = s.Close() }()
+	c := api.NewClient(func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) })
+	if _, err := c.VMs(t.Context()); err == nil || !strings.Contains(err.Error(), "answered 418 I'm a teapot without saying why") {
+		t.Error(err)
+	}
+}
+
+// A directory in which others could put another socket in the place of ours is refused.
+func TestOpenDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	l, err := api.Listen(filepath.Join(dir, "bangerd.sock"))
+	if err == nil {
+		_ = l.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "must belong to you alone") {
+		t.Error(err)
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 type workshop struct {
 	Machines
 	configure, mounts, export string // shell commands
+	shell                     string // that of the guest; empty: this host's
 
 	spec    banger.Spec
 	deleted []string
@@ -57,7 +58,11 @@ func (w *workshop) Dial(context.Context, string) (net.Conn, error) {
 		req, err := guest.ReadRequest(far)
 		var exec guest.ExecRequest
 		if err == nil && json.Unmarshal(req.Body, &exec) == nil && len(exec.Spec.Argv) > 0 {
-			exec.Spec.Argv = []string{"sh", "-c", w.instead(exec.Spec.Argv)}
+			shell := "sh"
+			if w.shell != "" && exec.Spec.Argv[0] == "/bin/sh" {
+				shell = w.shell
+			}
+			exec.Spec.Argv = []string{shell, "-c", w.instead(exec.Spec.Argv)}
 			req.Body, err = json.Marshal(exec)
 		}
 		if err != nil {
@@ -172,6 +177,7 @@ func TestGuestsThatFail(t *testing.T) {
 		want  string
 	}{
 		"a script fails":       {func(w *workshop) { w.configure = "echo 'tool: no such user'; exit 1" }, "status 1; its last words:\ntool: no such user"},
+		"it has no shell":      {func(w *workshop) { w.shell = "/nowhere/sh" }, "the guest's shell didn't start: "},
 		"it paints the screen": {func(w *workshop) { w.configure = `printf 'a\033[2Jb'; exit 1` }, "a?[2Jb"},
 		"no mounts":            {func(w *workshop) { w.mounts = "exit 3" }, "read the guest's mounts"},
 		"too many mounts":      {func(w *workshop) { w.mounts = "head -c 2000000 /dev/zero" }, "read the guest's mounts"},

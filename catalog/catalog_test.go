@@ -50,6 +50,13 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%q: %q, %v", ref, v, err)
 		}
 	}
+	for _, id := range []string{"abcd00000000", "abcd11111111"} {
+		want(t, c.Store.PutImage(t.Context(), banger.Image{Name: id, ID: id}, false), "")
+	}
+	_, _, err = c.Resolve(t.Context(), "abcd", "cloud", nil)
+	if want(t, err, banger.CodeConflict); !strings.Contains(err.Error(), "names 2 images") {
+		t.Error(err)
+	}
 	for _, ref := range []string{"", "deb", img.ID[:3], "nosuch"} {
 		_, _, err := c.Resolve(t.Context(), ref, "cloud", nil)
 		want(t, err, banger.CodeNotFound)

@@ -152,6 +152,66 @@ func TestProgress(t *testing.T) {
 	}
 }
 
+// A person who is asked may say no; only yes is yes.
+func TestAsked(t *testing.T) {
+	for answer, want := range map[string]int{"\n": cli.ExitInterrupted, "n\n": cli.ExitInterrupted, "yesterday\n": cli.ExitInterrupted, "\x04": cli.ExitInterrupted, "y\n": 0, "YES\n": 0} {
+		pt, tty, err := pty.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pt.WriteString(answer); err != nil {
+			t.Fatal(err)
+		}
+		var out, errs bytes.Buffer
+		s := &spare{}
+		status := cli.Run(t.Context(), cli.App{In: tty, Out: &out, Err: &errs, System: s}, []string{"system", "prune"})
+		if status != want || s.pruned != (want == 0) || !strings.Contains(errs.String(), "delete 2.0 KiB: kernel cloud 6.1? [y/N] ") {
+			t.Errorf("%q: status %d, pruned %v, %s", answer, status, s.pruned, errs.String())
+		}
+		if want != 0 && !strings.Contains(errs.String(), "nothing was done") {
+			t.Errorf("%q: %s", answer, errs.String())
+		}
+		_, _ = tty.Close(), pt.Close()
+	}
+}
+
+// spare has a kernel to prune.
+type spare struct {
+	banger.System
+	pruned bool
+}
+
+func (s *spare) Prune(_ context.Context, opt banger.PruneOptions) ([]banger.Pruned, error) {
+	s.pruned = !opt.DryRun
+	return []banger.Pruned{{Kind: "kernel", ID: "k", Name: "cloud 6.1", Bytes: 2048, Removed: s.pruned}}, nil
+}
+
+// Things that aren't there, or can't be had, are named.
+func TestNotThere(t *testing.T) {
+	for _, c := range []struct {
+		args, want string
+		status     int
+	}{
+		{"template show nosuch", `no template "nosuch"`, cli.ExitNotFound},
+		{"hypervisor install qemu", `"qemu" can't be fetched`, cli.ExitInvalid},
+	} {
+		var out, errs bytes.Buffer
+		status := cli.Run(t.Context(), cli.App{Out: &out, Err: &errs, Frozen: none{}}, strings.Fields(c.args))
+		if status != c.status || !strings.Contains(errs.String(), c.want) || out.Len() > 0 {
+			t.Errorf("%s: status %d, %s%s", c.args, status, errs.String(), out.String())
+		}
+	}
+}
+
+type none struct{ frozen }
+
+type frozen = interface {
+	CreateTemplate(context.Context, banger.TemplateSpec, banger.Progress) (banger.Template, error)
+	DeleteTemplate(context.Context, string) error
+}
+
+func (none) Templates(context.Context) ([]banger.Template, error) { return nil, nil }
+
 func TestStatuses(t *testing.T) {
 	for code, want := range map[banger.Code]int{
 		banger.CodeInvalid: 2, banger.CodeNotFound: 3, banger.CodeConflict: 4, banger.CodeNotRunning: 5,

@@ -161,6 +161,17 @@ func (m *mirror) index(extra string) {
 	m.release("Codename: bookworm\n"+extra, m.key)
 }
 
+// packages makes another text the index.
+func (m *mirror) packages(text string) {
+	m.files[packagesPath] = xzipped([]byte(text))
+	m.release("Codename: bookworm\n", m.key)
+}
+
+// meta is a package in the place of the default kernel's.
+func meta(depends string) string {
+	return "Package: linux-image-cloud-amd64\nVersion: 6.1-1\nDepends: " + depends + "\nFilename: pool/meta.deb\nSize: 1\nSHA256: " + strings.Repeat("0", 64) + "\n"
+}
+
 func (m *mirror) release(fields string, key *openpgp.Entity) {
 	packed := m.files[packagesPath]
 	var b bytes.Buffer
@@ -395,7 +406,16 @@ func TestLies(t *testing.T) {
 			m.special[releasePath] = http.RedirectHandler("file:///etc/passwd", http.StatusFound).ServeHTTP
 		}, banger.CodeUnavailable, "unsupported protocol"},
 		"no release file": {func(m *mirror) { delete(m.files, releasePath) }, banger.CodeUnavailable, "Not Found"},
-		"no package":      {func(m *mirror) { delete(m.files, debPath) }, banger.CodeUnavailable, "Not Found"},
+		"no kernel of its name": {func(m *mirror) {
+			m.packages("Package: other\nVersion: 1\nDepends: x\nFilename: pool/x.deb\nSize: 1\nSHA256: " + strings.Repeat("0", 64) + "\n")
+		}, banger.CodeUnavailable, "the archive has no package linux-image-cloud-amd64"},
+		"a kernel that depends on none":          {func(m *mirror) { m.packages(meta("libc6, linux-base")) }, banger.CodeUnavailable, "depends on no kernel"},
+		"a kernel that the archive doesn't have": {func(m *mirror) { m.packages(meta("linux-image-6.2.0-1-cloud-amd64")) }, banger.CodeUnavailable, "which the archive doesn't have"},
+		"a kernel in another version than it has": {func(m *mirror) {
+			m.packages(fmt.Sprintf("Package: linux-image-%[1]s\nVersion: 6.1-1\nFilename: pool/linux.deb\nSize: 1\nSHA256: %[2]s\n\n%[3]s",
+				testVersion, strings.Repeat("0", 64), meta("linux-image-"+testVersion+" (= 6.2-1)")))
+		}, banger.CodeUnavailable, "the archive has 6.1-1"},
+		"no package": {func(m *mirror) { delete(m.files, debPath) }, banger.CodeUnavailable, "Not Found"},
 		"always out of order": {func(m *mirror) {
 			m.special[releasePath] = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }
 		}, banger.CodeUnavailable, "503"},

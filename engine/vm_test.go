@@ -101,6 +101,35 @@ func TestRefsThatAreAmbiguousOrUnknown(t *testing.T) {
 
 const a12 = "00000000"
 
+// What a daemon that was root made on the host stays until one that may removes it.
+func TestNetworkOfAnotherDaemon(t *testing.T) {
+	w, d := begun(t)
+	vm := d.make(t, banger.Spec{Name: "a"})
+	if _, err := d.StartVM(t.Context(), vm.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(w.host.String(), "tap") {
+		t.Fatalf("no TAP:\n%s", w.host)
+	}
+	d.kill()
+	w.plain = true
+	d = w.open(nil)
+	err := d.DeleteVM(t.Context(), vm.ID)
+	if wantCode(t, err, banger.CodeUnavailable); !strings.Contains(err.Error(), "can't be removed by this daemon") {
+		t.Error(err)
+	}
+	_, err = d.CreateVM(t.Context(), banger.Spec{Name: "b", Net: banger.NetBridge}, true, nil)
+	if wantCode(t, err, banger.CodeInvalid); !strings.Contains(err.Error(), `"bridge" isn't available to this daemon`) {
+		t.Error(err)
+	}
+	d.kill()
+	w.plain = false
+	d = w.open(nil)
+	if vms, err := d.VMs(t.Context()); err != nil || len(vms) > 0 || strings.Contains(w.host.String(), "tap") {
+		t.Errorf("%+v, %v\n%s", vms, err, w.host)
+	}
+}
+
 func TestSpecsThatAreRefused(t *testing.T) {
 	w, d := begun(t)
 	d.HostMemoryMiB = func() int { return 4096 }

@@ -39,6 +39,7 @@ type world struct {
 
 	defaults engine.Defaults
 	now      func() time.Time
+	plain    bool // daemons that may not touch the host's network, as those that aren't root
 	clocks   bool // set guests' clocks: beside all else, so that points come in no certain order
 }
 
@@ -127,6 +128,9 @@ func (w *world) open(fate func(string) fake.Fate) *daemon {
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	e.HookFiles(life.Step)
+	if w.plain {
+		e.Host.Networks = nil
+	}
 	if !w.clocks {
 		e.LeaveClocks()
 	}

@@ -91,6 +91,18 @@ func TestLyingAgent(t *testing.T) {
 	}
 }
 
+// A tool that was killed is said to have been.
+func TestToolIsKilled(t *testing.T) {
+	c := agentThat(t, func(conn net.Conn, r *bufio.Reader, _ guest.Request) {
+		respond(conn, guest.Attached{})
+		_, _ = conn.Write(frame(guest.FrameExit, 0, `{"exit":{"signal":"KILL"}}`))
+		_, _ = io.Copy(io.Discard, r)
+	})
+	if err := c.Get(deadline(t, 20*time.Second), "/etc", io.Discard); err == nil || !strings.Contains(err.Error(), "tar /etc in the guest was ended by SIGKILL") {
+		t.Error(err)
+	}
+}
+
 // TestAgentThatNeverTakesStdin: no more than the window is read ahead.
 func TestAgentThatNeverTakesStdin(t *testing.T) {
 	c := agentThat(t, func(conn net.Conn, r *bufio.Reader, _ guest.Request) {

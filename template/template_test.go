@@ -1,6 +1,7 @@
 package template_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -240,6 +241,67 @@ func TestBounded(t *testing.T) {
 	b.make(t, m)
 	if names := left(t, dir); len(names) != 1 {
 		t.Errorf("what was superseded is still there: %q", names)
+	}
+}
+
+// A reference that several share names none of them.
+func TestAmbiguous(t *testing.T) {
+	dir := t.TempDir()
+	b := newBed(t, dir, fake.NewHost(), always)
+	id := b.make(t, machine(t, "a1")).ID
+	other := id[:4] + "00000000"
+	if err := os.CopyFS(filepath.Join(dir, other), os.DirFS(filepath.Join(dir, id))); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, other, "*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(files[0], bytes.ReplaceAll(data, []byte(id), []byte(other)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.DeleteTemplate(t.Context(), id[:4]); banger.CodeOf(err) != banger.CodeConflict || !strings.Contains(err.Error(), "names 2 templates") {
+		t.Error(err)
+	}
+	if err := b.DeleteTemplate(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+}
+
+// What has no template says why it is booted, and why none is made.
+func TestNoTemplate(t *testing.T) {
+	b := newBed(t, t.TempDir(), fake.NewHost(), always)
+	bridged := machine(t, "a1")
+	bridged.Net.Mode = banger.NetBridge
+	plain := struct{ banger.Hypervisor }{b.Hypervisors["fake"]} // can do no more than each must
+	b.Hypervisors["plain"] = plain
+	for want, c := range map[string]struct {
+		hypervisor string
+		m          banger.Machine
+	}{
+		"on a network of the host":             {"fake", bridged},
+		`hypervisor "plain" can't be restored`: {"plain", machine(t, "a2")},
+	} {
+		_, _, restored := b.Restore(t.Context(), c.hypervisor, c.m)
+		_, _, image := b.Image(t.Context(), c.hypervisor, "debian", 1024, c.m)
+		_, made := b.Make(t.Context(), template.Subject{Hypervisor: c.hypervisor, Machine: c.m}, nil)
+		for _, err := range []error{restored, image, made} {
+			if banger.CodeOf(err) != banger.CodeUnavailable || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v, want %q", err, want)
+			}
+		}
+	}
+	b.Off = true
+	_, _, restored := b.Restore(t.Context(), "fake", machine(t, "a3"))
+	_, _, image := b.Image(t.Context(), "fake", "debian", 1024, machine(t, "a4"))
+	for _, err := range []error{restored, image} {
+		if err == nil || !strings.Contains(err.Error(), "warm starts are off in config.toml") {
+			t.Error(err)
+		}
 	}
 }
 

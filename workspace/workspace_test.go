@@ -317,6 +317,34 @@ func TestRefused(t *testing.T) {
 			t.Errorf("Open(%s): %v, want %q", path, err, text)
 		}
 	}
+	theirs := newRepo(t, "theirs")
+	if os.Getuid() == 0 {
+		if err := os.Chown(theirs, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(theirs+"/.git", 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := workspace.Open(t.Context(), theirs); os.Getuid() == 0 && (banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), "belongs to another user")) {
+		t.Error(err)
+	}
+	for head, text := range map[string]string{
+		"ref: refs/tags/x":                         "not a branch",
+		"1234567890123456789012345678901234567890": "names neither a branch nor a commit",
+	} {
+		odd := newRepo(t, "odd")
+		if err := os.WriteFile(odd+"/.git/HEAD", []byte(head+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r, err := workspace.Open(t.Context(), odd)
+		if err == nil {
+			err = r.Tar(t.Context(), io.Discard)
+		}
+		if banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), text) {
+			t.Errorf("HEAD %q: %v, want %q", head, err, text)
+		}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := workspace.Open(ctx, repo); banger.CodeOf(err) != banger.CodeCanceled {
