@@ -44,7 +44,7 @@ check:
 # Which error texts no test provokes, of those that tests/errors.txt has no reason for.
 errors: test-packages
 	rm -rf bin/coverage && mkdir -p bin/coverage
-	GOCOVERDIR=$(CURDIR)/bin/coverage $(GO) test -short -p 1 -timeout 35m -coverpkg=banger/... -coverprofile=bin/coverage/tests ./...
+	BANGER_COVERDIR=$(CURDIR)/bin/coverage $(GO) test -short -p 1 -timeout 35m -coverpkg=banger/... -coverprofile=bin/coverage/tests ./...
 	$(GO) tool covdata textfmt -i bin/coverage -o bin/coverage/programs
 	$(GO) test . -run TestErrorTexts -v -profiles bin/coverage/tests,bin/coverage/programs
 

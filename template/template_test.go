@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,8 @@ import (
 	"time"
 
 	"banger"
+	"banger/agent"
+	"banger/agent/session"
 	"banger/fake"
 	"banger/guest"
 	"banger/template"
@@ -243,6 +247,60 @@ func TestBounded(t *testing.T) {
 		t.Errorf("what was superseded is still there: %q", names)
 	}
 }
+
+// A guest that ends in place of freezing is said to have ended.
+func TestGuestEnds(t *testing.T) {
+	host := fake.NewHost()
+	host.Agent = func(g *fake.Guest) { g.Poweroff(); _ = g.Close() }
+	dir := t.TempDir()
+	b := newBed(t, dir, host, always)
+	b.Freeze = time.Second // until then it is asked again: it might be late
+	_, err := b.Make(t.Context(), template.Subject{Hypervisor: "fake", Kernel: "k", Machine: machine(t, "a1")}, nil)
+	if err == nil || !strings.Contains(err.Error(), "it ended: ") {
+		t.Error(err)
+	}
+	if names := left(t, dir); len(names) > 0 || len(host.Owned()) > 0 {
+		t.Errorf("left: %q, %v", names, host.Owned())
+	}
+}
+
+// An image whose command fails is no template, and its last words are told.
+func TestCommandFails(t *testing.T) {
+	host := fake.NewHost()
+	s := &agent.Server{
+		Version: "fake", Sessions: &session.Table{}, InitState: func() string { return "running" },
+		Configure: func(context.Context, guest.Identity) (guest.Ready, error) { return guest.Ready{Agent: "fake"}, nil },
+	}
+	host.Agent = func(g *fake.Guest) { _ = s.Serve(&once{conn: g}) }
+	dir := t.TempDir()
+	b := newBed(t, dir, host, always)
+	m := machine(t, "a1")
+	m.Drives = []banger.Drive{{Serial: "disk"}}
+	_, err := b.Make(t.Context(), template.Subject{Hypervisor: "fake", Kernel: "k", Machine: m, Image: &template.Image{
+		Name: "debian", ID: "i", DiskMiB: 64, Disks: host.Live(always).Disks(), After: "echo out of order; exit 3",
+	}}, nil)
+	var e *banger.Error
+	if !errors.As(err, &e) || e.Code != banger.CodeInvalid || !strings.Contains(e.Error(), "ended with status 3") || !strings.Contains(e.Hint, "out of order") {
+		t.Errorf("%v, %+v", err, e)
+	}
+	if names := left(t, dir); len(names) > 0 {
+		t.Errorf("left: %q", names)
+	}
+}
+
+// once is a listener with one connection to give.
+type once struct{ conn net.Conn }
+
+func (o *once) Accept() (net.Conn, error) {
+	if o.conn == nil {
+		return nil, io.EOF
+	}
+	c := o.conn
+	o.conn = nil
+	return c, nil
+}
+func (o *once) Close() error   { return nil }
+func (o *once) Addr() net.Addr { return &net.UnixAddr{} }
 
 // A reference that several share names none of them.
 func TestAmbiguous(t *testing.T) {

@@ -67,7 +67,7 @@ func build() error {
 		programs = []string{"banger/cmd/..."}
 	}
 	args := []string{"build", "-ldflags", "-s -w", "-o", bin + "/"}
-	if os.Getenv("GOCOVERDIR") != "" { // where programs say which of their code ran
+	if os.Getenv("BANGER_COVERDIR") != "" { // where programs say which of their code ran
 		args = append(args, "-cover", "-coverpkg=banger/...")
 	}
 	cmd := exec.Command("go", append(args, programs...)...)
@@ -129,7 +129,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("IMAGE", image)
-			if dir := os.Getenv("GOCOVERDIR"); dir != "" {
+			if dir := os.Getenv("BANGER_COVERDIR"); dir != "" { // go test -cover has a GOCOVERDIR of its own
 				env.Setenv("GOCOVERDIR", dir)
 			}
 			path := bin + ":" + os.Getenv("PATH")
