@@ -40,7 +40,7 @@ func (d Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, err
 	if sizeMiB < banger.MinDiskMiB || sizeMiB > banger.MaxDiskMiB {
 		return "", banger.Errorf(banger.CodeInvalid, "a disk of %d MiB is out of bounds: %d to %d MiB", sizeMiB, banger.MinDiskMiB, banger.MaxDiskMiB)
 	}
-	return create(ctx, dir, sizeMiB, func() (*os.File, error) { return d.template(ctx) })
+	return create(ctx, dir, sizeMiB, func() (*os.File, error) { return d.template(ctx, sizeMiB) })
 }
 
 // Clone makes DIR/disk.ext4 a copy of from, of the same size.

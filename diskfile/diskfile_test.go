@@ -100,7 +100,7 @@ func TestLeftoversOfADeadMaker(t *testing.T) {
 	if err := os.Mkdir(d.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []string{filepath.Join(dir, "disk.ext4.new"), filepath.Join(d.Dir, "ext4-1.img.new")} {
+	for _, p := range []string{filepath.Join(dir, "disk.ext4.new"), filepath.Join(d.Dir, "ext4-1-64.img.new")} {
 		if err := os.WriteFile(p, []byte(strings.Repeat("half", 1<<20)), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestLeftoversOfADeadMaker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{path + ".new", filepath.Join(d.Dir, "ext4-1.img.new")} {
+	for _, name := range []string{path + ".new", filepath.Join(d.Dir, "ext4-1-64.img.new")} {
 		if _, err := os.Stat(name); !os.IsNotExist(err) {
 			t.Errorf("%s is still there", name)
 		}

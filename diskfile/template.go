@@ -18,10 +18,12 @@ import (
 
 // templateName carries a version: change it with anything below it, so that an
 // older daemon's template is never taken for this one.
-const (
-	templateName = "ext4-1.img"
-	templateMiB  = banger.MinDiskMiB
-)
+const templateName = "ext4-1"
+
+// templateSizes, in MiB: a disk is made of the largest that it can hold, and grown
+// by its guest. The default size of a disk is one of them, since growing it takes an
+// emulated guest a tenth of a second of its start.
+var templateSizes = []int{10 << 10, banger.MinDiskMiB}
 
 // mkfsArgs makes a filesystem that is small as a file and quick to grow. Every
 // feature is named ("none" clears mke2fs.conf's own), so that disks are alike
@@ -45,9 +47,11 @@ var mkfsArgs = []string{
 	"-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0",
 }
 
-// template opens the template, making it first where there is none.
-func (d Disks) template(ctx context.Context) (*os.File, error) {
-	path := filepath.Join(d.Dir, templateName)
+// template opens the template for a disk of a size, making it first where there is none.
+func (d Disks) template(ctx context.Context, sizeMiB int) (*os.File, error) {
+	i := slices.IndexFunc(templateSizes, func(s int) bool { return s <= sizeMiB })
+	size := templateSizes[i]
+	path := filepath.Join(d.Dir, fmt.Sprintf("%s-%d.img", templateName, size))
 	if f, err := os.Open(path); err == nil {
 		return f, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -66,7 +70,7 @@ func (d Disks) template(ctx context.Context) (*os.File, error) {
 		return nil, fmt.Errorf("lock disk template: %w", err)
 	}
 	if _, err := os.Stat(path); err != nil { // else another made it while we waited
-		if err := d.makeTemplate(ctx, path); err != nil {
+		if err := d.makeTemplate(ctx, path, size); err != nil {
 			return nil, err
 		}
 	}
@@ -78,7 +82,7 @@ func (d Disks) template(ctx context.Context) (*os.File, error) {
 }
 
 // makeTemplate runs mke2fs on a sparse file and gives the result its name.
-func (d Disks) makeTemplate(ctx context.Context, path string) error {
+func (d Disks) makeTemplate(ctx context.Context, path string, sizeMiB int) error {
 	mke2fs, err := d.mke2fs()
 	if err != nil {
 		return err
@@ -89,7 +93,7 @@ func (d Disks) makeTemplate(ctx context.Context, path string) error {
 		return fmt.Errorf("disk template: %w", err)
 	}
 	defer f.Close()
-	if err := f.Truncate(templateMiB * mib); err != nil {
+	if err := f.Truncate(int64(sizeMiB) * mib); err != nil {
 		return fmt.Errorf("disk template: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, mke2fs, append(slices.Clone(mkfsArgs), "--", temp)...)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -94,8 +93,14 @@ func install() error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 1<<20)); err != nil {
-		return err
+	for { // in the kernel, which copies each page once
+		n, err := unix.Sendfile(int(to.Fd()), int(from.Fd()), nil, 64<<20)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("copy %s: %w", from.Name(), err)
+		}
+		if n == 0 && err == nil {
+			break
+		}
 	}
 	if err := to.Close(); err != nil {
 		return err
@@ -112,11 +117,14 @@ func supervise(env string) {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
 	asked := make(chan os.Signal, 1)
-	root := make(chan string, 1)
+	root, begin := make(chan string, 1), make(chan struct{})
 	go func() {
-		if line, err := bufio.NewReader(pipeR).ReadString('\n'); err == nil {
+		r := bufio.NewReader(pipeR)
+		if line, err := r.ReadString('\n'); err == nil {
 			root <- strings.TrimSuffix(line, "\n")
 		}
+		_, _ = r.ReadByte() // until the agent closes its end, or dies
+		close(begin)
 	}()
 	agent := loadBeside(func() int { return mustStartAgent(pipeW, env) })
 	for {
@@ -131,6 +139,11 @@ func supervise(env string) {
 				die("switch root", err)
 			}
 			if init != "" {
+				pipeW.Close()
+				select {
+				case <-begin:
+				case <-time.After(2 * firstCommand): // an agent that hangs holds nobody up
+				}
 				err := becomeInit(init)
 				logf("%s: %v: going on without an init", init, err)
 			}

@@ -22,8 +22,11 @@ import (
 type Machine struct {
 	version string
 	lock    *os.File // held for life: see the package comment
-	pid1    *os.File // tells Init that the root is ready; nil in an agent started later
+	pid1    *os.File // tells Init that the root is ready, and by its end to go on; nil in an agent started later
 	early   []guest.Stage
+
+	// Commands returns how many commands run. Nil: not known.
+	Commands func() int
 
 	done atomic.Pointer[state]
 
@@ -111,10 +114,34 @@ func (m *Machine) Configure(_ context.Context, id guest.Identity) (guest.Ready, 
 		m.failed = fmt.Errorf("tell PID 1: %w", err)
 		return guest.Ready{}, m.failed
 	}
-	m.pid1.Close()
 	m.done.Store(s)
+	go m.beginInit()
 	m.keepGuardian(s)
 	return ready, nil
+}
+
+// The image's init waits for the first command: a starting systemd takes the CPU for
+// seconds of emulation, and who said `vm run -- CMD` waits for CMD.
+const (
+	commandComes = 50 * time.Millisecond // the host's answer to a VM that stands
+	firstCommand = 300 * time.Millisecond
+	commandPoll  = 5 * time.Millisecond
+)
+
+// beginInit lets PID 1 become the image's init: at once when no command comes, else
+// when the first has ended or has had its time.
+func (m *Machine) beginInit() {
+	defer m.pid1.Close()
+	if m.Commands == nil {
+		return
+	}
+	for began, ran := time.Now(), false; ; time.Sleep(commandPoll) {
+		runs, took := m.Commands() > 0, time.Since(began)
+		if ran && !runs || !runs && took > commandComes || took > firstCommand {
+			return
+		}
+		ran = ran || runs
+	}
 }
 
 func (s *state) save() error {

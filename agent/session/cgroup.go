@@ -64,6 +64,10 @@ func (g *cgroups) take(parent string) *cgroup {
 	}
 }
 
+// Prepare makes the group of the first session ahead of it: enabling a controller and
+// making a group take an emulated guest longer than starting a program.
+func (t *Table) Prepare() { t.groups.give(t.groups.take(t.Cgroup)) }
+
 // give takes a session's group back. One that isn't empty belongs to what the
 // session left running and is let go.
 func (g *cgroups) give(c *cgroup) {

@@ -50,6 +50,8 @@ func serve(args []string) error {
 		return err
 	}
 	sessions := &session.Table{Cgroup: "/sys/fs/cgroup/banger.exec"}
+	machine.Commands = sessions.Len
+	go sessions.Prepare() // while the host is awaited
 	server := &agent.Server{
 		Version:    version.String(),
 		Sessions:   sessions,
