@@ -296,7 +296,8 @@ func lock(ctx context.Context, file string) (unlock func(), err error) {
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", file, err)
+			return nil, banger.Errorf(banger.CodeUnavailable, "lock %s: %w", file, err).
+				WithHint("where files can't be locked, kernels can't be kept: set data_dir in config.toml to a directory on a disk of this host")
 		}
 		// flock has no form that a context could end.
 		select {
