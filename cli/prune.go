@@ -186,7 +186,7 @@ func systemPruneCommand(a *App) *cobra.Command {
 		Short: "Give back space: what no VM uses and can be had again",
 		Long: `Deletes, after asking, what no VM uses and what can be fetched or made again:
 downloads that are kept for another try, images that were built, kernels. The
-default image and kernel stay, and so do templates, without --all. Images that
+default image and kernel stay, and so do their templates, without --all. Images that
 were imported always stay ("banger image prune" deletes those), and so do VMs,
 stopped ones too ("banger vm prune"), and downloads while something is fetched.`,
 		Example: `  banger system prune --dry-run

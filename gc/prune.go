@@ -61,20 +61,22 @@ func (c *Collector) Prune(ctx context.Context, opt banger.PruneOptions) ([]bange
 	for _, vm := range vms {
 		used["image/"+vm.ImageID], used["kernel/"+vm.KernelID] = true, true
 	}
-	var list []candidate
-	for _, look := range []func(context.Context, bool) ([]candidate, error){c.templates, c.images, c.kernels} {
-		more, err := look(ctx, opt.All)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, more...)
+	images, err := c.images(ctx, opt.All)
+	if err != nil {
+		return nil, err
+	}
+	kernels, err := c.kernels(ctx, opt.All)
+	if err != nil {
+		return nil, err
+	}
+	list := slices.DeleteFunc(append(images, kernels...), func(x candidate) bool { return used[x.Kind+"/"+x.ID] })
+	frozen, err := c.templates(ctx, opt.All, list)
+	if err != nil {
+		return nil, err
 	}
 	pruned := []banger.Pruned{}
-	for _, x := range list {
+	for _, x := range append(frozen, list...) {
 		key := x.Kind + "/" + x.ID
-		if used[key] {
-			continue
-		}
 		if x.Bytes == 0 {
 			x.Bytes = sizes[key]
 			delete(sizes, key) // an image with two names takes its space once
@@ -99,13 +101,17 @@ func (c *Collector) Prune(ctx context.Context, opt banger.PruneOptions) ([]bange
 	return pruned, nil
 }
 
-func (c *Collector) templates(ctx context.Context, all bool) ([]candidate, error) {
-	if c.Spare.Templates == nil || !all {
+// templates are all, or those of the images and kernels that go.
+func (c *Collector) templates(ctx context.Context, all bool, going []candidate) ([]candidate, error) {
+	if c.Spare.Templates == nil {
 		return nil, nil
 	}
 	found, err := c.Spare.Templates.Templates(ctx)
 	var list []candidate
 	for _, t := range found {
+		if !all && !slices.ContainsFunc(going, func(x candidate) bool { return x.ID == t.Kernel || x.ID == t.ImageID }) {
+			continue
+		}
 		name := "kernel " + t.Kernel
 		if t.Image != "" {
 			name = "image " + t.Image

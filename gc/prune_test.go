@@ -50,7 +50,10 @@ func (s *shelf) remove(what string) error {
 type frozen struct{ *shelf }
 
 func (f frozen) Templates(context.Context) ([]banger.Template, error) {
-	return []banger.Template{{ID: "777777777777", Kernel: "k", Bytes: 7}}, nil
+	return []banger.Template{
+		{ID: "777777777777", Kernel: "cccccccccccc", Bytes: 7},
+		{ID: "888888888888", Kernel: "dddddddddddd", Bytes: 8}, {ID: "999999999999", Kernel: "cccccccccccc", Image: "spare", ImageID: "333333333333", Bytes: 9},
+	}, nil
 }
 
 func (f frozen) CreateTemplate(context.Context, banger.TemplateSpec, banger.Progress) (banger.Template, error) {
@@ -107,7 +110,10 @@ func TestPrune(t *testing.T) {
 		}
 	}
 	some := func(removed bool) []string {
-		return []string{fmt.Sprint("image 333333333333 0 ", removed, " "), fmt.Sprint("kernel aaaaaaaaaaaa 0 ", removed, " "), fmt.Sprint("kernel dddddddddddd 0 ", removed, " ")}
+		return []string{
+			fmt.Sprint("template 888888888888 8 ", removed, " "), fmt.Sprint("template 999999999999 9 ", removed, " "),
+			fmt.Sprint("image 333333333333 0 ", removed, " "), fmt.Sprint("kernel aaaaaaaaaaaa 0 ", removed, " "), fmt.Sprint("kernel dddddddddddd 0 ", removed, " "),
+		}
 	}
 	same(prune(banger.PruneOptions{DryRun: true}), append(some(false), "download downloads 8192 false ")...)
 	same(s.deleted)
@@ -121,12 +127,12 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(prune(banger.PruneOptions{}), append(some(true), "download downloads 8192 false kept: a fetch or build that goes on may use them")...)
-	same(s.deleted, "image spare", "kernel aaaaaaaaaaaa", "kernel dddddddddddd")
+	same(s.deleted, "template 888888888888", "template 999999999999", "image spare", "kernel aaaaaaaaaaaa", "kernel dddddddddddd")
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s.err = banger.Errorf(banger.CodeConflict, "in use since")
-	same(prune(banger.PruneOptions{})[:1], "image 333333333333 0 false in use since")
+	same(prune(banger.PruneOptions{})[2:3], "image 333333333333 0 false in use since")
 	s.err = nil
 	if _, err := os.Stat(part); err == nil {
 		t.Error("the download is there still")
@@ -136,6 +142,6 @@ func TestPrune(t *testing.T) {
 	}
 
 	c.Spare.Alone = true
-	same(prune(banger.PruneOptions{All: true}), "template 777777777777 7 true ", "image 111111111111 0 true ", "image 333333333333 0 true ",
+	same(prune(banger.PruneOptions{All: true}), "template 777777777777 7 true ", "template 888888888888 8 true ", "template 999999999999 9 true ", "image 111111111111 0 true ", "image 333333333333 0 true ",
 		"kernel aaaaaaaaaaaa 0 true ", "kernel cccccccccccc 0 true ", "kernel dddddddddddd 0 true ", "kernel eeeeeeeeeeee 8192 true ")
 }
