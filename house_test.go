@@ -48,10 +48,11 @@ var mayImport = map[string][]string{
 
 	"firecracker": {"banger", "proc", "shim"},
 
-	"diskfile":  {"banger"},
+	"hostfs":    {"banger"}, // what disk drivers and templates ask of a filesystem, once
+	"diskfile":  {"banger", "hostfs"},
 	"fcrelease": {"banger"}, // a hypervisor fetched when asked: of no driver, so that a driver has no HTTP client for the world
 	"bridge":    {"banger"},
-	"dmsnap":    {"banger"}, // disks by device-mapper; the base's filesystem is made by another banger.Disks
+	"dmsnap":    {"banger", "hostfs"}, // disks by device-mapper; the base's filesystem is made by another banger.Disks
 	"erofs":     {},
 	"rootfs":    {"banger", "erofs"},
 	"initramfs": {},
@@ -71,7 +72,7 @@ var mayImport = map[string][]string{
 	"journal":  {"banger"},
 	"gc":       {"banger"},
 	"engine":   {"banger", "console", "guest"},
-	"template": {"banger", "guest"}, // frozen guests and their making: the engine only asks for one
+	"template": {"banger", "guest", "hostfs"}, // frozen guests and their making: the engine only asks for one
 	"api":      {"banger", "guest", "version"},
 	"cli":      {"banger", "config", "doctor", "guest", "images", "version", "workspace"},
 
@@ -105,7 +106,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/renew", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "firecracker", "lab", "netns", "qemu", "shim", "workspace"},
 	"net/http":              {"archivetest", "api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian", "fcrelease", "firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
+	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "hostfs", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/hostfs"
 )
 
 const (
@@ -76,7 +77,7 @@ func create(ctx context.Context, dir string, sizeMiB int, template func() (*os.F
 	if err := os.Rename(temp, path); err != nil {
 		return "", fmt.Errorf("name the disk of %s: %w", dir, err)
 	}
-	return path, syncDir(dir)
+	return path, hostfs.SyncDir(dir)
 }
 
 // Grow enlarges the disk sparsely, and makes sure that the guest, which is about
@@ -98,7 +99,7 @@ func (d Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 	if st.Size() > int64(sizeMiB)*mib || sizeMiB > banger.MaxDiskMiB {
 		return banger.Errorf(banger.CodeInvalid, "disk %s holds %d MiB: it can't become %d MiB, only grow, up to %d", path, st.Size()/mib, sizeMiB, banger.MaxDiskMiB)
 	}
-	if err := spacious(f, sizeMiB); err != nil {
+	if err := hostfs.Room(f, int64(leastRoom+sizeMiB>>14)); err != nil {
 		return err
 	}
 	return resize(f, sizeMiB)
@@ -170,19 +171,6 @@ func copySparse(dst, src *os.File) error {
 // ones take 64 a TiB more.
 const leastRoom = 16
 
-func spacious(f *os.File, sizeMiB int) error {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		return fmt.Errorf("room of %s: %w", f.Name(), err)
-	}
-	have, want := int64(st.Bavail)*st.Bsize/mib, int64(leastRoom+sizeMiB>>14)
-	if have < want {
-		return banger.Errorf(banger.CodeUnavailable, "the filesystem of %s has %d MiB left, its guest needs %d: %w", f.Name(), have, want, unix.ENOSPC).
-			WithHint("the disk is full: make room and try again")
-	}
-	return nil
-}
-
 // resize sets a disk's size and makes it durable.
 func resize(f *os.File, sizeMiB int) error {
 	if err := f.Truncate(int64(sizeMiB) * mib); errors.Is(err, unix.EFBIG) {
@@ -193,18 +181,6 @@ func resize(f *os.File, sizeMiB int) error {
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("sync disk: %w", err)
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync directory: %w", err)
 	}
 	return nil
 }

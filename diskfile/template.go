@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/hostfs"
 )
 
 // templateName carries a version: change it with anything below it, so that an
@@ -111,7 +112,7 @@ func (d Disks) makeTemplate(ctx context.Context, path string, sizeMiB int) error
 	if err := os.Rename(temp, path); err != nil {
 		return fmt.Errorf("name disk template: %w", err)
 	}
-	return syncDir(d.Dir)
+	return hostfs.SyncDir(d.Dir)
 }
 
 // mke2fs returns the program's path. Distributions keep it where an ordinary

@@ -35,6 +35,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/hostfs"
 )
 
 const (
@@ -99,7 +100,7 @@ func (d *Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, er
 		_ = d.Remove(ctx, dir)
 		return "", err
 	}
-	return path, syncDir(dir)
+	return path, hostfs.SyncDir(dir)
 }
 
 // base returns the base's path and size in MiB. It is as large as a file can be
@@ -166,7 +167,7 @@ func (d *Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 	} else if int64(sizeMiB)*mib > st.Size() {
 		return banger.Errorf(banger.CodeInvalid, "the filesystem of %s holds disks of at most %d MiB, not %d", f.Name(), st.Size()/mib, sizeMiB)
 	}
-	if err := spacious(f); err != nil {
+	if err := hostfs.Room(f, leastRoom); err != nil {
 		return err
 	}
 	return resize(f, sizeMiB)
@@ -185,30 +186,6 @@ func (d *Disks) Remove(_ context.Context, dir string) error {
 // leastRoom is what must be free beside a disk whose guest is to run, in MiB: a
 // fresh one takes 5 for growing its filesystem and systemd's first start.
 const leastRoom = 16
-
-func spacious(f *os.File) error {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		return fmt.Errorf("room of %s: %w", f.Name(), err)
-	}
-	if have := int64(st.Bavail) * st.Bsize / mib; have < leastRoom {
-		return banger.Errorf(banger.CodeUnavailable, "the filesystem of %s has %d MiB left, its guest needs %d: %w", f.Name(), have, leastRoom, unix.ENOSPC).
-			WithHint("the disk is full: make room and try again")
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	return nil
-}
 
 // mark is what a device's UUID and a loop's label begin with, and what follows is
 // a VM's id, or baseID, and the owner.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"banger/hostfs"
 )
 
 // file is what a file of a template was when it was made.
@@ -152,13 +154,5 @@ func writeManifest(dir string, m manifest) error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return hostfs.SyncDir(dir)
 }

@@ -13,6 +13,7 @@ import (
 
 	"banger"
 	"banger/guest"
+	"banger/hostfs"
 )
 
 // workshop is where one template is made. Its directory is the plan: it is there
@@ -135,7 +136,7 @@ func (s *Store) Make(ctx context.Context, sub Subject, p banger.Progress) (t ban
 	s.mu.Lock()
 	s.checked[m.ID] = true
 	s.mu.Unlock()
-	return m.Template, errors.Join(syncDir(s.Dir), s.prune(m))
+	return m.Template, errors.Join(hostfs.SyncDir(s.Dir), s.prune(m))
 }
 
 // An undo is given this long.
