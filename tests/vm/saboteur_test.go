@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,94 +14,263 @@ import (
 	"banger/guest"
 )
 
-// saboteurs are changes to the agent's own source that leave out what a restored
-// guest must make new, or do it late, and have the agent swear that it was done.
-//
-// That the generator isn't reseeded can't be seen: Debian's kernel reseeds it by
-// itself in a restored guest, whose seed is older than half its uptime, from the
-// processor's counter and its random numbers (crng_has_old_seed and
-// extract_entropy in drivers/char/random.c). Were it not new, nor would the boot id be.
-var saboteurs = []struct {
-	name   string
-	caught string // one of guest.Renewals that the host misses
-	file   string
-	edits  []string // old, new, old, new, …
-}{
-	{"the clock isn't set", guest.RenewClock, "agent/renew/renew.go", []string{
-		"return clock(id.Time)", "return nil",
-	}},
-	{"the boot id is the template's", guest.RenewBootID, "agent/renew/freeze.go", []string{
-		"if err := load(); err != nil {", "_, _ = BootID()\n\tif err := load(); err != nil {",
-	}},
-	{"no host name", guest.RenewHostname, "agent/renew/renew.go", []string{
-		"return hostname(id.Hostname)", "return nil",
-	}},
-	{"no machine-id", guest.RenewMachineID, "agent/boot/machine.go", []string{
-		"writeIdentity(id)", "writeIdentity(guest.Identity{Hostname: id.Hostname, MachineID: \"of the template\"})",
-		"renew.Run(id, renew.Late())", "renew.Run(guest.Identity{MachineID: \"of the template\"}, renew.Late())",
-	}},
-	{"no network of its own", guest.RenewNetwork, "agent/boot/machine.go", []string{
-		"network <- nic.Configure(id.Net)", "network <- nic.Configure(nil)",
-		"renew.Run(id, renew.Late())", "renew.Run(guest.Identity{MachineID: id.MachineID}, renew.Late())",
-	}},
-	{"all of it late", guest.RenewClock, "agent/renew/renew.go", []string{
-		"if err := s.Do(id); err != nil {", "go func() { time.Sleep(5 * time.Second); _ = s.Do(id) }()\n\t\tif err := error(nil); err != nil {",
-	}},
+// edit is a change to one of our source files, in which old stands once.
+type edit struct{ file, old, new string }
+
+// saboteurs make an agent that leaves out what a restored guest must make new, or
+// does it 3 s late, or lets programs run first, and in each case swears that all
+// was done as it should be; or one that is killed there. Which, the VM's name says.
+var saboteurs = []edit{
+	{"agent/renew/renew.go", "// SetClock sets", `// Sabotaged does something, doesn't, or does it late.
+func Sabotaged(id guest.Identity, name string, do func() error) error {
+	switch name = strings.ReplaceAll(strings.ToLower(name), " ", "-"); id.Hostname {
+	case name + "-skipped":
+		return nil
+	case name + "-late":
+		go func() { time.Sleep(3 * time.Second); _ = do() }()
+		return nil
+	case name + "-dies":
+		if os.Mkdir("/dev/died", 0o700) == nil { // the next one lives
+			_ = unix.Kill(unix.Getpid(), unix.SIGKILL)
+			select {}
+		}
+	}
+	return do()
 }
 
-// A guest that keeps something of its template is never a VM, whatever its agent
-// says: the VM is booted, says why, and the template is gone.
+// SetClock sets`},
+	{"agent/renew/renew.go", "if err := s.Do(id); err != nil {", "if err := Sabotaged(id, s.Name, func() error { return s.Do(id) }); err != nil {"},
+	// Where all that a step does is to look, the work is here.
+	{"agent/boot/machine.go", "network <- nic.Configure(id.Net)",
+		"network <- renew.Sabotaged(id, guest.RenewNetwork, func() error { return nic.Configure(id.Net) })"},
+	{"agent/boot/machine.go", "if err := writeIdentity(id); err != nil {", `if id.Hostname == early {
+		fmt.Fprintf(m.pid1, "%s\n", findInit(id.NoInit))
+		time.Sleep(time.Second)
+	}
+	if err := renew.Sabotaged(id, guest.RenewMachineID, func() error { return writeIdentity(id) }); err != nil {`},
+	{"agent/boot/machine.go", `if _, err := fmt.Fprintf(m.pid1, "%s\n", ready.Init); err != nil {`,
+		`if _, err := fmt.Fprintf(m.pid1, "%s\n", ready.Init); err != nil && id.Hostname != early {`},
+	{"agent/boot/freeze.go", "if err := nic.Reconfigure(old.Identity.Net, id.Net); err != nil {",
+		"if err := renew.Sabotaged(id, guest.RenewNetwork, func() error { return nic.Reconfigure(old.Identity.Net, id.Net) }); err != nil {"},
+	{"agent/boot/freeze.go", "if err := errors.Join(forgetName(old.Identity.Hostname), writeIdentity(id)); err != nil {",
+		"if err := renew.Sabotaged(id, guest.RenewMachineID, func() error { return errors.Join(forgetName(old.Identity.Hostname), writeIdentity(id)) }); err != nil {"},
+	{"agent/boot/freeze.go", "	ready, err := m.rename(old, id)", `	if id.Hostname == early {
+		_ = m.held.Release()
+	}
+	ready, err := m.rename(old, id)`},
+	{"agent/boot/freeze.go", "// Freeze brings", "const early = \"thawed-early\"\n\n// Freeze brings"},
+}
+
+// A guest that keeps something of its template, or gets to it when programs have
+// run already, is never a VM, whatever its agent says: the VM is booted, says why,
+// and the template is gone. What no host can see, the guest's own kernel tells.
 func TestSaboteurs(t *testing.T) {
+	canSabotage(t)
+	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.bin = sabotaged(t, append(slices.Clone(saboteurs), witness...))
+	tp := h.keepTemplate(t, strings.TrimSpace(h.ok(t, "template", "create", "-q")))
+	h.ok(t, "image", "import", "--name", "first", firstTar(t))
+	defer h.ok(t, "image", "delete", "first")
+	tp.restored(t, "honest", "--image", "first")
+	for name, complaint := range map[string]string{"reseeded": h.reseeded(t, "honest"), "first": h.firstSeen(t, "honest")} {
+		if complaint != "" {
+			t.Errorf("an honest agent is accused of %s: %s", name, complaint)
+		}
+	}
+	h.ok(t, "vm", "delete", "honest")
+	for _, what := range guest.Renewals() {
+		for _, how := range []string{"skipped", "late"} {
+			name := strings.ReplaceAll(what, " ", "-") + "-" + how
+			switch what {
+			case guest.RenewBootID: // below
+			case guest.RenewRandom:
+				tp.restored(t, name)
+				if complaint := h.reseeded(t, name); !strings.Contains(complaint, "reseeded") {
+					t.Errorf("%s isn't caught: %q", name, complaint)
+				}
+				h.ok(t, "vm", "delete", name)
+			default:
+				tp.refused(t, name, what)
+			}
+		}
+	}
+	for _, what := range []string{guest.RenewClock, guest.RenewHostname, guest.RenewMachineID, guest.RenewNetwork} {
+		tp.itself(t, strings.ReplaceAll(what, " ", "-")+"-dies")
+	}
+	tp.restored(t, "thawed-early", "--image", "first")
+	if complaint := h.firstSeen(t, "thawed-early"); !strings.Contains(complaint, "/etc/machine-id") {
+		t.Errorf("an early start of the init isn't caught: %q", complaint)
+	}
+	h.ok(t, "vm", "delete", "thawed-early")
+}
+
+// The kernel makes a boot id up when it is first asked for one.
+func TestBootIDAskedForBeforeTheFreeze(t *testing.T) {
+	canSabotage(t)
+	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.bin = sabotaged(t, []edit{{"agent/renew/freeze.go", "if err := load(); err != nil {", "_, _ = BootID()\n\tif err := load(); err != nil {"}})
+	tp := h.keepTemplate(t, strings.TrimSpace(h.ok(t, "template", "create", "-q")))
+	tp.restored(t, "one") // that it is old is seen by the second who has it
+	tp.refused(t, "two", guest.RenewBootID)
+	h.ok(t, "vm", "delete", "one")
+}
+
+// Of an image template programs are up, which watch what becomes of them.
+func TestImageSaboteurs(t *testing.T) {
+	canSabotage(t)
+	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.bin = sabotaged(t, append(slices.Clone(saboteurs), witness...))
+	keys := keysTar(t)
+	h.ok(t, "image", "import", "--name", "keys", keys)
+	defer h.ok(t, "image", "delete", "keys")
+	tp := h.warmWatched(t)
+	for _, complaint := range tp.watched(t, "honest") {
+		t.Errorf("an honest agent is accused: %s", complaint)
+	}
+	for _, what := range append(guest.Renewals(), guest.RenewHostKeys) {
+		for _, how := range []string{"skipped", "late"} {
+			tp.caught(t, strings.ToLower(strings.ReplaceAll(what, " ", "-"))+"-"+how, what)
+		}
+	}
+	tp.caught(t, "thawed-early", guest.RenewBootID)
+	for _, what := range []string{guest.RenewClock, guest.RenewNetwork, guest.RenewHostKeys} {
+		tp.itself(t, strings.ToLower(strings.ReplaceAll(what, " ", "-"))+"-dies", "--image", "keys")
+	}
+	h.ok(t, "template", "delete", tp.id)
+
+	h.close()
+	h.bin = sabotaged(t, append(slices.Clone(witness), edit{"agent/renew/hold.go", "if err := h.dropKeys(); err != nil {", "if err := error(nil); err != nil {"}))
+	tp = h.warmWatched(t)
+	tp.caught(t, "keys-kept", guest.RenewHostKeys)
+	h.ok(t, "template", "delete", tp.id)
+}
+
+func canSabotage(t *testing.T) {
+	t.Helper()
 	templated(t)
 	if os.Getenv("BANGER_BIN") != "" {
-		t.Skip("no Go here to build them with")
-	}
-	for _, s := range saboteurs {
-		t.Run(s.name, func(t *testing.T) {
-			h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-			h.bin = sabotaged(t, s.file, s.edits)
-			began := time.Now()
-			id := strings.TrimSpace(h.ok(t, "template", "create", "-q"))
-			// A boot id is only seen to be old by the second who has it.
-			for _, name := range []string{"one", "two"} {
-				if name == "one" && s.caught != guest.RenewBootID {
-					continue
-				}
-				until(t, "a template of some age", time.Minute, func() bool { return time.Since(began) > 10*time.Second })
-				h.ok(t, "vm", "create", "-q", "--name", name)
-				defer h.ok(t, "vm", "delete", name)
-			}
-			if vm := h.show(t, "two"); vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, s.caught) || !strings.Contains(vm.Launch.Why, id) {
-				t.Errorf("it isn't caught: %+v", vm.Launch)
-			}
-		})
+		t.Skip("no Go here to build saboteurs with")
 	}
 }
 
-// sabotaged builds the programs, the agent with edits in one of its files.
-func sabotaged(t *testing.T, file string, edits []string) (bin string) {
+// kept is a template with a copy, as one whose guest was no good is removed.
+type kept struct {
+	h             *host
+	id, dir, copy string
+	made          time.Time
+}
+
+func (h *host) keepTemplate(t *testing.T, id string) *kept {
 	t.Helper()
-	real, err := filepath.Abs(filepath.Join("../..", file))
-	if err != nil {
-		t.Fatal(err)
+	k := &kept{h: h, id: id, dir: filepath.Join(h.templates(), id), copy: filepath.Join(t.TempDir(), "template"), made: time.Now()}
+	copyAll(t, k.dir, k.copy)
+	return k
+}
+
+func copyAll(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-a", "--reflink=auto", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
 	}
-	text, err := os.ReadFile(real)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// putBack makes the template be there.
+func (k *kept) putBack(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat(k.dir); os.IsNotExist(err) {
+		copyAll(t, k.copy, k.dir)
 	}
-	for e := range slices.Chunk(edits, 2) {
-		if strings.Count(string(text), e[0]) != 1 {
-			t.Fatalf("%s doesn't have %q once", file, e[0])
+}
+
+// age is what a template must have for its clock to be seen to be old.
+const age = 10 * time.Second
+
+// create creates a VM when the template has some age.
+func (k *kept) create(t *testing.T, name string, args ...string) {
+	t.Helper()
+	k.putBack(t)
+	until(t, "a template of some age", time.Minute, func() bool { return time.Since(k.made) > age })
+	k.h.ok(t, append([]string{"vm", "create", "-q", "--name", name}, args...)...)
+}
+
+// restored creates a VM that must come from the template.
+func (k *kept) restored(t *testing.T, name string, args ...string) {
+	t.Helper()
+	k.create(t, name, args...)
+	if vm := k.h.show(t, name); vm.Launch == nil || vm.Launch.Template != k.id {
+		t.Fatalf("%s was not restored: %+v", name, vm.Launch)
+	}
+}
+
+// refused creates a VM whose restored guest must be found out, and deletes it.
+func (k *kept) refused(t *testing.T, name, why string) {
+	t.Helper()
+	k.create(t, name)
+	if vm := k.h.show(t, name); vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, why) || !strings.Contains(vm.Launch.Why, k.id) {
+		t.Errorf("%s isn't caught: %+v", name, vm.Launch)
+	}
+	if _, err := os.Stat(k.dir); !os.IsNotExist(err) {
+		t.Errorf("%s: its template is still there: %v", name, err)
+	}
+	k.h.ok(t, "vm", "delete", name)
+}
+
+// itself creates a VM whose agent is killed while it makes it one: it is booted
+// and says why, or was restored without a fault; then it is deleted.
+func (k *kept) itself(t *testing.T, name string, args ...string) {
+	t.Helper()
+	k.create(t, name, args...)
+	vm := k.h.show(t, name)
+	switch {
+	case vm.Launch == nil || vm.Launch.Template == "" && !strings.Contains(vm.Launch.Why, k.id):
+		t.Errorf("%s: it doesn't say why it was booted: %+v", name, vm.Launch)
+	case vm.Launch.Template != "":
+		if complaint := k.h.reseeded(t, name); complaint != "" {
+			t.Errorf("%s: %s", name, complaint)
 		}
-		text = []byte(strings.Replace(string(text), e[0], e[1], 1))
+		t.Logf("%s: restored all the same", name)
+	default:
+		t.Logf("%s: %s", name, vm.Launch.Why)
 	}
+	if got := k.h.ok(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/hostname", "/etc/hostname"); got != name+"\n"+name+"\n" {
+		t.Errorf("%s calls itself %q", name, got)
+	}
+	if slices.Contains(args, "keys") {
+		k.h.ok(t, "vm", "exec", name, "--", "sh", "-c", "test -s /etc/ssh/ssh_host_ed25519_key.pub && ! grep template /etc/ssh/*.pub && ! ls /etc/ssh/.banger*")
+	}
+	k.h.ok(t, "vm", "delete", name)
+}
+
+// sabotaged builds the programs, the agent with edits in its files.
+func sabotaged(t *testing.T, edits []edit) (bin string) {
+	t.Helper()
 	dir := t.TempDir()
-	edited, overlay := filepath.Join(dir, "edited.go"), filepath.Join(dir, "overlay.json")
-	raw, err := json.Marshal(map[string]any{"Replace": map[string]string{real: edited}})
+	texts, replace := map[string]string{}, map[string]string{}
+	for i, e := range edits {
+		real, err := filepath.Abs(filepath.Join("../..", e.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if replace[real] == "" {
+			text, err := os.ReadFile(real)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts[real], replace[real] = string(text), filepath.Join(dir, fmt.Sprintf("edited%d.go", i))
+		}
+		if strings.Count(texts[real], e.old) != 1 {
+			t.Fatalf("%s doesn't have %q once", e.file, e.old)
+		}
+		texts[real] = strings.Replace(texts[real], e.old, e.new, 1)
+	}
+	for real, text := range texts {
+		write(t, replace[real], text)
+	}
+	overlay := filepath.Join(dir, "overlay.json")
+	raw, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, edited, string(text))
 	write(t, overlay, string(raw))
 	bin = filepath.Join(dir, "bin")
 	if err := os.Mkdir(bin, 0o700); err != nil {
