@@ -2,7 +2,6 @@ package vm_test
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger"
 	"banger/proc"
 )
 
@@ -42,7 +40,7 @@ func TestMakersKilled(t *testing.T) {
 			if victim != "daemon" && (step == "lock" || strings.HasPrefix(step, "out/t")) {
 				continue // none lives
 			}
-			h.killMaker(t, victim, step)
+			h.killMaker(t, victim, step, "template", "create", "-q")
 			if t.Failed() {
 				t.Fatalf("%s killed at %s", victim, step)
 			}
@@ -61,22 +59,18 @@ func TestMakersKilled(t *testing.T) {
 // forget deletes all templates.
 func (h *host) forget(t *testing.T) {
 	t.Helper()
-	var all []banger.Template
-	if err := json.Unmarshal([]byte(h.ok(t, "template", "list", "--json")), &all); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range all {
+	for _, m := range h.allTemplates(t) {
 		h.ok(t, "template", "delete", m.ID)
 	}
 }
 
 // killMaker has a template made and kills a process of its making when the step
 // is seen to be reached.
-func (h *host) killMaker(t *testing.T, victim, step string) {
+func (h *host) killMaker(t *testing.T, victim, step string, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	c := h.command(ctx, "template", "create", "-q")
+	c := h.command(ctx, args...)
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -105,24 +99,102 @@ func (h *host) killMaker(t *testing.T, victim, step string) {
 	<-over
 }
 
-// There is no room for a template: it isn't made, nothing is left, VMs boot.
+// There is no room for a template, in memory or on a disk: it isn't made, nothing
+// is left, VMs boot.
 func TestNoRoomForATemplate(t *testing.T) {
 	templated(t)
+	for _, kind := range []string{"tmpfs", "ext4"} {
+		t.Run(kind, func(t *testing.T) {
+			h := configured(t, "memory_mib = 256\nvcpu = 1\n")
+			fs := newSmall(t, kind)
+			h.close()
+			h.env = append(slices.Clip(h.env), "XDG_CACHE_HOME="+fs.dir)
+			for _, args := range [][]string{{"template", "create", "-q"}, {"image", "warm", image}} {
+				if r := h.run(nil, args...); r.status == 0 || !strings.Contains(string(r.stderr), "is full") {
+					t.Errorf("%s: status %d, %s", args[0], r.status, r.stderr)
+				}
+				entries, err := os.ReadDir(h.templates())
+				if err != nil || len(entries) != 0 {
+					t.Errorf("%s: left behind: %v, %v", args[0], entries, err)
+				}
+			}
+			h.ok(t, "vm", "create", "-q", "--name", "cold")
+			if vm := h.show(t, "cold"); vm.Launch == nil || vm.Launch.Template != "" || vm.Launch.Why == "" {
+				t.Errorf("launch %+v", vm.Launch)
+			}
+			h.ok(t, "vm", "delete", "cold")
+			h.close() // nothing of ours is on what will be unmounted
+		})
+	}
+}
+
+// The same deaths while an image template is made, whose guest has a disk.
+func TestImageMakersKilled(t *testing.T) {
+	templated(t)
 	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	fs := newSmall(t, "tmpfs")
-	h.close()
-	h.env = append(slices.Clip(h.env), "XDG_CACHE_HOME="+fs.dir)
-	r := h.run(nil, "template", "create", "-q")
-	if r.status == 0 || !strings.Contains(string(r.stderr), "is full") {
-		t.Errorf("status %d, %s", r.status, r.stderr)
+	h.ok(t, "vm", "create", "--cold", "--name", "first")
+	h.ok(t, "vm", "delete", "first")
+	h.forget(t)
+	before := h.inventory(t)
+	for _, at := range [][2]string{
+		{"daemon", "machine/disk.ext4"}, {"daemon", "machine/console.log"}, {"daemon", "out/state"}, {"daemon", "out/disk"}, {"daemon", "out/template.json"},
+		{"vmm", "machine/console.log"}, {"vmm", "out/state"}, {"shim", "machine/console.log"}, {"shim", "out/state"},
+	} {
+		h.killMaker(t, at[0], at[1], "image", "warm", image)
+		if t.Failed() {
+			t.Fatalf("%s killed at %s", at[0], at[1])
+		}
+		h.forget(t)
+		h.same(t, before, 30*time.Second)
 	}
-	entries, err := os.ReadDir(h.templates())
-	if err != nil || len(entries) != 0 {
-		t.Errorf("left behind: %v, %v", entries, err)
+	h.ok(t, "image", "warm", image)
+	h.ok(t, "vm", "create", "-q", "--name", "after")
+	defer h.ok(t, "vm", "delete", "after")
+	if vm := h.show(t, "after"); vm.Launch == nil || vm.Launch.Template == "" {
+		t.Errorf("it was not restored: %+v", vm.Launch)
 	}
-	h.ok(t, "vm", "create", "-q", "--name", "cold")
-	defer h.ok(t, "vm", "delete", "cold")
-	if vm := h.show(t, "cold"); vm.Launch == nil || vm.Launch.Template != "" || vm.Launch.Why == "" {
-		t.Errorf("launch %+v", vm.Launch)
+}
+
+// mortal lets the agent be killed, once, where its source says mortal().
+var mortal = edit{"agent/renew/renew.go", "// Run does the steps", `func mortal() {
+	if os.Mkdir("/dev/died", 0o700) == nil { // the next one lives
+		_ = unix.Kill(unix.Getpid(), unix.SIGKILL)
+		select {}
+	}
+}
+
+// Run does the steps`}
+
+// The agent of a template's guest is killed: there is no template, or one whose
+// VMs are what they should be.
+func TestMakersAgentKilled(t *testing.T) {
+	canSabotage(t)
+	for name, at := range map[string]edit{
+		"freeze": {"agent/renew/freeze.go", "	if !frozen.CompareAndSwap(false, true) {", "	mortal()\n	if !frozen.CompareAndSwap(false, true) {"},
+		"frozen": {"agent/renew/freeze.go", "	go sayFrozen(port)", "	mortal()\n	go sayFrozen(port)"},
+		"hold":   {"agent/renew/hold.go", "	if err := h.dropKeys(); err != nil {", "	mortal()\n	if err := h.dropKeys(); err != nil {"},
+		"held":   {"agent/renew/hold.go", "	go sayFrozen(port)", "	mortal()\n	go sayFrozen(port)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := configured(t, "memory_mib = 256\nvcpu = 1\n")
+			h.forget(t)
+			h.close()
+			h.bin = sabotaged(t, []edit{mortal, at})
+			args := []string{"template", "create", "-q"}
+			if strings.HasPrefix(name, "h") {
+				args = []string{"image", "warm", image}
+			}
+			r := h.run(nil, args...)
+			t.Logf("status %d: %s", r.status, r.stderr)
+			if entries, err := os.ReadDir(h.templates()); err != nil || r.status != 0 && len(entries) != 0 {
+				t.Errorf("left behind: %v, %v", entries, err)
+			}
+			h.ok(t, "vm", "create", "-q", "--name", "after")
+			if got := h.ok(t, "vm", "exec", "after", "--", "hostname"); got != "after\n" {
+				t.Errorf("it calls itself %q", got)
+			}
+			h.ok(t, "vm", "delete", "after")
+			h.forget(t)
+		})
 	}
 }
