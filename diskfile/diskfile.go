@@ -1,5 +1,5 @@
-// Package diskfile makes the writable disks of VMs as ordinary files: one ext4
-// template is made once per host, and each VM gets a copy of it, by reflink
+// Package diskfile makes the writable disks of VMs as ordinary files: ext4 templates
+// of two sizes are made once per host, and each VM gets a copy of one, by reflink
 // where the host's filesystem can and else of its few used blocks, enlarged
 // sparsely to the size wanted. The guest grows the filesystem to its device.
 //
