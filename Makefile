@@ -11,7 +11,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 RUN_PACKAGES  = qemu-system-x86 e2fsprogs git
 TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin mmdebstrap tmux uidmap xz-utils
 
-.PHONY: build quickstart test errors check lab lab-shell bench clean packages test-packages dist docs
+.PHONY: build quickstart test errors check lab lab-shell bench clean packages test-packages dist docs recording
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -67,6 +67,10 @@ dist:
 # What is made from the commands; a test fails when it is stale.
 docs:
 	$(GO) run ./dist -docs docs/reference/cli.md
+
+# A real session of the installed banger, in a terminal that is written down.
+recording: build
+	PATH="$(CURDIR)/bin:$$PATH" $(GO) run ./dist -record
 
 clean:
 	rm -rf bin release

@@ -126,7 +126,7 @@ const (
 // raised are the budgets of packages that have a reason for more.
 var raised = map[string]int{
 	"engine": 2400, // attached disks, host networks and addresses joined the moves: the order of all moves stays in one room
-	"cli":    3800, // one small file a command: it grows in breadth with what banger can do, not in depth
+	"cli":    3900, // one small file a command: it grows in breadth with what banger can do, not in depth
 }
 
 // plainData names structs that only carry values: specs, configs, wire types.

@@ -94,6 +94,9 @@ func (s *slowly) CreateVM(_ context.Context, spec banger.Spec, _ bool, p banger.
 	s.until()
 	p(banger.Event{Stage: "kernel", Message: "unpacking"})
 	s.until()
+	p(banger.Event{Stage: "unpack", Message: "bash", Done: 1, Total: 4, Unit: "packages"})
+	p(banger.Event{Stage: "unpack", Message: "dash", Done: 2, Total: 4, Unit: "packages"})
+	s.until()
 	p(banger.Event{Stage: "agent"})
 	return banger.VM{Spec: banger.Spec{Name: "web"}}, nil
 }
@@ -132,12 +135,12 @@ func TestProgress(t *testing.T) {
 	lines := bufio.NewReader(r)
 	var said []string
 	create(w, func() {
-		for range 2 - len(said)/2 { // spec and first step, then the second
+		for range max(1, 2-len(said)) { // spec and first step, then one at a time
 			line, _ := lines.ReadString('\n')
 			said = append(said, line)
 		}
 	})
-	if want := []string{"banger: spec: debian-12, vcpu 2\n", "banger: getting the kernel (4.0 MiB)\n", "banger: getting the kernel: unpacking\n"}; !slices.Equal(said, want) {
+	if want := []string{"banger: spec: debian-12, vcpu 2\n", "banger: getting the kernel (4.0 MiB)\n", "banger: getting the kernel: unpacking\n", "banger: unpacking (4 packages)\n"}; !slices.Equal(said, want) {
 		t.Errorf("lines %q, want %q", said, want)
 	}
 	if more, _ := io.ReadAll(lines); len(more) > 0 {

@@ -5,11 +5,14 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"banger"
 )
 
 func createCommand(a *App) *cobra.Command {
 	var spec specFlags
 	var noStart, detach, quiet bool
+	var wait waitFlag
 	cmd := &cobra.Command{
 		Use:   "create [flags]",
 		Short: "Make a VM and start it",
@@ -36,6 +39,11 @@ the operation, for "banger operation wait" and its like.`,
 			}
 			show := a.progress(quiet)
 			vm, err := a.VMs.CreateVM(ctx, s, !noStart, show.event)
+			if err == nil && !noStart {
+				if err = wait.wait(ctx, a, vm, show.event); banger.CodeOf(err) == banger.CodeCanceled {
+					err = a.drop(ctx, vm, err)
+				}
+			}
 			show.end()
 			if err != nil {
 				return err
@@ -44,6 +52,7 @@ the operation, for "banger operation wait" and its like.`,
 		},
 	}
 	spec.addFlags(a, cmd)
+	wait.add(cmd)
 	cmd.Flags().BoolVar(&noStart, "no-start", false, "leave it stopped")
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "don't wait: print the operation's id")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")

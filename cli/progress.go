@@ -39,7 +39,13 @@ var waitsFor = map[string]string{
 	"directory": "making the VM's directory",
 	"disk":      "making its disk",
 	"vmm":       "starting the hypervisor",
-	"agent":     "booting; waiting for the guest to answer",
+	"attach":    "attaching its disk",
+	"network":   "making its network",
+	"agent":     "waiting for the guest to answer",
+	"boot":      "booting",
+	"init":      "waiting for the image's init",
+	"after":     "running the command in it",
+	"freeze":    "freezing it",
 	"stop":      "waiting for the guest to shut down",
 	"image":     "making the image",
 	"kernel":    "getting the kernel",
@@ -160,6 +166,7 @@ func describe(e banger.Event) string {
 func step(e banger.Event) string {
 	switch {
 	case e.Total > 0 && e.Unit != "":
+		e.Message = "" // the one it is at
 		return fmt.Sprintf("%s (%d %s)", named(e), e.Total, printable(e.Unit, 20))
 	case e.Total > 0:
 		return fmt.Sprintf("%s (%s)", named(e), formatBytes(e.Total))

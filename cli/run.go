@@ -17,6 +17,7 @@ type runOptions struct {
 	specFlags
 	commandFlags
 	remove, detach, untracked, quiet bool
+	wait                             waitFlag
 }
 
 func runCommand(a *App) *cobra.Command {
@@ -61,6 +62,7 @@ interrupts the command; three within two seconds stop waiting for it.
 	fs := cmd.Flags()
 	fs.BoolVar(&o.remove, "rm", false, "delete the VM when the command ends")
 	fs.BoolVarP(&o.detach, "detach", "d", false, "leave the command running in the VM and print the VM's name")
+	o.wait.add(cmd)
 	fs.BoolVar(&o.untracked, "include-untracked", false, "take untracked files too, but not ignored ones")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
 	return cmd
@@ -96,6 +98,12 @@ func (o *runOptions) run(ctx context.Context, a *App, dir string, argv []string)
 			// Without its files the VM isn't what was asked for.
 			return a.drop(ctx, vm, fmt.Errorf("copy %s to vm %s: %w", repo.Name, vm.Spec.Name, err))
 		}
+	}
+	if err := o.wait.wait(making, a, vm, show.event); err != nil {
+		if o.remove || banger.CodeOf(err) == banger.CodeCanceled {
+			return a.drop(ctx, vm, err)
+		}
+		return err // its console says more
 	}
 	show.end()
 	if o.detach {

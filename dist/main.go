@@ -1,6 +1,7 @@
 // Command dist makes a release: one tarball that is installed by unpacking it
 // into a prefix such as ~/.local, and its checksum. With -docs it writes the
-// command line's reference instead, which a test holds to the commands.
+// command line's reference instead, which a test holds to the commands; with
+// -record it records a session in a terminal.
 //
 // It owns what a release holds and where. It refuses to know any command; the
 // same sources give the same bytes.
@@ -30,8 +31,13 @@ func main() {
 	version := flag.String("version", "unknown", "the release's version")
 	out := flag.String("o", "release", "the directory it is written to")
 	docs := flag.String("docs", "", "write the reference of the command line to this file and end")
+	cast := flag.Bool("record", false, "record a session in a terminal, with the banger in PATH, as "+recording+" and end")
 	flag.Parse()
-	if err := run(*version, *out, *docs); err != nil {
+	do := func() error { return run(*version, *out, *docs) }
+	if *cast {
+		do = writeRecording
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "dist:", err)
 		os.Exit(1)
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -169,6 +170,7 @@ func newID() string {
 type guests struct {
 	mu      sync.Mutex
 	servers map[root.Process]*agent.Server // by the VMM of the run
+	asked   atomic.Int32
 }
 
 func (g *guests) serve(stream *fake.Guest) {
@@ -184,7 +186,7 @@ func (g *guests) serve(stream *fake.Guest) {
 				}
 				return guest.Ready{Agent: "fake"}, ctx.Err()
 			},
-			InitState: func() string { return "running" },
+			InitState: g.state,
 			SetClock:  func(time.Time) error { return nil },
 		}
 		g.servers[stream.VMM()] = s
@@ -193,6 +195,14 @@ func (g *guests) serve(stream *fake.Guest) {
 	g.mu.Unlock()
 	s.Shutdown = func(context.Context, string) error { stream.Poweroff(); return nil }
 	_ = s.Serve(&once{conn: stream})
+}
+
+// state is that of an init that is up when it was asked for the third time.
+func (g *guests) state() string {
+	if g.asked.Add(1) < 3 {
+		return "starting"
+	}
+	return "running"
 }
 
 // endWith ends a guest's commands with its machine: they are processes of this host.
