@@ -48,17 +48,20 @@ func (s *storm) strike() {
 		if len(targets) == 0 {
 			continue
 		}
-		p := targets[s.rnd.IntN(len(targets))]
-		s.mu.Lock()
-		s.total++
-		s.kinds[name]++
-		if name == "vmm" {
-			s.vmms[p.vm]++
-		}
-		s.mu.Unlock()
-		_ = proc.Kill(p.Process, unix.SIGKILL) // it may have ended
+		s.kill(targets[s.rnd.IntN(len(targets))])
 		return
 	}
+}
+
+func (s *storm) kill(p process) {
+	s.mu.Lock()
+	s.total++
+	s.kinds[p.kind]++
+	if p.kind == "vmm" {
+		s.vmms[p.vm]++
+	}
+	s.mu.Unlock()
+	_ = proc.Kill(p.Process, unix.SIGKILL) // it may have ended
 }
 
 func (s *storm) kills() int { s.mu.Lock(); defer s.mu.Unlock(); return s.total }
@@ -203,12 +206,26 @@ func (u *soul) mark() {
 		u.done["kill survived"] += all - u.seen
 	}
 	u.boot, u.vmmKills, u.seen = lines[0], kills, all
+	lost := false
 	for n := range u.acked {
 		if !slices.Contains(lines[1:], fmt.Sprint(n)) {
-			u.t.Errorf("%s: the guest synced file %d and has lost it: %v", u.name, n, lines)
+			u.t.Errorf("%s: the guest synced file %d and has lost it: %q", u.name, n, lines)
+			lost = true
 		}
 	}
+	if lost {
+		u.doubt()
+	}
 	u.acked[u.tried] = true
+}
+
+// doubt logs what tells files that hold something wrong from a guest that reads
+// them wrong: other ways to read, and the next boot.
+func (u *soul) doubt() {
+	look := "cd /root/marks; ls -lsi; od -c *; cat * | od -c; dd if=$(ls | head -n 1) bs=512 2>/dev/null | od -c; dmesg | tail -n 20"
+	u.t.Logf("%s: %s", u.name, u.s.h.run(nil, "vm", "exec", u.name, "--", "sh", "-c", look).stdout)
+	u.s.h.run(nil, "vm", "restart", u.name)
+	u.t.Logf("%s, booted again: %s", u.name, u.s.h.run(nil, "vm", "exec", u.name, "--", "sh", "-c", look).stdout)
 }
 
 // Daemon, CLI, shim and VMM are killed at random moments while several VMs are
@@ -250,6 +267,13 @@ func TestCrashStorm(t *testing.T) {
 				h.ok(t, "vm", "start", u.name)
 			}
 			if !u.leaving {
+				u.mark()
+				// However the dice fell, each guest lives through the deaths that it is to.
+				for _, p := range h.processes() {
+					if p.kind == "daemon" || p.kind == "shim" && p.vm == u.id {
+						s.kill(p)
+					}
+				}
 				u.mark()
 			}
 			h.ok(t, "vm", "delete", u.name)
