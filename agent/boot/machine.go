@@ -220,6 +220,9 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 	if err != nil {
 		return guest.Ready{}, fmt.Errorf("renew %s: %w", guest.RenewBootID, err)
 	}
+	if err := renew.OwedKeys(); err != nil {
+		logf("host keys: %v", err) // they stay owed
+	}
 	init := findInit(id.NoInit)
 	if isSystemd(init) {
 		if err := writeUnits(); err != nil {

@@ -47,6 +47,9 @@ type Held struct {
 // guest runs on.
 func Hold(port *os.File, ours string, isOurs func(pid int) bool) (*Held, error) {
 	h := &Held{}
+	if _, err := os.Stat(owedKeys); err == nil {
+		return nil, errors.New("the guest was held before, by an agent that is dead: what is to be made anew died with it")
+	}
 	if err := h.dropKeys(); err != nil {
 		return nil, errors.Join(err, h.serveSSH())
 	}
@@ -77,8 +80,12 @@ func (h *Held) dropKeys() error {
 		}
 	}
 	for _, path := range keys {
-		kind := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "ssh_host_"), "_key")
-		h.keys = append(h.keys, kind)
+		h.keys = append(h.keys, strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "ssh_host_"), "_key"))
+	}
+	if err := os.WriteFile(owedKeys, []byte(strings.Join(h.keys, "\n")), 0o600); err != nil {
+		return err
+	}
+	for _, path := range keys {
 		if err := os.Remove(path); err != nil {
 			return err
 		}
@@ -112,6 +119,9 @@ func (h *Held) stop(ours string, isOurs func(pid int) bool) error {
 	for _, g := range groups {
 		if g = filepath.Dir(g); g == ours {
 			continue
+		}
+		if text, _ := os.ReadFile(g + "/cgroup.freeze"); strings.TrimSpace(string(text)) == "1" {
+			return fmt.Errorf("%s stands still already: who stopped it is dead, or somebody else", g)
 		}
 		h.groups = append(h.groups, g)
 		if err := os.WriteFile(g+"/cgroup.freeze", []byte("1"), 0); err != nil {
@@ -156,9 +166,25 @@ func (h *Held) Identify() []Step {
 	}
 }
 
+// owedKeys lists the types of host keys that were taken away and not yet made anew:
+// a disk of a held guest may come to be booted, without its memory.
+const owedKeys = "/etc/ssh/.banger-owed-keys"
+
+// OwedKeys makes the host keys that a disk lacks since its guest was held.
+func OwedKeys() error {
+	kinds, err := os.ReadFile(owedKeys)
+	if err != nil {
+		return nil // nearly always: there is none
+	}
+	return (&Held{keys: strings.Fields(string(kinds))}).newKeys()
+}
+
 func (h *Held) newKeys() error {
 	for _, kind := range h.keys {
 		path := "/etc/ssh/ssh_host_" + kind + "_key"
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // begun before, and cut short
+			return err
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), keyWait)
 		out, err := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", path).CombinedOutput()
 		cancel()
@@ -166,7 +192,11 @@ func (h *Held) newKeys() error {
 			return fmt.Errorf("make %s: %w: %.200q", path, err, out)
 		}
 	}
-	return nil
+	if len(h.keys) == 0 {
+		return nil
+	}
+	unix.Sync() // the keys before what says that they are owed is gone
+	return os.Remove(owedKeys)
 }
 
 // bootIDFile lies where only root reaches it, and is what is mounted.
