@@ -24,7 +24,10 @@ import (
 // than half its uptime, from the processor's counter and its random numbers
 // (crng_make_state in drivers/char/random.c). That is luck, not what we promise.
 var witness = []edit{
-	{"agent/renew/renew.go", "// Run does the steps", `func witness() error {
+	{"agent/renew/renew.go", "// Run does the steps", `var watched bool // this very agent's guest was frozen
+
+func witness() error {
+	watched = true
 	const tracing = "/sys/kernel/tracing/"
 	_ = unix.Mount("tracing", tracing, "tracefs", 0, "") // it may be there
 	events := "p:ioctl random_ioctl cmd=%si:x32\np:reseed crng_reseed\np:user get_random_bytes_user\np:uuid proc_do_uuid\n"
