@@ -28,7 +28,7 @@ test-packages:
 # Everything, real VMs included. One package at a time, as two cores are the
 # usual and guests need both.
 test: test-packages build
-	$(GO) test -p 1 -timeout 35m ./...
+	$(GO) test -p 1 -timeout 50m ./...
 	$(GO) test -timeout 15m ./tests -host=qemu
 	$(GO) test -timeout 15m ./tests/vm -warm -run 'TestExitStatus|TestHandlesFile'
 
@@ -44,7 +44,7 @@ check:
 # Which error texts no test provokes, of those that tests/errors.txt has no reason for.
 errors: test-packages
 	rm -rf bin/coverage && mkdir -p bin/coverage
-	BANGER_COVERDIR=$(CURDIR)/bin/coverage $(GO) test -short -p 1 -timeout 35m -coverpkg=banger/... -coverprofile=bin/coverage/tests ./...
+	BANGER_COVERDIR=$(CURDIR)/bin/coverage $(GO) test -short -p 1 -timeout 50m -coverpkg=banger/... -coverprofile=bin/coverage/tests ./...
 	$(GO) tool covdata textfmt -i bin/coverage -o bin/coverage/programs
 	$(GO) test . -run TestErrorTexts -v -profiles bin/coverage/tests,bin/coverage/programs
 
