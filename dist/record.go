@@ -65,7 +65,7 @@ func record(typed []string) ([]byte, error) {
 		if err := c.until(prompt); err != nil {
 			return nil, fmt.Errorf("before %q: %w", command, err)
 		}
-		for _, key := range command + "\r" {
+		for _, key := range command {
 			time.Sleep(keystroke)
 			if _, err := io.WriteString(screen, string(key)); err != nil {
 				return nil, err
@@ -73,6 +73,10 @@ func record(typed []string) ([]byte, error) {
 			if err := c.until(""); err != nil { // its echo
 				return nil, err
 			}
+		}
+		time.Sleep(keystroke)
+		if _, err := io.WriteString(screen, "\r"); err != nil { // what it echoes may come with all that follows
+			return nil, err
 		}
 	}
 	if err := c.until(prompt); err != nil {
@@ -98,7 +102,7 @@ func (c *cast) line(v any) {
 // until records what is shown until it ends with some text; without any, what
 // comes next.
 func (c *cast) until(end string) error {
-	buf := make([]byte, 32<<10)
+	buf, seen := make([]byte, 32<<10), ""
 	for {
 		n, err := c.from.Read(buf)
 		if n > 0 {
@@ -107,7 +111,7 @@ func (c *cast) until(end string) error {
 		if err != nil {
 			return errors.Join(errors.New("a command failed"), err)
 		}
-		if strings.HasSuffix(string(buf[:n]), end) {
+		if seen += string(buf[:n]); strings.HasSuffix(seen, end) {
 			return nil
 		}
 	}
