@@ -155,12 +155,12 @@ func judge(ctx context.Context) Result {
 			r.Guest = took
 		}
 		if err == nil {
-			r.Verdict, r.Detail = Works, fmt.Sprintf("a loop of %v takes %v in a guest", r.Native, took)
+			r.Verdict, r.Detail = Works, fmt.Sprintf("a loop of %s takes %s in a guest", millis(r.Native), millis(took))
 			return r
 		}
 	}
 	r.Verdict = Crawls
-	r.Detail = fmt.Sprintf("%s opens, but a loop of %v takes over %v in a guest", device, r.Native, r.Guest)
+	r.Detail = fmt.Sprintf("%s opens, but a loop of %s takes over %s in a guest", device, millis(r.Native), millis(r.Guest))
 	r.Hint = "the hypervisor below offers no hardware virtualization: use a host that does"
 	return r
 }
@@ -219,3 +219,6 @@ func denied() (detail, hint string) {
 	}
 	return detail, hint
 }
+
+// millis prints a duration in ASCII, which Duration's own microseconds aren't.
+func millis(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }
