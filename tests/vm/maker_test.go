@@ -131,6 +131,7 @@ func TestNoRoomForATemplate(t *testing.T) {
 
 // The same deaths while an image template is made, whose guest has a disk.
 func TestImageMakersKilled(t *testing.T) {
+	takesLong(t)
 	templated(t)
 	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
 	h.ok(t, "vm", "create", "--cold", "--name", "first")

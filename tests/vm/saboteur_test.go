@@ -118,6 +118,7 @@ func TestBootIDAskedForBeforeTheFreeze(t *testing.T) {
 
 // Of an image template programs are up, which watch what becomes of them.
 func TestImageSaboteurs(t *testing.T) {
+	takesLong(t)
 	canSabotage(t)
 	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
 	h.bin = sabotaged(t, append(slices.Clone(saboteurs), witness...))

@@ -20,8 +20,10 @@ import (
 	"banger"
 )
 
-// Storms are short in an ordinary run; the flags make them as long as one likes.
+// Storms are short in an ordinary run, and the longest of the image templates' tests
+// left out; the flags make them as long as one likes.
 var (
+	long        = flag.Bool("long", false, "run what is left out otherwise: deaths and sabotage while image templates are made and restored")
 	daemonKills = flag.Int("daemon-kills", 60, "how often the channel storm kills the daemon")
 	shimKills   = flag.Int("shim-kills", 8, "how often the channel storm kills the shim")
 	busyBoots   = flag.Int("busy-boots", 4, "how many boots are tried on a busy host")
@@ -34,6 +36,14 @@ var (
 )
 
 const image = "debian-12"
+
+// takesLong leaves a test of several minutes to -long.
+func takesLong(t *testing.T) {
+	t.Helper()
+	if !*long {
+		t.Skip("left out: run it with -long")
+	}
+}
 
 // host is one private installation: its own directories, its own daemon.
 type host struct {
