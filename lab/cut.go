@@ -71,24 +71,17 @@ func (l *lab) runToCut(ctx context.Context, n int, op string, rnd *rand.Rand, re
 	if err != nil {
 		return "", err
 	}
-	lines := make(chan string)
-	go func() {
-		defer close(lines)
-		for m.lines.Scan() {
-			lines <- strings.TrimRight(m.lines.Text(), "\r")
-		}
-	}()
 	var due <-chan time.Time
 	var after time.Duration
 	for {
 		select {
 		case <-due:
 			err := m.cmd.Process.Kill()
-			for range lines {
+			for range m.lines {
 			}
 			_ = m.cmd.Wait() // it ended by the signal
 			return fmt.Sprintf("%s %v in", op, after), err
-		case line, more := <-lines:
+		case line, more := <-m.lines:
 			if !more {
 				err := m.cmd.Wait()
 				if ctx.Err() != nil {

@@ -5,17 +5,27 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
+)
+
+// silence is how long the lab may say nothing. Its job gives a sign of life every
+// few seconds, alive; a kernel that hangs gives none, and ends nothing either.
+const (
+	silence = 3 * time.Minute
+	alive   = "LAB-ALIVE"
 )
 
 // machine is one boot of the lab. Its disks outlive it.
 type machine struct {
-	cmd   *exec.Cmd
-	lines *bufio.Scanner // what the job says
-	in    io.Closer
+	cmd     *exec.Cmd
+	monitor string      // the path of its socket
+	lines   chan string // what the job says; closed once it has ended
+	in      io.Closer
 }
 
 // qemu is the emulator's command line; mode is "job" or "shell". One processor: with two, the lab's own
@@ -26,7 +36,7 @@ func (l *lab) qemu(mode string) []string {
 	return []string{
 		"-M", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", fmt.Sprint(l.o.memory), "-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", filepath.Join(l.base, "vmlinuz"), "-initrd", filepath.Join(l.base, "initrd"),
-		"-append", "console=ttyS0 root=/dev/vda rw quiet systemd.show_status=0 mitigations=off oops=panic panic=1 lab.mode=" + mode,
+		"-append", "console=ttyS0 root=/dev/vda rw quiet systemd.show_status=0 mitigations=off oops=panic panic=1 unknown_nmi_panic lab.mode=" + mode,
 		"-drive", drive(l.disk()), "-drive", drive(l.payload()),
 		"-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-pci,netdev=n0,romfile=", "-device", "virtio-rng-pci",
 	}
@@ -34,9 +44,10 @@ func (l *lab) qemu(mode string) []string {
 
 // boot starts the lab with its job. The console goes to a log of its own.
 func (l *lab) boot(ctx context.Context, mode, console string) (*machine, error) {
-	args := append(l.qemu(mode), "-serial", "file:"+filepath.Join(l.o.out, console),
+	m := &machine{monitor: filepath.Join(l.dir, "monitor.sock"), lines: make(chan string)}
+	args := append(l.qemu(mode), "-serial", "file:"+filepath.Join(l.o.out, console), "-monitor", "unix:"+m.monitor+",server=on,wait=off",
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=job,signal=off", "-device", "virtserialport,chardev=job,name=lab")
-	m := &machine{cmd: exec.CommandContext(ctx, "qemu-system-x86_64", args...)}
+	m.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", args...)
 	m.cmd.Stderr = os.Stderr
 	out, err := m.cmd.StdoutPipe()
 	if err != nil {
@@ -45,14 +56,45 @@ func (l *lab) boot(ctx context.Context, mode, console string) (*machine, error) 
 	if m.in, err = m.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	m.lines = bufio.NewScanner(out)
-	m.lines.Buffer(nil, 1<<20)
-	return m, m.cmd.Start()
+	if err := m.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go m.listen(out)
+	return m, nil
+}
+
+// listen passes on what the job says, and ends a lab that is silent.
+func (m *machine) listen(out io.Reader) {
+	defer close(m.lines)
+	hung := time.AfterFunc(silence, m.hung)
+	defer hung.Stop()
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		hung.Reset(silence)
+		if line := strings.TrimRight(lines.Text(), "\r"); line != alive {
+			m.lines <- line
+		}
+	}
+}
+
+// hung has the lab's kernel say on its console where it is, by an interrupt that
+// it can't put off and panics of, and ends the lab where it can't even do that.
+func (m *machine) hung() {
+	fmt.Printf("%-20s silent for %v: ending it\n", "lab", silence)
+	if mon, err := net.Dial("unix", m.monitor); err == nil {
+		_, _ = mon.Write([]byte("info registers\nnmi\n"))
+		_ = mon.SetReadDeadline(time.Now().Add(20 * time.Second))
+		words, _ := io.ReadAll(mon) // to its end, or the deadline
+		fmt.Printf("%s\n", words)
+		_ = mon.Close()
+	}
+	_ = m.cmd.Process.Kill() // it may have ended by itself
 }
 
 // end waits for the machine. Killed or not, its disks are as it left them.
 func (m *machine) end() error {
-	for m.lines.Scan() {
+	for range m.lines {
 	}
 	return m.cmd.Wait()
 }

@@ -68,8 +68,7 @@ func (l *lab) runOnce(ctx context.Context, console string, r *report) (ended int
 	}
 	var now result
 	var log *os.File
-	for m.lines.Scan() {
-		line := strings.TrimRight(m.lines.Text(), "\r")
+	for line := range m.lines {
 		word := strings.Fields(line + " ")
 		switch {
 		case strings.HasPrefix(line, "LAB-STEP ") && len(word) == 2:

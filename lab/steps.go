@@ -128,6 +128,8 @@ export BANGER_FIRECRACKER= BANGER_JAILER=
 [ -e vmm/firecracker ] && BANGER_FIRECRACKER=/lab/vmm/firecracker
 [ -e vmm/jailer ] && BANGER_JAILER=/lab/vmm/jailer
 failed=0
+(cd / && while sleep 5; do echo ` + alive + `; done) &
+alive=$!
 # What an ordinary user has: the same kernels and images, as files of his own.
 as_user() {
 	if [ ! -d /lab/user ]; then
@@ -159,6 +161,6 @@ step() {
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("exit $failed\n")
+	b.WriteString("kill $alive\nexit $failed\n")
 	return b.String()
 }
