@@ -51,7 +51,7 @@ func (l *lab) prepare(ctx context.Context, steps []step) error {
 	if err := l.stageGuests(ctx, stage, bin, wantImage(steps)); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(stage, "job"), []byte(script(steps)), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(stage, "job"), []byte(script(steps, l.o.deadline)), 0o755); err != nil {
 		return err
 	}
 	if err := tool(ctx, ".", "cp", "--sparse=always", "--reflink=auto", filepath.Join(l.base, "disk.ext4"), l.disk()); err != nil {

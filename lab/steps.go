@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // step is one test binary's run in the lab.
@@ -36,9 +37,9 @@ func allSteps(o options) []step {
 		{name: "bridge-vms", what: "two VMs on the bridge: out, each other, the host, only as config.toml allows", pkg: "tests/vm", args: []string{"-test.run=^TestBridgeNetwork$", "-net=bridge"}},
 		{name: "storm", takes: 400, what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
 		{name: "logout", what: "logind's logout, with and without linger", pkg: "tests/lab", args: []string{"-test.run=^TestLogout$"}},
-		{name: "firecracker", takes: 400, what: "hypervisor contract suite and more on Firecracker, as root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker"},
+		{name: "firecracker", takes: 400, what: "hypervisor contract suite and more on Firecracker, as root", pkg: "firecracker", args: []string{"-test.skip=Jail|OnFake"}, needs: "firecracker"},
 		{name: "firecracker-jail", takes: 280, what: "the same under its jailer", pkg: "firecracker", args: []string{"-test.run=Jail"}, needs: "jailer"},
-		{name: "firecracker-user", takes: 380, what: "the same as a user without root", pkg: "firecracker", args: []string{"-test.skip=Jail"}, needs: "firecracker", user: true},
+		{name: "firecracker-user", takes: 380, what: "the same as a user without root", pkg: "firecracker", args: []string{"-test.skip=Jail|OnFake"}, needs: "firecracker", user: true},
 		{name: "firecracker-main-job", what: "a repository's tests in a VM, and their exit status, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "firecracker-main-job-user", what: "the same as a user without root", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "firecracker", user: true},
 		{name: "firecracker-net", what: "a guest's traffic through the user network, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^TestUserNetwork$", "-hypervisor=firecracker"}, needs: "jailer"},
@@ -119,8 +120,9 @@ func binary(o options, name string) string {
 }
 
 // script is what the lab runs, on its second disk. Each step tells its beginning
-// and end on a line of its own.
-func script(steps []step) string {
+// and end on a line of its own. A test that hangs is told while the lab has time
+// left to say where.
+func script(steps []step, deadline time.Duration) string {
 	var b strings.Builder
 	b.WriteString(`export PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export BANGER_BIN=/lab/bin BANGER_LAB=/lab XDG_CACHE_HOME=/lab/cache TMPDIR=/lab/tmp
@@ -155,7 +157,7 @@ step() {
 		if s.user {
 			as = "as_user "
 		}
-		fmt.Fprintf(&b, "step '%s' '%s' %s./%s.test -test.v -test.timeout=15m", s.name, s.pkg, as, filepath.Base(s.pkg))
+		fmt.Fprintf(&b, "step '%s' '%s' %s./%s.test -test.v -test.timeout=%v", s.name, s.pkg, as, filepath.Base(s.pkg), deadline*3/4)
 		for _, a := range s.args {
 			fmt.Fprintf(&b, " '%s'", a)
 		}
