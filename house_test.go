@@ -46,7 +46,7 @@ var mayImport = map[string][]string{
 	"kvm":  {},
 	"qemu": {"banger", "kvm", "proc", "shim"},
 
-	"firecracker": {"banger", "proc", "shim"},
+	"firecracker": {"banger", "kvm", "proc", "shim"},
 
 	"hostfs":    {"banger"}, // what disk drivers and templates ask of a filesystem, once
 	"diskfile":  {"banger", "hostfs"},

@@ -1,6 +1,7 @@
 package firecracker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -125,25 +126,43 @@ func (d *Driver) Statistics(ctx context.Context, m banger.Machine) (s Statistics
 
 // get asks, and decodes the answer into v.
 func (a *api) get(ctx context.Context, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://firecracker"+path, nil)
+	body, err := a.do(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
+	}
+	return json.Unmarshal(body, v)
+}
+
+// set asks for a change, described by v.
+func (a *api) set(ctx context.Context, method, path string, v any) error {
+	body, err := json.Marshal(v)
+	if err == nil {
+		_, err = a.do(ctx, method, path, bytes.NewReader(body))
+	}
+	return err
+}
+
+// do makes one request and returns the answer's body.
+func (a *api) do(ctx context.Context, method, path string, body io.Reader) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://firecracker"+path, body)
+	if err != nil {
+		return nil, err
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 {
 		var fault struct {
 			Message string `json:"fault_message"`
 		}
-		_ = json.Unmarshal(body, &fault) // no message then
-		return fmt.Errorf("GET %s: Firecracker says %s %.200q", path, resp.Status, fault.Message)
+		_ = json.Unmarshal(reply, &fault) // no message then
+		return nil, fmt.Errorf("%s %s: Firecracker says %s %.200q", method, path, resp.Status, fault.Message)
 	}
-	return json.Unmarshal(body, v)
+	return reply, nil
 }

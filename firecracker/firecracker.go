@@ -49,7 +49,10 @@ type Driver struct {
 	attaching sync.Mutex // two new shims at once would fight for one machine
 }
 
-var _ banger.Hypervisor = (*Driver)(nil)
+var (
+	_ banger.Hypervisor = (*Driver)(nil)
+	_ banger.Capturer   = (*Driver)(nil)
+)
 
 // New returns a driver. It touches nothing: what is missing shows at Start.
 func New(cfg Config) *Driver {
@@ -69,7 +72,12 @@ const (
 
 // Start spawns the shim, and it the VMM. A machine that already runs is
 // CodeConflict: it wants Adopt, or Kill first.
-func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles, err error) {
+func (d *Driver) Start(ctx context.Context, m banger.Machine) (banger.Handles, error) {
+	return d.launch(ctx, m, snapshot{})
+}
+
+// launch starts a machine, from a template if there is one.
+func (d *Driver) launch(ctx context.Context, m banger.Machine, from snapshot) (h banger.Handles, err error) {
 	if err := check(m); err != nil {
 		return banger.Handles{}, err
 	}
@@ -96,18 +104,25 @@ func (d *Driver) Start(ctx context.Context, m banger.Machine) (h banger.Handles,
 			h, err = banger.Handles{}, errors.Join(err, undo)
 		}
 	}()
-	l := launch{machine: m, seen: m, argv: []string{b.Path, "--id", vmName(m.ID)}}
+	prepare := free
 	if d.cfg.Jail {
-		if l, err = jailed(m, b.Path); err != nil {
-			return banger.Handles{}, err
-		}
+		prepare = jailed
 	}
-	if err := l.writeConfig(); err != nil {
+	l, err := prepare(m, b.Path, from)
+	if err == nil && from.empty() {
+		err = l.writeConfig()
+	}
+	if err != nil {
 		return banger.Handles{}, err
 	}
 	st, err := shim.Spawn(ctx, d.cfg.Shim, l.shimConfig())
 	if err != nil {
 		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
+	}
+	if !from.empty() {
+		if err := load(ctx, m, l.template); err != nil {
+			return banger.Handles{}, fmt.Errorf("load the template of machine %s: %w", m.ID, err)
+		}
 	}
 	if err := awaitMachine(ctx, m, st.VMM); err != nil {
 		return banger.Handles{}, fmt.Errorf("start machine %s: %w", m.ID, err)
@@ -279,7 +294,7 @@ func (d *Driver) Kill(ctx context.Context, m banger.Machine, h banger.Handles) (
 	}
 	left.VMM = banger.Process{}
 	var errs []error
-	for _, name := range files {
+	for _, name := range files() {
 		if err := os.Remove(filepath.Join(m.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

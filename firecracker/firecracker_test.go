@@ -188,6 +188,25 @@ func TestContractJailed(t *testing.T) {
 	})
 }
 
+func TestTemplateContract(t *testing.T) { templateContract(t, false) }
+
+func TestTemplateContractJailed(t *testing.T) { templateContract(t, true) }
+
+func templateContract(t *testing.T, jail bool) {
+	hypervisortest.RunTemplates(t, func(t *testing.T) hypervisortest.TemplateBed {
+		d := newDriverOf(t, jail)
+		another := func(t *testing.T) banger.Machine {
+			m := newMachine(t)
+			killLater(t, d, m)
+			return m
+		}
+		return hypervisortest.TemplateBed{
+			Bed:     hypervisortest.Bed{Hypervisor: d, Machine: another(t), Host: host{}, NoRAMFile: true},
+			Another: another, OpenFiles: jail,
+		}
+	})
+}
+
 // A jailed Firecracker is a nobody in a root of its own, without a mount on the
 // host; one that failed to start leaves nothing of its jail.
 func TestJail(t *testing.T) {

@@ -75,18 +75,17 @@ func (j jail) prepare(m banger.Machine, firecracker string) (inside banger.Machi
 			return m, err
 		}
 	}
-	inside = m
-	inside.Drives = slices.Clone(m.Drives)
-	enter := func(path *string, name string, readOnly bool) {
+	enter := func(path, name string, readOnly bool) {
 		if err == nil {
-			err = j.admit(*path, name, readOnly)
-			*path = "/" + name
+			err = j.admit(path, name, readOnly)
 		}
 	}
-	enter(&inside.Kernel, "kernel", true)
-	enter(&inside.Initramfs, "initramfs", true)
-	for i := range inside.Drives {
-		enter(&inside.Drives[i].Path, fmt.Sprintf("drive%d", i), inside.Drives[i].ReadOnly)
+	inside = m
+	inside.Kernel, inside.Initramfs = "/kernel", "/initramfs"
+	enter(m.Kernel, "kernel", true)
+	enter(m.Initramfs, "initramfs", true)
+	for i, d := range m.Drives {
+		enter(d.Path, driveFile(i), d.ReadOnly)
 	}
 	if err == nil {
 		err = j.admitLibraries(firecracker)
@@ -95,6 +94,12 @@ func (j jail) prepare(m banger.Machine, firecracker string) (inside banger.Machi
 		return m, fmt.Errorf("make the jail of machine %s: %w", m.ID, err)
 	}
 	return inside, nil
+}
+
+// admitSnapshot makes a template's files appear in the jail.
+func (j jail) admitSnapshot(from snapshot) (inside snapshot, err error) {
+	inside = snapshot{"/" + templateState, "/" + templateRAM}
+	return inside, errors.Join(j.admit(from.state, templateState, true), j.admit(from.ram, templateRAM, true))
 }
 
 // admit makes a file or a block device of the host's appear in the jail.

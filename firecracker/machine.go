@@ -23,10 +23,21 @@ const (
 	metricsLog   = "metrics.log" // a line of JSON a minute (Firecracker's docs/metrics.md)
 	netInterface = "eth0"
 	ownTap       = "tap0" // in the namespace that the shim makes
+	drivePrefix  = "drive."
 )
 
+// driveFile is what Firecracker opens a drive by, in its directory: a template
+// remembers names, and each machine restored from it has files of its own.
+func driveFile(i int) string { return fmt.Sprintf("%s%d", drivePrefix, i) }
+
 // files lists what a dead Firecracker leaves in the VM's directory.
-var files = []string{configFile, apiSocket, vsockSocket, consolePipe, logPipe, metricsPipe}
+func files() []string {
+	list := []string{configFile, apiSocket, vsockSocket, consolePipe, logPipe, metricsPipe, templateState, templateRAM}
+	for i := range maxDrives {
+		list = append(list, driveFile(i))
+	}
+	return list
+}
 
 const (
 	guestPort = 512 // where the guest's agent listens (package channel of the agent)
@@ -141,8 +152,8 @@ func describe(m banger.Machine) machineFile {
 		Vsock:   vsock{guestCID, vsockSocket},
 		Balloon: balloon{Deflate: true, Interval: statsSecs, Reporting: true},
 	}
-	for _, d := range m.Drives {
-		f.Drives = append(f.Drives, drive{ID: d.Serial, Path: d.Path, ReadOnly: d.ReadOnly, Cache: "Writeback", Limit: limitOf(m.Limits.DiskMiB, m.Limits.DiskOps)})
+	for i, d := range m.Drives {
+		f.Drives = append(f.Drives, drive{ID: d.Serial, Path: driveFile(i), ReadOnly: d.ReadOnly, Cache: "Writeback", Limit: limitOf(m.Limits.DiskMiB, m.Limits.DiskOps)})
 	}
 	if m.Net.Mode != banger.NetNone && m.Net.Mode != "" {
 		tap := ownTap
@@ -195,19 +206,35 @@ func kernelArgs(m banger.Machine) string {
 
 // launch is how a machine's VMM is started.
 type launch struct {
-	machine banger.Machine
-	seen    banger.Machine // as Firecracker sees it: with other paths in a jail
-	argv    []string       // before Firecracker's other arguments
-	where   string         // Firecracker's directory, within the machine's; empty: that
-	owner   int            // user id; 0: ours
+	machine  banger.Machine
+	seen     banger.Machine // as Firecracker sees it: with other paths in a jail
+	argv     []string       // before Firecracker's other arguments
+	where    string         // Firecracker's directory, within the machine's; empty: that
+	owner    int            // user id; 0: ours
+	template snapshot       // to begin with; empty: boot
+}
+
+// free prepares a launch without a jail.
+func free(m banger.Machine, binary string, from snapshot) (launch, error) {
+	for i, d := range m.Drives {
+		if err := os.Symlink(d.Path, filepath.Join(m.Dir, driveFile(i))); err != nil {
+			return launch{}, err
+		}
+	}
+	return launch{m, m, []string{binary, "--id", vmName(m.ID)}, "", 0, from}, nil
 }
 
 // jailed prepares a launch under the jailer, which lies beside Firecracker.
-func jailed(m banger.Machine, binary string) (launch, error) {
+func jailed(m banger.Machine, binary string, from snapshot) (launch, error) {
 	j := jailOf(m, binary)
 	seen, err := j.prepare(m, binary)
 	if err != nil {
 		return launch{}, err
+	}
+	if !from.empty() {
+		if from, err = j.admitSnapshot(from); err != nil {
+			return launch{}, fmt.Errorf("make the jail of machine %s: %w", m.ID, err)
+		}
 	}
 	if m.Net.Mode == banger.NetBridge {
 		if err := j.claimTap(m.Net.Tap); err != nil {
@@ -215,7 +242,7 @@ func jailed(m banger.Machine, binary string) (launch, error) {
 		}
 	}
 	where, err := filepath.Rel(m.Dir, j.root)
-	return launch{m, seen, j.command(m, binary), where, j.uid}, err
+	return launch{m, seen, j.command(m, binary), where, j.uid, from}, err
 }
 
 func (l launch) writeConfig() error {
@@ -238,13 +265,17 @@ func (l launch) writeConfig() error {
 func (l launch) shimConfig() shim.Config {
 	m := l.machine
 	in := func(name string) string { return filepath.Join(l.where, name) }
-	argv := append(l.argv, "--config-file", configFile, "--api-sock", apiSocket,
-		"--log-path", logPipe, "--level", "Warning", "--metrics-path", metricsPipe)
+	argv := append(l.argv, "--api-sock", apiSocket, "--log-path", logPipe, "--level", "Warning", "--metrics-path", metricsPipe)
+	// It listens there when it has opened kernel, disks and TAP. To ask its API before
+	// would make it die of that in place of what is wrong with them.
+	up := vsockSocket
+	if l.template.empty() {
+		argv = append(argv, "--config-file", configFile)
+	} else {
+		up = apiSocket // which it is told the template by
+	}
 	c := shim.Config{
-		ID: m.ID, Dir: m.Dir, Argv: argv, Channel: in(vsockSocket), Vsock: guestPort,
-		// It listens there when it has opened kernel, disks and TAP. To ask its API before
-		// would make it die of that in place of what is wrong with them.
-		Up: in(vsockSocket),
+		ID: m.ID, Dir: m.Dir, Argv: argv, Channel: in(vsockSocket), Vsock: guestPort, Up: in(up),
 		Pipes: []shim.Pipe{
 			{Name: consolePipe, Log: shim.ConsoleFile, Console: true},
 			{Name: in(logPipe), Log: shim.VMMLog, Owner: l.owner},

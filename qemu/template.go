@@ -1,19 +1,18 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
 
 	"banger"
+	"banger/kvm"
 	"banger/shim"
 )
 
@@ -50,7 +49,7 @@ func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {
 		Net              banger.NetMode
 	}{formatVersion, b, accel, cpu, "", m.VCPU, m.MemoryMiB, d.kernelArgs(m), nil, nil, m.Net.Mode}
 	if d.cfg.KVM {
-		kind.Host = hostCPU() // what the guest was shown
+		kind.Host = kvm.HostCPU() // what the guest was shown
 	}
 	for _, path := range []string{m.Kernel, m.Initramfs} {
 		st, err := os.Stat(path)
@@ -68,30 +67,6 @@ func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {
 	}
 	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:]), nil
-}
-
-// hostCPU is the host's first processor in words, without what changes from one
-// moment to the next (proc_cpuinfo(5)).
-func hostCPU() string {
-	f, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	head := make([]byte, 8<<10)
-	n, _ := io.ReadFull(f, head) // short is fine
-	var text []byte
-	for line := range bytes.Lines(head[:n]) {
-		if len(bytes.TrimSpace(line)) == 0 {
-			break
-		}
-		for _, field := range []string{"vendor_id", "cpu family", "model", "stepping", "microcode", "flags"} {
-			if bytes.HasPrefix(line, []byte(field)) {
-				text = append(text, line...)
-			}
-		}
-	}
-	return string(text)
 }
 
 // Capture has the shim let go of the channel and waits until the guest has seen

@@ -14,9 +14,9 @@ import (
 )
 
 // Freeze brings the machine to its freeze point, or makes it stand still when it
-// runs already, and keeps it so until Configure. Port is what carries the host's
-// streams; nil: not a port.
-func (m *Machine) Freeze(port *os.File) error {
+// runs already, and keeps it so until Configure. hungUp reports whether the host
+// has hung up what carries its streams.
+func (m *Machine) Freeze(hungUp func() (bool, error)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -24,16 +24,14 @@ func (m *Machine) Freeze(port *os.File) error {
 		return m.failed
 	case m.held != nil:
 		return nil
-	case port == nil:
-		return guest.Errorf(guest.CodeInvalid, "only a machine whose channel is a virtio-serial port can be frozen")
 	case m.Configured():
-		return m.hold(port)
+		return m.hold(hungUp)
 	}
 	if err := earlyLoaded(); err != nil {
 		return err
 	}
 	m.early = nil // the template's own start is no VM's
-	return renew.Freeze(port, func() error {
+	return renew.Freeze(hungUp, func() error {
 		for _, l := range openModules("late") {
 			l.load()
 		}
@@ -43,8 +41,8 @@ func (m *Machine) Freeze(port *os.File) error {
 }
 
 // hold makes a running machine stand still.
-func (m *Machine) hold(port *os.File) error {
-	held, err := renew.Hold(port, agentCgroup, isOurs)
+func (m *Machine) hold(hungUp func() (bool, error)) error {
+	held, err := renew.Hold(hungUp, agentCgroup, isOurs)
 	if err != nil {
 		return fmt.Errorf("hold the guest: %w", err)
 	}

@@ -38,8 +38,11 @@ const (
 // Channel is an open one.
 type Channel struct {
 	io.ReadWriteCloser
-	Port *os.File // the virtio-serial port; nil with a vsock
+	hungUp func() (bool, error)
 }
+
+// HungUp reports whether no host is connected. An error is final: nobody can tell.
+func (c *Channel) HungUp() (bool, error) { return c.hungUp() }
 
 // Open opens the machine's channel.
 func Open(kind string) (*Channel, error) {
@@ -49,15 +52,32 @@ func Open(kind string) (*Channel, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &Channel{link.Port(f), f}, nil
+		return &Channel{link.Port(f), func() (bool, error) { return portHungUp(f) }}, nil
 	case Vsock:
 		v, err := listen(vsockPort)
 		if err != nil {
 			return nil, err
 		}
-		return &Channel{v, nil}, nil
+		return &Channel{v, v.hungUp}, nil
 	}
 	return nil, fmt.Errorf("no channel %q", kind)
+}
+
+// portHungUp asks the kernel whether the host's end of a port is closed.
+func portHungUp(port *os.File) (hungUp bool, err error) {
+	raw, err := port.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	cerr := raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		_, err = unix.Poll(p, 0)
+		hungUp = p[0].Revents&unix.POLLHUP != 0
+	})
+	if errors.Is(err, unix.EINTR) {
+		err = nil
+	}
+	return hungUp, errors.Join(cerr, err)
 }
 
 func openPort(name string) (*os.File, error) {

@@ -84,6 +84,13 @@ func (p *pipe) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// hungUp reports whether there is no connection.
+func (p *pipe) hungUp() (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conn == nil, nil
+}
+
 // Close implements io.Closer.
 func (p *pipe) Close() error {
 	p.mu.Lock()

@@ -28,10 +28,9 @@ var frozen atomic.Bool
 // Freeze brings the guest to the point where a template may be made of it: load
 // loads the drivers of the machine's own devices, but none looks at its device
 // yet, for behind those a restored guest finds others. That saves each restored
-// guest the loading, a tenth of a second a module under emulation. Port is the
-// channel to the host: once that has hung up, and the guest has seen it, the
-// console says guest.FrozenLine.
-func Freeze(port *os.File, load func() error) error {
+// guest the loading, a tenth of a second a module under emulation. Once the host has hung up
+// its end of the channel, and hungUp reports it, the console says guest.FrozenLine.
+func Freeze(hungUp func() (bool, error), load func() error) error {
 	if !frozen.CompareAndSwap(false, true) {
 		return nil
 	}
@@ -41,24 +40,21 @@ func Freeze(port *os.File, load func() error) error {
 	if err := load(); err != nil {
 		return err
 	}
-	go sayFrozen(port)
+	go sayFrozen(hungUp)
 	return nil
 }
 
-// sayFrozen waits for the host's end of the channel to close.
-func sayFrozen(port *os.File) {
-	raw, err := port.SyscallConn()
-	if err != nil {
-		return
-	}
-	for hungUp := false; !hungUp; time.Sleep(2 * time.Millisecond) {
-		if cerr := raw.Control(func(fd uintptr) {
-			p := []unix.PollFd{{Fd: int32(fd)}}
-			_, err = unix.Poll(p, 0)
-			hungUp = p[0].Revents&unix.POLLHUP != 0
-		}); errors.Join(cerr, err) != nil && !errors.Is(err, unix.EINTR) {
+// sayFrozen waits for the host to hang up.
+func sayFrozen(hungUp func() (bool, error)) {
+	for {
+		gone, err := hungUp()
+		if err != nil {
 			return // nobody will take this guest for a frozen one
 		}
+		if gone {
+			break
+		}
+		time.Sleep(2 * time.Millisecond)
 	}
 	if f, err := os.OpenFile("/dev/console", os.O_WRONLY, 0); err == nil {
 		fmt.Fprintf(f, "%s\n", guest.FrozenLine)

@@ -43,9 +43,9 @@ type Held struct {
 // every process but ours is stopped by the cgroup freezer (the kernel's
 // Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze), which stops each at a
 // point where it holds no lock of the kernel. ours is the cgroup of the agent and
-// isOurs tells processes of it from others. Port is as for Freeze. On error the
+// isOurs tells processes of it from others. hungUp is as for Freeze. On error the
 // guest runs on.
-func Hold(port *os.File, ours string, isOurs func(pid int) bool) (*Held, error) {
+func Hold(hungUp func() (bool, error), ours string, isOurs func(pid int) bool) (*Held, error) {
 	h := &Held{}
 	if _, err := os.Stat(owedKeys); err == nil {
 		return nil, errors.New("the guest was held before, by an agent that is dead: what is to be made anew died with it")
@@ -57,7 +57,7 @@ func Hold(port *os.File, ours string, isOurs func(pid int) bool) (*Held, error) 
 		return nil, errors.Join(err, h.Release())
 	}
 	unix.Sync() // a disk that is complete without the memory can be booted, too
-	go sayFrozen(port)
+	go sayFrozen(hungUp)
 	return h, nil
 }
 

@@ -64,7 +64,7 @@ func serve(args []string) error {
 				return guest.Errorf(guest.CodeConflict, "%d commands still run in the guest", n)
 			}
 			sessions.Clear()
-			return machine.Freeze(host.Port)
+			return machine.Freeze(host.HungUp)
 		},
 		SetClock: renew.SetClock,
 	}

@@ -172,9 +172,9 @@ func TestMakersAgentKilled(t *testing.T) {
 	canSabotage(t)
 	for name, at := range map[string]edit{
 		"freeze": {"agent/renew/freeze.go", "	if !frozen.CompareAndSwap(false, true) {", "	mortal()\n	if !frozen.CompareAndSwap(false, true) {"},
-		"frozen": {"agent/renew/freeze.go", "	go sayFrozen(port)", "	mortal()\n	go sayFrozen(port)"},
+		"frozen": {"agent/renew/freeze.go", "	go sayFrozen(hungUp)", "	mortal()\n	go sayFrozen(hungUp)"},
 		"hold":   {"agent/renew/hold.go", "	if err := h.dropKeys(); err != nil {", "	mortal()\n	if err := h.dropKeys(); err != nil {"},
-		"held":   {"agent/renew/hold.go", "	go sayFrozen(port)", "	mortal()\n	go sayFrozen(port)"},
+		"held":   {"agent/renew/hold.go", "	go sayFrozen(hungUp)", "	mortal()\n	go sayFrozen(hungUp)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := configured(t, "memory_mib = 256\nvcpu = 1\n")

@@ -35,8 +35,8 @@ func witness() error {
 }
 
 // Run does the steps`},
-	{"agent/renew/freeze.go", "	go sayFrozen(port)", "	if err := witness(); err != nil {\n\t\treturn err\n\t}\n	go sayFrozen(port)"},
-	{"agent/renew/hold.go", "	go sayFrozen(port)", "	if err := witness(); err != nil {\n\t\treturn nil, err\n\t}\n	go sayFrozen(port)"},
+	{"agent/renew/freeze.go", "	go sayFrozen(hungUp)", "	if err := witness(); err != nil {\n\t\treturn err\n\t}\n	go sayFrozen(hungUp)"},
+	{"agent/renew/hold.go", "	go sayFrozen(hungUp)", "	if err := witness(); err != nil {\n\t\treturn nil, err\n\t}\n	go sayFrozen(hungUp)"},
 }
 
 // traced is one of the witness's lines: whose, what, and what it was given.

@@ -1,0 +1,200 @@
+package firecracker
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/kvm"
+	"banger/shim"
+)
+
+// The files of a template: a full snapshot (Firecracker's
+// docs/snapshotting/snapshot-support.md).
+const (
+	templateRAM   = "ram"   // the guest's memory; mapped privately by all who are restored
+	templateState = "state" // of the processors and devices, with a checksum of Firecracker's
+)
+
+// formatVersion is part of every kind: a change in how machines are described
+// here makes templates of before strangers.
+const formatVersion = 1
+
+// A snapshot's memory is written out whole, and one is loaded by mapping it.
+const (
+	saveTimeout = 5 * time.Minute
+	loadTimeout = 30 * time.Second
+)
+
+// snapshot is a template's files, as Firecracker is told of them.
+type snapshot struct{ state, ram string }
+
+func (s snapshot) empty() bool { return s == snapshot{} }
+
+// Kind digests what a restored machine must have in common with its template: all
+// that Firecracker keeps in it. Drives count by their order and their serials,
+// which the guest's command line has; the machine's MAC the guest is told.
+func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {
+	b, err := d.identify(ctx)
+	if err != nil {
+		return "", err
+	}
+	kind := struct {
+		Format          int
+		Build           build
+		Jail            bool
+		Host            string
+		VCPU, MemoryMiB int
+		Cmdline         string
+		Files           []string
+		ReadOnly        []bool // of each drive
+		Net             banger.NetMode
+		Limits          banger.Limits
+	}{formatVersion, b, d.cfg.Jail, kvm.HostCPU(), m.VCPU, m.MemoryMiB, kernelArgs(m), nil, nil, m.Net.Mode, m.Limits}
+	for _, path := range []string{m.Kernel, m.Initramfs} {
+		st, err := os.Stat(path)
+		if err != nil {
+			return "", err
+		}
+		kind.Files = append(kind.Files, fmt.Sprintf("%s %d %d", path, st.Size(), st.ModTime().UnixNano()))
+	}
+	for _, drive := range m.Drives {
+		kind.ReadOnly = append(kind.ReadOnly, drive.ReadOnly)
+	}
+	raw, err := json.Marshal(kind)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// Capture has the shim let go of the channel and waits until the guest has seen
+// that; then Firecracker stops the processors and writes all there is of them into
+// its own directory, from where it is taken. No machine is resumed after a pause:
+// see holes.
+func (d *Driver) Capture(ctx context.Context, m banger.Machine, h banger.Handles, dir string) error {
+	if err := shim.Release(ctx, m.Dir); err != nil {
+		return fmt.Errorf("freeze machine %s: %w", m.ID, err)
+	}
+	if err := save(ctx, m); err != nil {
+		return fmt.Errorf("save machine %s: %w", m.ID, err)
+	}
+	where := m.Dir
+	if d.cfg.Jail {
+		b, err := d.identify(ctx)
+		if err != nil {
+			return err
+		}
+		where = jailOf(m, b.Path).root
+	}
+	for _, name := range []string{templateState, templateRAM} {
+		if err := take(filepath.Join(where, name), filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("keep the template's %s: %w", name, err)
+		}
+	}
+	if left, err := d.Kill(ctx, m, h); err != nil {
+		return fmt.Errorf("end machine %s (%+v is left): %w", m.ID, left, err)
+	}
+	return nil
+}
+
+func save(ctx context.Context, m banger.Machine) error {
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+	defer cancel()
+	a, err := dialAPI(ctx, m.Dir)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	if err := a.set(ctx, http.MethodPatch, "/vm", map[string]string{"state": "Paused"}); err != nil {
+		return err
+	}
+	return a.set(ctx, http.MethodPut, "/snapshot/create", map[string]string{
+		"snapshot_type": "Full", "snapshot_path": templateState, "mem_file_path": templateRAM,
+	})
+}
+
+// take makes a file that Firecracker wrote ours, and durable.
+func take(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(to, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// A jail's user wrote it, and could go on to.
+	if err := errors.Join(f.Chown(os.Getuid(), os.Getgid()), f.Chmod(0o600)); err != nil {
+		return err
+	}
+	if err := dig(f); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// dig makes holes of a file's zeros: most of a guest's memory was never touched.
+func dig(f *os.File) error {
+	const step = 64 << 10
+	buf, zeros := make([]byte, step), make([]byte, step)
+	for off := int64(0); ; off += step {
+		n, err := io.ReadFull(f, buf)
+		if n > 0 && bytes.Equal(buf[:n], zeros[:n]) {
+			err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, int64(n))
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				return nil // it is only larger
+			}
+			if err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// Restore is a start without a kernel.
+func (d *Driver) Restore(ctx context.Context, m banger.Machine, dir string) (banger.Handles, error) {
+	from := snapshot{filepath.Join(dir, templateState), filepath.Join(dir, templateRAM)}
+	st, err := os.Stat(from.ram)
+	if err != nil {
+		return banger.Handles{}, err
+	}
+	if want := int64(m.MemoryMiB) << 20; st.Size() != want {
+		return banger.Handles{}, banger.Errorf(banger.CodeInvalid, "%s has %d bytes, the machine %d", from.ram, st.Size(), want)
+	}
+	return d.launch(ctx, m, from)
+}
+
+// load gives a Firecracker that has no machine yet the template's, and lets it run.
+func load(ctx context.Context, m banger.Machine, from snapshot) error {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	a, err := dialAPI(ctx, m.Dir)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	return a.set(ctx, http.MethodPut, "/snapshot/load", map[string]any{
+		"snapshot_path": from.state, "resume_vm": true,
+		"mem_backend": map[string]string{"backend_type": "File", "backend_path": from.ram},
+	})
+}

@@ -1,0 +1,32 @@
+package kvm
+
+import (
+	"bytes"
+	"io"
+	"os"
+)
+
+// HostCPU is the host's first processor in words, without what changes from one
+// moment to the next (proc_cpuinfo(5)); "" where it can't be read. A guest is shown
+// what follows from it, and wouldn't go on with less.
+func HostCPU() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	head := make([]byte, 8<<10)
+	n, _ := io.ReadFull(f, head) // short is fine
+	var text []byte
+	for line := range bytes.Lines(head[:n]) {
+		if len(bytes.TrimSpace(line)) == 0 {
+			break
+		}
+		for _, field := range []string{"vendor_id", "cpu family", "model", "stepping", "microcode", "flags"} {
+			if bytes.HasPrefix(line, []byte(field)) {
+				text = append(text, line...)
+			}
+		}
+	}
+	return string(text)
+}
