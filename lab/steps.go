@@ -47,6 +47,8 @@ func allSteps(o options) []step {
 		{name: "firecracker-seed", what: "the seed on Firecracker in its jail", pkg: "tests/vm", args: append(hostDrivers("^(TestSeed|TestHandlesFile)$"), "-hypervisor=firecracker"), needs: "jailer"},
 		{name: "firecracker-storm", what: "daemon, shim, CLI and Firecracker killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills), "-hypervisor=firecracker"), needs: "jailer"},
 		{name: "firecracker-cold", what: "a cold start beside the least that drives Firecracker, 10 of each", pkg: "firecracker", args: []string{"-test.run=^TestColdStart$", "-cold-runs=10"}, needs: "firecracker", flag: true},
+		{name: "warm", takes: 600, what: "VMs from one template at once, from an image template, from a damaged one, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=" + warmTests}, flag: true},
+		{name: "firecracker-warm-vms", what: "the same on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=" + warmTests, "-hypervisor=firecracker"}, needs: "jailer", flag: true},
 		{name: "firecracker-warm", what: "a start from a template beside the least that loads it, 10 of each", pkg: "firecracker", args: []string{"-test.run=^TestWarmStart$", "-warm-runs=10"}, needs: "firecracker", flag: true},
 		{name: "firecracker-exec", what: "a command's round trip beside the guest's own cost of it, on Firecracker", pkg: "tests/vm", args: []string{"-test.run=^TestExecCost$", "-exec-runs=200", "-busybox", "-hypervisor=firecracker"}, needs: "jailer", flag: true},
 		{name: "exec", what: "the same on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^TestExecCost$", "-exec-runs=200", "-busybox"}, flag: true},
@@ -54,6 +56,8 @@ func allSteps(o options) []step {
 		{name: "vm-all", what: "all of first light's tests on QEMU+KVM", pkg: "tests/vm", flag: true},
 	}
 }
+
+const warmTests = "^(TestWarmStartsAreStrangers|TestImageTemplate|TestDamagedTemplate)$"
 
 // hostDrivers are the arguments of tests/vm that give VMs all they can hold of a host.
 func hostDrivers(run string) []string {

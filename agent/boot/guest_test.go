@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -257,6 +258,7 @@ func start(t *testing.T, image, disk string) *vm {
 			"-device", "virtio-blk-device,drive="+d[1]+",serial="+d[1])
 	}
 	v.cmd = exec.Command("qemu-system-x86_64", args...)
+	v.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // tests that time out clean up nothing
 	var stderr bytes.Buffer
 	v.cmd.Stderr = &stderr
 	v.spawned = time.Now()

@@ -17,6 +17,7 @@ import (
 // An image template is the image up, with what a command made and started in it;
 // VMs of it go on from there as machines of their own.
 func TestImageTemplate(t *testing.T) {
+	templated(t)
 	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
 	if r := h.run(nil, "image", "warm", image, "--after", "echo no such luck >&2; exit 3"); r.status == 0 || !strings.Contains(string(r.stderr), "status 3") || !strings.Contains(string(r.stderr), "no such luck") {
 		t.Errorf("a command that fails: %d %s", r.status, r.stderr)

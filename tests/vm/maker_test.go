@@ -27,7 +27,7 @@ func (h *host) templates() string {
 // Whoever is killed at whichever step of a template's making: there is a whole
 // template or none, nothing is left behind, and the next one is made.
 func TestMakersKilled(t *testing.T) {
-	templated(t)
+	templatedByQEMU(t)
 	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
 	h.ok(t, "vm", "create", "--cold", "--name", "first") // what is made once has been made
 	h.ok(t, "vm", "delete", "first")
@@ -103,7 +103,7 @@ func (h *host) killMaker(t *testing.T, victim, step string, args ...string) {
 // There is no room for a template, in memory or on a disk: it isn't made, nothing
 // is left, VMs boot.
 func TestNoRoomForATemplate(t *testing.T) {
-	templated(t)
+	templatedByQEMU(t)
 	for _, kind := range []string{"tmpfs", "ext4"} {
 		t.Run(kind, func(t *testing.T) {
 			h := configured(t, "memory_mib = 256\nvcpu = 1\n")
@@ -132,7 +132,7 @@ func TestNoRoomForATemplate(t *testing.T) {
 // The same deaths while an image template is made, whose guest has a disk.
 func TestImageMakersKilled(t *testing.T) {
 	takesLong(t)
-	templated(t)
+	templatedByQEMU(t)
 	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
 	h.ok(t, "vm", "create", "--cold", "--name", "first")
 	h.ok(t, "vm", "delete", "first")

@@ -27,7 +27,7 @@ var restoreSteps = []string{"disk.ext4", "shim.lock", "shim.sock", "shim.json", 
 // Whoever is killed at whichever step of a restore: there is a VM that is itself,
 // restored or booted and saying why, or there is none and nothing of it.
 func TestRestoresKilled(t *testing.T) {
-	templated(t)
+	templatedByQEMU(t)
 	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
 	h.ok(t, "vm", "create", "--cold", "--name", "first") // what is made once has been made
 	h.ok(t, "vm", "delete", "first")
@@ -138,7 +138,7 @@ func (k *kept) kill(t *testing.T, victim, step string) (end string) {
 // A template whose state the hypervisor doesn't take, as of another version of
 // its: the VM boots, says so, and the template is gone.
 func TestStateOfAnotherVersion(t *testing.T) {
-	templated(t)
+	templatedByQEMU(t)
 	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
 	id := strings.TrimSpace(h.ok(t, "template", "create", "-q"))
 	dir := filepath.Join(h.templates(), id)
@@ -213,7 +213,7 @@ func sumOf(data []byte) (crc uint32) {
 // A hypervisor that is replaced under its template makes no VM of it: the next
 // one is booted, says that there is none for it, and gets its own.
 func TestHypervisorUpgraded(t *testing.T) {
-	templated(t)
+	templatedByQEMU(t)
 	real, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		t.Fatal(err)

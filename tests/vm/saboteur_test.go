@@ -149,7 +149,7 @@ func TestImageSaboteurs(t *testing.T) {
 
 func canSabotage(t *testing.T) {
 	t.Helper()
-	templated(t)
+	templatedByQEMU(t)
 	if os.Getenv("BANGER_BIN") != "" {
 		t.Skip("no Go here to build saboteurs with")
 	}
