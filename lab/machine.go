@@ -14,10 +14,12 @@ import (
 )
 
 // silence is how long the lab may say nothing. Its job gives a sign of life every
-// few seconds, alive; a kernel that hangs gives none, and ends nothing either.
+// few seconds, alive; a kernel that hangs gives none, and ends nothing either. Until
+// its job begins it has bootTime: half a minute, several on a busy host.
 const (
-	silence = 3 * time.Minute
-	alive   = "LAB-ALIVE"
+	silence  = 3 * time.Minute
+	bootTime = 10 * time.Minute
+	alive    = "LAB-ALIVE"
 )
 
 // machine is one boot of the lab. Its disks outlive it.
@@ -66,7 +68,7 @@ func (l *lab) boot(ctx context.Context, mode, console string) (*machine, error) 
 // listen passes on what the job says, and ends a lab that is silent.
 func (m *machine) listen(out io.Reader) {
 	defer close(m.lines)
-	hung := time.AfterFunc(silence, m.hung)
+	hung := time.AfterFunc(bootTime, m.hung)
 	defer hung.Stop()
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
@@ -81,7 +83,7 @@ func (m *machine) listen(out io.Reader) {
 // hung has the lab's kernel say on its console where it is, by an interrupt that
 // it can't put off and panics of, and ends the lab where it can't even do that.
 func (m *machine) hung() {
-	fmt.Printf("%-20s silent for %v: ending it\n", "lab", silence)
+	fmt.Printf("%-20s silent for too long: ending it\n", "lab")
 	if mon, err := net.Dial("unix", m.monitor); err == nil {
 		_, _ = mon.Write([]byte("info registers\nnmi\n"))
 		_ = mon.SetReadDeadline(time.Now().Add(20 * time.Second))
