@@ -35,7 +35,7 @@ func (l *lab) prepare(ctx context.Context, steps []step) error {
 			return err
 		}
 	}
-	if err := tool(ctx, ".", "go", "build", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/..."); err != nil {
+	if err := tool(ctx, ".", "go", "build", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/...", "./bench"); err != nil {
 		return err
 	}
 	for _, name := range []string{"firecracker", "jailer"} {

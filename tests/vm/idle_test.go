@@ -19,7 +19,7 @@ func configured(t *testing.T, toml string) *host {
 	if err := os.Mkdir(filepath.Join(dir, "banger"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "banger", "config.toml"), toml)
+	write(t, filepath.Join(dir, "banger", "config.toml"), onHypervisor()+toml)
 	shared.close()
 	h := &host{bin: shared.bin, state: shared.state, env: append(slices.Clip(shared.env), "XDG_CONFIG_HOME="+dir)}
 	t.Cleanup(h.close) // the next test's daemon has its own settings again

@@ -104,7 +104,7 @@ func install(dir string) (*host, error) {
 	if err := os.MkdirAll(conf, 0o700); err != nil {
 		return nil, err
 	}
-	settings := fmt.Appendf(nil, "warm_start = %v\ndisk_driver = %q\nnet = %q\nhypervisor = %q\nfirecracker = %q\n", *warm, *diskDriver, *network, *hypervisor, os.Getenv("BANGER_FIRECRACKER"))
+	settings := fmt.Appendf(nil, "%swarm_start = %v\ndisk_driver = %q\nnet = %q\n", onHypervisor(), *warm, *diskDriver, *network)
 	if err := os.WriteFile(filepath.Join(conf, "config.toml"), settings, 0o600); err != nil {
 		return nil, err
 	}
@@ -139,6 +139,11 @@ func install(dir string) (*host, error) {
 		}
 	}
 	return h, nil
+}
+
+// onHypervisor is the part of every configuration that says what VMs run on.
+func onHypervisor() string {
+	return fmt.Sprintf("hypervisor = %q\nfirecracker = %q\n", *hypervisor, os.Getenv("BANGER_FIRECRACKER"))
 }
 
 // rootTar makes the default image's tar, unless it is there and no older than
