@@ -178,11 +178,11 @@ func Probe(ctx context.Context, exe string) error {
 		return err
 	}
 	defer ours.Close()
-	defer theirs.Close()
 	// What it becomes is the shim again, which has nothing to do without arguments.
 	cmd := exec.CommandContext(ctx, exe, "/", Become, "tap0", "0", exe)
 	cmd.ExtraFiles, cmd.SysProcAttr = []*os.File{theirs}, ownNamespaces()
 	out, err := cmd.CombinedOutput()
+	_ = theirs.Close() // so that a child that sent nothing isn't waited for
 	if frames, rerr := receiveFile(ours); rerr == nil {
 		return frames.Close()
 	}
