@@ -42,6 +42,7 @@ type Config struct {
 	BridgeNAT     bool   `toml:"bridge_nat"`
 	BridgePeers   bool   `toml:"bridge_peers"`
 	BridgePorts   []int  `toml:"bridge_ports"`
+	BootDeadline  string `toml:"boot_deadline"`
 	AutoStop      string `toml:"auto_stop_stale_after"`
 	LogLevel      string `toml:"log_level"`
 	StateDir      string `toml:"state_dir"`
@@ -69,6 +70,7 @@ var settings = []struct {
 	{"disk_driver", "their disks: file, or dm-snapshot for a daemon that runs as root", func(c *Config) any { return c.DiskDriver }},
 	{"net", "their network: user, none, or bridge for a daemon that runs as root", func(c *Config) any { return c.Net }},
 	{"warm_start", "start them from templates, made of themselves, where a boot can be saved", func(c *Config) any { return c.WarmStart }},
+	{"boot_deadline", "how long a guest may take to answer before its boot is given up, and tried once more", func(c *Config) any { return c.BootDeadline }},
 	{"bridge_subnet", "the IPv4 subnet of the network bridge", func(c *Config) any { return c.BridgeSubnet }},
 	{"bridge_nat", "let VMs on the bridge reach what this host reaches", func(c *Config) any { return c.BridgeNAT }},
 	{"bridge_peers", "let VMs on the bridge reach each other", func(c *Config) any { return c.BridgePeers }},
@@ -105,6 +107,7 @@ func Default(d xdg.Dirs) Config {
 		BridgeSubnet:  "10.213.0.0/16",
 		BridgeNAT:     true,
 		BridgePorts:   []int{},
+		BootDeadline:  "1m",
 		AutoStop:      "0",
 		LogLevel:      "info",
 		StateDir:      d.State,
@@ -176,6 +179,9 @@ func (c *Config) check() error {
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return banger.Errorf(banger.CodeInvalid, "log_level is %q; it can be debug, info, warn or error", c.LogLevel)
 	}
+	if d, err := time.ParseDuration(c.BootDeadline); err != nil || d < time.Second {
+		return banger.Errorf(banger.CodeInvalid, "boot_deadline is %q; it can be a time such as 90s or 3m, one second at least", c.BootDeadline)
+	}
 	if d, err := time.ParseDuration(c.AutoStop); err != nil || d < 0 || d > 0 && d < time.Second {
 		return banger.Errorf(banger.CodeInvalid, "auto_stop_stale_after is %q; it can be a time such as 90m or 2h, one second at least, or 0 for never", c.AutoStop)
 	}
@@ -228,6 +234,12 @@ func (c *Config) dirs(d xdg.Dirs) xdg.Dirs {
 
 // Path is the file that was or would be read.
 func (c *Config) Path() string { return c.path }
+
+// Boot is how long a guest may take to its agent's first answer.
+func (c *Config) Boot() time.Duration {
+	d, _ := time.ParseDuration(c.BootDeadline) // checked when it was read
+	return d
+}
 
 // AutoStopStaleAfter is how long a VM must have been unused to be stopped; 0: none is.
 func (c *Config) AutoStopStaleAfter() time.Duration {

@@ -106,6 +106,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Defaults: engine.Defaults{
 			Hypervisor: hv.chosen, Disk: conf.DiskDriver, Net: banger.NetMode(conf.Net), Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
 			VCPU: hv.vcpu(ctx, conf.VCPU), MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,
+			Boot: conf.Boot(),
 		},
 		Now: time.Now, NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
 		Journal: h.system.Add,

@@ -132,7 +132,7 @@ func TestLogout(t *testing.T) {
 	home := "/home/" + who
 	data := filepath.Join(home, ".local/share/banger")
 	tar := rootTar(t)
-	sh(t, "mkdir -p "+data+" "+home+"/.config/banger && echo 'hypervisor = \""+*hypervisor+"\"' >"+home+"/.config/banger/config.toml && cp -r "+filepath.Join(os.Getenv("BANGER_LAB"), "cache/banger-test/kernels")+" "+data+" && cp "+tar+" "+home+"/root.tar && chown -R "+who+": "+home)
+	sh(t, "mkdir -p "+data+" "+home+"/.config/banger && printf 'boot_deadline = \"3m\"\nhypervisor = \""+*hypervisor+"\"\n' >"+home+"/.config/banger/config.toml && cp -r "+filepath.Join(os.Getenv("BANGER_LAB"), "cache/banger-test/kernels")+" "+data+" && cp "+tar+" "+home+"/root.tar && chown -R "+who+": "+home)
 	s := login(t)
 	s.do("banger kernel pull -q")
 	s.do("banger image import -q --name small root.tar")

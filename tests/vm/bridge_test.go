@@ -122,8 +122,8 @@ func TestBridgeNetwork(t *testing.T) {
 	serve(t, near, "0.0.0.0:8001")
 	config := func(lines ...string) {
 		t.Helper()
-		lines = append(lines, "warm_start = false", fmt.Sprintf("disk_driver = %q", *diskDriver), fmt.Sprintf("hypervisor = %q", *hypervisor))
-		write(t, filepath.Join(dir, "config/banger/config.toml"), strings.Join(lines, "\n")+"\n")
+		lines = append(lines, "warm_start = false", fmt.Sprintf("disk_driver = %q", *diskDriver))
+		write(t, filepath.Join(dir, "config/banger/config.toml"), onHypervisor()+strings.Join(lines, "\n")+"\n")
 		h.close()
 	}
 	config("net = 'bridge'")

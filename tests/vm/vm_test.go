@@ -141,9 +141,15 @@ func install(dir string) (*host, error) {
 	return h, nil
 }
 
-// onHypervisor is the part of every configuration that says what VMs run on.
+// onHypervisor is the part of every configuration that says what VMs run on, and
+// in the lab how long they may take: machines in a machine, and that on a host
+// which may have other work.
 func onHypervisor() string {
-	return fmt.Sprintf("hypervisor = %q\nfirecracker = %q\n", *hypervisor, os.Getenv("BANGER_FIRECRACKER"))
+	settings := fmt.Sprintf("hypervisor = %q\nfirecracker = %q\n", *hypervisor, os.Getenv("BANGER_FIRECRACKER"))
+	if os.Getenv("BANGER_LAB") != "" {
+		settings += "boot_deadline = '3m'\n"
+	}
+	return settings
 }
 
 // rootTar makes the default image's tar, unless it is there and no older than
