@@ -166,7 +166,7 @@ func textLines(path string) func(func(string) bool) {
 func (h *host) same(t *testing.T, before []string, bound time.Duration) {
 	t.Helper()
 	var diff string
-	for end := time.Now().Add(bound); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience(bound)); ; time.Sleep(100 * time.Millisecond) {
 		// A daemon is part of both, and starts when it is asked.
 		h.run(nil, "vm", "list")
 		if diff = cmp.Diff(before, h.inventory(t)); diff == "" {

@@ -213,7 +213,7 @@ func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 // run runs one banger command to its end, four minutes at most: then it says where
 // it hangs.
 func (h *host) run(stdin []byte, args ...string) result {
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience(4*time.Minute))
 	defer cancel()
 	c := h.command(ctx, args...)
 	var out, errs bytes.Buffer
@@ -304,9 +304,19 @@ func (h *host) daemon(t *testing.T) (pid int) {
 	return pid
 }
 
+// patience is how long a hang is waited for. What the lab does, an emulated
+// machine does, perhaps on a quarter of a processor.
+func patience(bound time.Duration) time.Duration {
+	if os.Getenv("BANGER_LAB") != "" {
+		return 3 * bound
+	}
+	return bound
+}
+
 // until waits for a condition, looking again every 20 ms.
 func until(t *testing.T, what string, bound time.Duration, cond func() bool) {
 	t.Helper()
+	bound = patience(bound)
 	for end := time.Now().Add(bound); !cond(); {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not within %v", what, bound)
