@@ -164,6 +164,9 @@ func (j jail) clear() error {
 	}
 	err := os.RemoveAll(j.dir)
 	for _, c := range []string{j.cgroup, filepath.Dir(j.cgroup)} {
+		if _, serr := os.Lstat(c); errors.Is(serr, fs.ErrNotExist) {
+			continue // a read-only /sys, as in a container, says that first (rmdir(2))
+		}
 		if rerr := os.Remove(c); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
