@@ -28,8 +28,8 @@ func TestDescribe(t *testing.T) {
 	const disks = `"rate_limiter":{"bandwidth":{"size":3145728,"refill_time":1000},"ops":{"size":100,"refill_time":1000}}}`
 	const net = `{"bandwidth":{"size":2097152,"refill_time":1000}}`
 	want := `{"boot-source":{"kernel_image_path":"/k","initrd_path":"/i","boot_args":"` + kernelArgs(m) + `"},` +
-		`"drives":[{"drive_id":"image","path_on_host":"/a","is_root_device":false,"is_read_only":true,"cache_type":"Writeback",` + disks +
-		`,{"drive_id":"disk","path_on_host":"/b","is_root_device":false,"is_read_only":false,"cache_type":"Writeback",` + disks + `],` +
+		`"drives":[{"drive_id":"image","path_on_host":"drive.0","is_root_device":false,"is_read_only":true,"cache_type":"Writeback",` + disks +
+		`,{"drive_id":"disk","path_on_host":"drive.1","is_root_device":false,"is_read_only":false,"cache_type":"Writeback",` + disks + `],` +
 		`"machine-config":{"vcpu_count":2,"mem_size_mib":512},` +
 		`"network-interfaces":[{"iface_id":"eth0","host_dev_name":"tap0","guest_mac":"52:54:00:12:34:56","rx_rate_limiter":` + net + `,"tx_rate_limiter":` + net + `}],` +
 		`"vsock":{"guest_cid":3,"uds_path":"v.sock"},"entropy":{},` +
