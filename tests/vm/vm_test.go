@@ -112,20 +112,27 @@ func install(dir string) (*host, error) {
 		h.bin = built
 	} else {
 		build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", h.bin+"/", "banger/cmd/...")
-		build.Env = h.env
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // Go's own cache is where it always is
 		if out, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build: %w: %s", err, out)
 		}
 	}
 	tar := filepath.Join(cache, image+".tar")
-	makeTar := rootTar
-	if *busybox {
-		tar, makeTar = filepath.Join(dir, "small.tar"), smallTar
+	give := []string{"image", "import", "--name", image, tar}
+	switch {
+	case *busybox:
+		tar = filepath.Join(dir, "small.tar")
+		give[len(give)-1] = tar
+		err = smallTar(tar)
+	case noRoot():
+		give = []string{"image", "build", image} // slower: a VM configures it, each time anew
+	default:
+		err = rootTar(tar)
 	}
-	if err := makeTar(tar); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	for _, args := range [][]string{{"kernel", "pull"}, {"image", "import", "--name", image, tar}} {
+	for _, args := range [][]string{{"kernel", "pull"}, give} {
 		if r := h.run(nil, args...); r.status != 0 {
 			return nil, fmt.Errorf("banger %s: status %d: %s%s", strings.Join(args, " "), r.status, r.stdout, r.stderr)
 		}
@@ -150,6 +157,17 @@ func onHypervisor() string {
 		settings += "boot_deadline = '3m'\n"
 	}
 	return settings
+}
+
+// noRoot says that mmdebstrap can't make a root here: an ordinary user takes a user
+// namespace for that, which containers and chroots mostly refuse.
+func noRoot() bool {
+	if os.Getuid() == 0 {
+		return false
+	}
+	try := exec.Command("true")
+	try.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER}
+	return try.Run() != nil
 }
 
 // rootTar makes the default image's tar, unless it is there and no older than
