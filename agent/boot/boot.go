@@ -45,13 +45,14 @@ const (
 // Where things are in every guest, from /init to the end.
 const (
 	runDir       = "/run/banger"
-	agentPath    = runDir + "/agent"
 	agentLock    = runDir + "/agent.lock"
 	guardianLock = runDir + "/guardian.lock"
 	modulesLock  = runDir + "/modules.lock" // held by PID 1 while it loads the early ones
 	statePath    = runDir + "/state.json"
 	socketPath   = runDir + "/agent.sock"
-	endDir       = "/run/initramfs" // systemd-shutdown pivots here and starts shutdown
+	keptDir      = "/kept"          // of the initramfs: what lives as long as the machine
+	endDir       = "/run/initramfs" // keptDir; systemd leaves mounts there alone, pivots here in the end and starts shutdown
+	agentPath    = endDir + "/agent"
 	cgroupRoot   = "/sys/fs/cgroup"
 	agentCgroup  = cgroupRoot + "/banger"
 

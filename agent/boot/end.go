@@ -84,15 +84,13 @@ func reaperEnd(verb string) {
 	End([]string{verb})
 }
 
+// endDirs are the directories of a root that a machine ends in.
+var endDirs = []string{"oldroot", "dev", "proc", "sys", "run"}
+
 // leaveRoot makes endDir the root of all who have ours, so that ours can be unmounted.
 func leaveRoot() error {
 	if err := unix.Mount(endDir, endDir, "", unix.MS_BIND, ""); err != nil {
 		return err
-	}
-	for _, dir := range []string{"oldroot", "dev", "proc", "sys", "run"} {
-		if err := os.MkdirAll(filepath.Join(endDir, dir), 0o755); err != nil {
-			return err
-		}
 	}
 	if err := os.Chdir(endDir); err != nil {
 		return err
@@ -189,7 +187,7 @@ func unmountAll() {
 		}
 		flags := 0
 		switch m.kind {
-		case "tmpfs", "devtmpfs", "proc", "sysfs", "cgroup2", "devpts", "ramfs", "securityfs", "debugfs", "tracefs", "bpf", "mqueue":
+		case "tmpfs", "devtmpfs", "proc", "sysfs", "cgroup2", "devpts", "ramfs", "rootfs", "securityfs", "debugfs", "tracefs", "bpf", "mqueue":
 			flags = unix.MNT_DETACH // nothing to lose, but in the way of others
 		}
 		err := unix.Unmount(m.at, flags|unix.UMOUNT_NOFOLLOW)

@@ -32,7 +32,7 @@ const (
 	vsockPort = 512
 	// wait bounds the wait for the device, whose driver is loaded when the agent
 	// starts, and for what a dead predecessor holds to be free.
-	wait = 5 * time.Second
+	wait = 30 * time.Second
 )
 
 // Channel is an open one.
