@@ -172,7 +172,7 @@ func TestKills(t *testing.T) {
 		"kill -9 $(" + pidsOf("@banger-agent") + ")",
 	} {
 		before := v.sh(pidsOf("@banger-"))
-		ctx, cancel := context.WithTimeout(bound(t), 2*time.Second)
+		ctx, cancel := context.WithTimeout(bound(t), 20*time.Second)
 		_, _ = v.client.Exec(ctx, guest.ExecSpec{Argv: []string{"sh", "-c", kill}}, guest.IO{}) // its session may die with it
 		cancel()
 		v.wait(30*time.Second, "an agent after "+kill, func() error {
