@@ -45,7 +45,7 @@ func TestSystemd(t *testing.T) {
 		"cat /sys/class/net/eth0/operstate":                                 "up",
 		"awk 'NR==2 {print $1,$3}' /proc/net/route":                         "eth0 0202000A",
 		"findmnt -no FSTYPE /":                                              "overlay",
-		"findmnt -no FSTYPE /lib/modules/" + kernelVersion:                  "erofs",
+		"findmnt -no FSTYPE /lib/modules/" + v.id.KernelVersion:             "erofs",
 		"findmnt -no FSTYPE /var/lib/docker":                                "ext4",
 		"stat -c %a / /run/banger /dev/shm":                                 "755\n700\n1777",
 		"cat /proc/$(" + pidsOf("@banger-agent") + ")/cgroup":               "0::/banger",

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -18,23 +19,17 @@ import (
 	"testing"
 	"time"
 
+	"banger"
 	"banger/debian"
 	"banger/guest"
 	"banger/initramfs"
 	"banger/link"
+	"banger/rootfs"
 )
 
-// What these tests boot is made once and kept in the user's cache directory.
-const (
-	suite         = "bookworm"
-	kernelPackage = "linux-image-6.1.0-56-cloud-amd64"
-	kernelVersion = "6.1.0-56-cloud-amd64"
-)
-
-var (
-	early = []string{"virtio_ring", "virtio", "virtio_mmio", "virtio_console", "libcrc32c", "overlay", "erofs"}
-	late  = []string{"virtio_blk", "failover", "net_failover", "virtio_net"}
-)
+// suite is of the image with systemd. What these tests boot is made once and kept in
+// the user's cache directory.
+const suite = "bookworm"
 
 // need skips the test where a tool is missing.
 func need(t *testing.T, tools ...string) {
@@ -93,42 +88,6 @@ func cached(t *testing.T, name string, build func(dir string)) string {
 	return path
 }
 
-// kernelTree is Debian's kernel package, unpacked, with module tables.
-func kernelTree(t *testing.T) string {
-	return cached(t, "kernel", func(dir string) {
-		need(t, "apt-get", "dpkg-deb", "depmod")
-		run(t, dir, "apt-get", "download", kernelPackage)
-		debs, _ := filepath.Glob(filepath.Join(dir, "*.deb"))
-		run(t, dir, "dpkg-deb", "-x", debs[0], "kernel")
-		run(t, dir, "depmod", "-b", "kernel", kernelVersion)
-	})
-}
-
-func vmlinux(t *testing.T) string {
-	tree := kernelTree(t)
-	return cached(t, "vmlinux", func(dir string) {
-		image, err := os.ReadFile(filepath.Join(tree, "boot", "vmlinuz-"+kernelVersion))
-		if err != nil {
-			t.Fatal(err)
-		}
-		elf, err := debian.Vmlinux(image)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "vmlinux"), elf, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
-func modulesImage(t *testing.T) string {
-	tree := kernelTree(t)
-	return cached(t, "modules.erofs", func(dir string) {
-		need(t, "mkfs.erofs")
-		run(t, dir, "mkfs.erofs", "--quiet", "-T0", "--all-root", "modules.erofs", filepath.Join(tree, "lib/modules", kernelVersion))
-	})
-}
-
 // debianImage has systemd, busyboxImage no init at all.
 func debianImage(t *testing.T) string {
 	return cached(t, "debian.erofs", func(dir string) {
@@ -158,56 +117,50 @@ func busyboxImage(t *testing.T) string {
 	})
 }
 
-var buildAgent = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "banger-agent-")
+// bootFiles fetches Debian's kernel as banger does, whatever the host's own packages
+// are, and makes an initramfs with today's agent.
+var bootFiles = sync.OnceValues(func() (k struct {
+	banger.BootFiles
+	version string
+}, err error) {
+	base, err := os.UserCacheDir()
 	if err != nil {
-		return nil, err
+		return k, err
 	}
-	defer os.RemoveAll(dir)
-	bin := filepath.Join(dir, "agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "banger/cmd/banger-agent")
+	base = filepath.Join(base, "banger-test", "boot")
+	agent := filepath.Join(base, "bin", "banger-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", agent, "banger/cmd/banger-agent")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, out)
+		return k, fmt.Errorf("%w: %s", err, out)
 	}
-	return os.ReadFile(bin)
+	kernels := &debian.Kernels{
+		Dir: filepath.Join(base, "kernels"), CacheDir: filepath.Join(base, "downloads"), Agent: agent,
+		Flatten: func(ctx context.Context, tar io.Reader, out *os.File) error {
+			_, err := rootfs.Write(ctx, tar, out, nil)
+			return err
+		},
+		Initramfs: func(w io.Writer, agent []byte, early, late []debian.Module) error {
+			if len(agent) > 8<<20 {
+				return fmt.Errorf("the agent has %d bytes, at most 8 MiB", len(agent))
+			}
+			return initramfs.Build(w, agent, modules(early), modules(late))
+		},
+	}
+	kernel, err := kernels.Pull(context.Background(), debian.DefaultName, nil)
+	if err != nil {
+		return k, err
+	}
+	k.version = kernel.Version
+	k.BootFiles, err = kernels.Boot(context.Background(), kernel.ID)
+	return k, err
 })
 
-func initrd(t *testing.T) []byte {
-	t.Helper()
-	agent, err := buildAgent()
-	if err != nil {
-		t.Fatal(err)
+func modules(in []debian.Module) (out []initramfs.Module) {
+	for _, m := range in {
+		out = append(out, initramfs.Module(m))
 	}
-	if len(agent) > 8<<20 {
-		t.Errorf("the agent has %d bytes, at most 8 MiB", len(agent))
-	}
-	var b bytes.Buffer
-	if err := initramfs.Build(&b, agent, modules(t, early), modules(t, late)); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
-func modules(t *testing.T, names []string) []initramfs.Module {
-	t.Helper()
-	found := map[string]string{}
-	err := filepath.WalkDir(filepath.Join(kernelTree(t), "lib/modules"), func(path string, _ os.DirEntry, err error) error {
-		found[strings.TrimSuffix(filepath.Base(path), ".ko")] = path
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []initramfs.Module
-	for _, n := range names {
-		data, err := os.ReadFile(found[n])
-		if err != nil {
-			t.Fatal(err)
-		}
-		list = append(list, initramfs.Module{Name: n, Data: data})
-	}
-	return list
+	return out
 }
 
 // newDisk makes a small ext4 file system in a larger file.
@@ -242,18 +195,18 @@ func start(t *testing.T, image, disk string) *vm {
 	need(t, "qemu-system-x86_64", "go")
 	ctx, ended := context.WithCancelCause(context.Background())
 	v := &vm{t: t, dir: t.TempDir(), ctx: ctx}
-	kernel, modules := vmlinux(t), modulesImage(t)
-	if err := os.WriteFile(v.path("initrd"), initrd(t), 0o600); err != nil {
+	boot, err := bootFiles()
+	if err != nil {
 		t.Fatal(err)
 	}
 	args := []string{"-M", "microvm,accel=tcg", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-kernel", kernel, "-initrd", v.path("initrd"),
+		"-kernel", boot.Vmlinux, "-initrd", boot.Initramfs,
 		"-append", "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz=" + tscKHz(t),
 		"-serial", "file:" + v.path("console"),
 		"-chardev", "socket,id=ch,path=" + v.path("chan") + ",server=on,wait=off",
 		"-device", "virtio-serial-device,max_ports=2", "-device", "virtserialport,chardev=ch,name=banger.agent,nr=1",
 		"-netdev", "user,id=n,restrict=on", "-device", "virtio-net-device,netdev=n,mac=52:54:00:ba:00:01"}
-	for _, d := range [][3]string{{image, "image", "readonly=on"}, {modules, "modules", "readonly=on"}, {disk, "disk", "readonly=off"}} {
+	for _, d := range [][3]string{{image, "image", "readonly=on"}, {boot.Modules, "modules", "readonly=on"}, {disk, "disk", "readonly=off"}} {
 		args = append(args, "-drive", "file="+d[0]+",format=raw,if=none,id="+d[1]+","+d[2],
 			"-device", "virtio-blk-device,drive="+d[1]+",serial="+d[1])
 	}
@@ -276,19 +229,19 @@ func start(t *testing.T, image, disk string) *vm {
 		ended(err)
 	}()
 	t.Cleanup(v.cleanup)
-	v.id = newIdentity()
+	v.id = newIdentity(boot.version)
 	v.dial()
 	return v
 }
 
-func newIdentity() guest.Identity {
+func newIdentity(kernel string) guest.Identity {
 	seed := make([]byte, 64)
 	_, _ = rand.Read(seed)
 	return guest.Identity{
 		ID: "0123456789ab", Hostname: "sandbox", MachineID: hex.EncodeToString(seed[:16]), Entropy: seed,
 		Net:           &guest.NetIdentity{MAC: "52:54:00:ba:00:02", Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: "10.0.2.3"},
 		Drives:        guest.DriveSerials{Image: "image", Modules: "modules", Disk: "disk"},
-		KernelVersion: kernelVersion,
+		KernelVersion: kernel,
 	}
 }
 
