@@ -133,7 +133,7 @@ func install(dir string) (*host, error) {
 		return nil, err
 	}
 	for _, args := range [][]string{{"kernel", "pull"}, give} {
-		if r := h.run(nil, args...); r.status != 0 {
+		if r := h.within(20*time.Minute, nil, args...); r.status != 0 {
 			return nil, fmt.Errorf("banger %s: status %d: %s%s", strings.Join(args, " "), r.status, r.stdout, r.stderr)
 		}
 	}
@@ -223,10 +223,14 @@ func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	return c
 }
 
-// run runs one banger command to its end, four minutes at most: then it says where
-// it hangs.
+// run runs one banger command to its end, four minutes at most.
 func (h *host) run(stdin []byte, args ...string) result {
-	ctx, cancel := context.WithTimeout(context.Background(), patience(4*time.Minute))
+	return h.within(4*time.Minute, stdin, args...)
+}
+
+// within is run for so long: then the command says where it hangs.
+func (h *host) within(bound time.Duration, stdin []byte, args ...string) result {
+	ctx, cancel := context.WithTimeout(context.Background(), patience(bound))
 	defer cancel()
 	c := h.command(ctx, args...)
 	var out, errs bytes.Buffer
