@@ -29,6 +29,10 @@ func (l *lab) powerCuts(ctx context.Context, r *report) error {
 	res, began := result{name: cutStep.name}, time.Now()
 	died := 0
 	for n := 0; n <= l.o.cuts && res.status == ""; {
+		if l.o.over() {
+			r.leave([]step{cutStep}, l.o.budget)
+			return l.fetch(ctx)
+		}
 		op := ""
 		if n < l.o.cuts {
 			op = ops[(first+n)%len(ops)]
@@ -41,7 +45,7 @@ func (l *lab) powerCuts(ctx context.Context, r *report) error {
 			fmt.Printf("%-20s cut %d of %d, %s\n", "", n+1, l.o.cuts, cut)
 			res.passed = append(res.passed, cut)
 			n++
-		case res.status == "": // the lab's own death, which is a power cut as well
+		case res.status == "" && !l.o.over(): // the lab's own death, which is a power cut as well
 			if died++; died > l.o.retries {
 				return fmt.Errorf("the lab died %d times by itself; its console is in %s", died, l.o.out)
 			}
@@ -60,7 +64,7 @@ func (l *lab) powerCuts(ctx context.Context, r *report) error {
 // a random moment of the time that the operation took before. It returns what it
 // cut, or "" when the job came to an end or the lab to its own.
 func (l *lab) runToCut(ctx context.Context, n int, op string, rnd *rand.Rand, res *result) (cut string, err error) {
-	timed, cancel := context.WithTimeout(ctx, l.o.deadline)
+	timed, cancel := l.o.within(ctx)
 	defer cancel()
 	log, err := os.Create(filepath.Join(l.o.out, fmt.Sprintf("power-cut-%d.log", n)))
 	if err != nil {
@@ -87,7 +91,7 @@ func (l *lab) runToCut(ctx context.Context, n int, op string, rnd *rand.Rand, re
 				if ctx.Err() != nil {
 					return "", context.Cause(ctx)
 				}
-				if timed.Err() != nil {
+				if timed.Err() != nil && !l.o.over() {
 					return "", fmt.Errorf("the lab didn't end within %v: %w", l.o.deadline, err)
 				}
 				return "", nil

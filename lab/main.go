@@ -32,6 +32,8 @@ type options struct {
 	seed          uint64
 	retries       int
 	deadline      time.Duration
+	budget        time.Duration // of all boots; 0: none
+	spent         time.Time     // when that is; zero: never
 	cache, out    string
 }
 
@@ -65,6 +67,7 @@ func parse() (options, error) {
 	flag.Uint64Var(&o.seed, "seed", 0, "replay the power cuts of this seed; 0: a new one")
 	flag.IntVar(&o.retries, "retries", 2, "how often a lab whose own kernel died is booted again, with the steps that didn't end")
 	flag.DurationVar(&o.deadline, "deadline", 20*time.Minute, "how long one boot of the lab may last")
+	flag.DurationVar(&o.budget, "budget", 0, "how long all of it may last: what hasn't ended by then is reported as not run, and has failed nothing")
 	flag.StringVar(&o.out, "out", "bin/lab", "where logs and results go")
 	flag.Parse()
 	if o.seed == 0 {
@@ -118,6 +121,9 @@ func run(ctx context.Context, o options) error {
 		})
 	}
 	r := &report{left: left}
+	if o.budget > 0 {
+		o.spent = time.Now().Add(o.budget)
+	}
 	parts := share(steps, o.labs)
 	ends := make(chan error)
 	for i, part := range parts {
@@ -131,6 +137,18 @@ func run(ctx context.Context, o options) error {
 		err = errors.Join(err, <-ends)
 	}
 	return errors.Join(err, r.print())
+}
+
+// over reports whether the budget is spent.
+func (o options) over() bool { return !o.spent.IsZero() && time.Now().After(o.spent) }
+
+// within bounds one boot.
+func (o options) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	end := time.Now().Add(o.deadline)
+	if !o.spent.IsZero() && o.spent.Before(end) {
+		end = o.spent
+	}
+	return context.WithDeadline(ctx, end)
 }
 
 // inLab has do use a lab of its own, whose disks go when it is done.

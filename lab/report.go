@@ -52,14 +52,17 @@ func (l *lab) runSteps(ctx context.Context, steps []step, r *report) error {
 		if err != nil || whole {
 			return err
 		}
-		steps = steps[ended:]
+		if steps = steps[ended:]; l.o.over() {
+			r.leave(steps, l.o.budget)
+			return nil
+		}
 	}
 	return nil
 }
 
 // runOnce is one boot. It returns how many steps ended, and whether the job did.
 func (l *lab) runOnce(ctx context.Context, console string, r *report) (ended int, whole bool, err error) {
-	timed, cancel := context.WithTimeout(ctx, l.o.deadline)
+	timed, cancel := l.o.within(ctx)
 	defer cancel()
 	began := time.Now()
 	m, err := l.boot(timed, "job", console)
@@ -101,6 +104,9 @@ func (l *lab) runOnce(ctx context.Context, console string, r *report) (ended int
 	if ctx.Err() != nil {
 		return ended, false, context.Cause(ctx)
 	}
+	if l.o.over() {
+		return ended, false, nil
+	}
 	if timed.Err() != nil {
 		return ended, false, fmt.Errorf("the lab didn't end within %v (step %s): %w", l.o.deadline, now.name, err)
 	}
@@ -121,6 +127,16 @@ func (r *report) again() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.retried++
+}
+
+// leave notes steps that the budget left no time for, or not enough.
+func (r *report) leave(steps []step, budget time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range steps {
+		s.without = fmt.Sprintf("not to its end within the budget of %v", budget)
+		r.left = append(r.left, s)
+	}
 }
 
 func (r *report) add(got result) {

@@ -26,12 +26,12 @@ type step struct {
 func allSteps(o options) []step {
 	return []step{
 		{name: "host", takes: 3, what: "the lab is what it should be: KVM works, device-mapper, systemd", pkg: "tests/lab", args: []string{"-test.run=^TestHost$"}},
-		{name: "kvm", what: "the KVM probe's own tests", pkg: "kvm"},
-		{name: "qemu-contract", takes: 110, what: "hypervisor contract suite on QEMU+KVM", pkg: "qemu", args: []string{"-test.run=^TestContract$"}},
 		{name: "scripts", takes: 300, what: "the scripts of tests/ on QEMU+KVM", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu"}},
 		{name: "main-job", takes: 300, what: "a repository's tests in a VM, and their exit status, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$"}},
 		{name: "dmsnap", takes: 150, what: "disk contract suite on device-mapper", pkg: "dmsnap"},
 		{name: "bridge", takes: 30, what: "network contract suite on a bridge with nftables", pkg: "bridge"},
+		{name: "kvm", what: "the KVM probe's own tests", pkg: "kvm"},
+		{name: "qemu-contract", takes: 110, what: "hypervisor contract suite on QEMU+KVM", pkg: "qemu", args: []string{"-test.run=^TestContract$"}},
 		{name: "seed", takes: 200, what: "process, TAP, loops and device of running VMs: found again, torn down, kept in the record while busy", pkg: "tests/vm", args: hostDrivers("^TestSeed$")},
 		{name: "handles", takes: 400, what: "and torn down whatever became of handles.json", pkg: "tests/vm", args: hostDrivers("^TestHandlesFile$")},
 		{name: "bridge-vms", what: "two VMs on the bridge: out, each other, the host, only as config.toml allows", pkg: "tests/vm", args: []string{"-test.run=^TestBridgeNetwork$", "-net=bridge"}},
