@@ -31,10 +31,15 @@ type options struct {
 	labs          int
 	seed          uint64
 	retries       int
-	deadline      time.Duration
-	budget        time.Duration // of all boots; 0: none
-	spent         time.Time     // when that is; zero: never
+	bounds
 	cache, out    string
+}
+
+// bounds are how long what may last.
+type bounds struct {
+	deadline time.Duration // one boot
+	budget   time.Duration // all of them; 0: as long as they take
+	spent    time.Time     // when the budget is; zero: never
 }
 
 func main() {
@@ -140,10 +145,10 @@ func run(ctx context.Context, o options) error {
 }
 
 // over reports whether the budget is spent.
-func (o options) over() bool { return !o.spent.IsZero() && time.Now().After(o.spent) }
+func (o bounds) over() bool { return !o.spent.IsZero() && time.Now().After(o.spent) }
 
 // within bounds one boot.
-func (o options) within(ctx context.Context) (context.Context, context.CancelFunc) {
+func (o bounds) within(ctx context.Context) (context.Context, context.CancelFunc) {
 	end := time.Now().Add(o.deadline)
 	if !o.spent.IsZero() && o.spent.Before(end) {
 		end = o.spent
