@@ -32,7 +32,7 @@ type options struct {
 	seed          uint64
 	retries       int
 	bounds
-	cache, out    string
+	cache, out string
 }
 
 // bounds are how long what may last.
