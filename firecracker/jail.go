@@ -208,7 +208,8 @@ func jailerOf(firecracker string) string {
 	return filepath.Join(dir, strings.Replace(name, "firecracker", "jailer", 1))
 }
 
-// claimTap lets the jail's user open a TAP of the host's.
+// claimTap lets the jail's user open a TAP of the host's. A TAP has an owner or a
+// group, or both: then who opens it must be of both.
 func (j jail) claimTap(name string) error {
 	tun, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -223,7 +224,7 @@ func (j jail) claimTap(name string) error {
 	if err := unix.IoctlIfreq(tun, unix.TUNSETIFF, ifr); err != nil {
 		return fmt.Errorf("open TAP %s: %w", name, err)
 	}
-	return unix.IoctlSetInt(tun, unix.TUNSETOWNER, j.uid)
+	return errors.Join(unix.IoctlSetInt(tun, unix.TUNSETOWNER, j.uid), unix.IoctlSetInt(tun, unix.TUNSETGROUP, j.uid))
 }
 
 // admitLibraries copies what a dynamically linked Firecracker needs to start. The
