@@ -85,9 +85,14 @@ func TestSaboteurs(t *testing.T) {
 			switch what {
 			case guest.RenewBootID: // below
 			case guest.RenewRandom:
-				tp.restored(t, name)
-				if complaint := h.reseeded(t, name); !strings.Contains(complaint, "reseeded") {
-					t.Errorf("%s isn't caught: %q", name, complaint)
+				// Two that got the same numbers have the same boot id, which the host sees;
+				// where the kernel had some of its own, it tells itself.
+				tp.create(t, name)
+				vm := h.show(t, name)
+				if seen := vm.Launch != nil && vm.Launch.Template == "" && strings.Contains(vm.Launch.Why, what); !seen {
+					if complaint := h.reseeded(t, name); !strings.Contains(complaint, "reseeded") {
+						t.Errorf("%s isn't caught: %q", name, complaint)
+					}
 				}
 				h.ok(t, "vm", "delete", name)
 			default:
