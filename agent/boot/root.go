@@ -30,7 +30,7 @@ var plainDirs = []string{
 }
 
 // driveWait bounds the wait for a device to appear after its driver was loaded.
-const driveWait = 30 * time.Second
+const driveWait = 10 * time.Second
 
 // assembleRoot mounts id's drives as one root and makes it this process's. It
 // returns the disk, which is still growing.
