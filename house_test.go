@@ -44,9 +44,10 @@ var mayImport = map[string][]string{
 
 	// Drivers.
 	"kvm":  {},
-	"qemu": {"banger", "kvm", "proc", "shim"},
+	"kind": {"banger"},
+	"qemu": {"banger", "kind", "kvm", "proc", "shim"},
 
-	"firecracker": {"banger", "kvm", "proc", "shim"},
+	"firecracker": {"banger", "kind", "kvm", "proc", "shim"},
 
 	"hostfs":    {"banger"}, // what disk drivers and templates ask of a filesystem, once
 	"diskfile":  {"banger", "hostfs"},

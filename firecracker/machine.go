@@ -23,12 +23,11 @@ const (
 	metricsLog   = "metrics.log" // a line of JSON a minute (Firecracker's docs/metrics.md)
 	netInterface = "eth0"
 	ownTap       = "tap0" // in the namespace that the shim makes
-	drivePrefix  = "drive."
 )
 
 // driveFile is what Firecracker opens a drive by, in its directory: a template
 // remembers names, and each machine restored from it has files of its own.
-func driveFile(i int) string { return fmt.Sprintf("%s%d", drivePrefix, i) }
+func driveFile(i int) string { return fmt.Sprintf("drive.%d", i) }
 
 // files lists what a dead Firecracker leaves in the VM's directory.
 func files() []string {

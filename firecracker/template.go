@@ -3,9 +3,6 @@ package firecracker
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/kind"
 	"banger/kvm"
 	"banger/shim"
 )
@@ -44,41 +42,20 @@ type snapshot struct{ state, ram string }
 func (s snapshot) empty() bool { return s == snapshot{} }
 
 // Kind digests what a restored machine must have in common with its template: all
-// that Firecracker keeps in it. Drives count by their order and their serials,
-// which the guest's command line has; the machine's MAC the guest is told.
+// that Firecracker keeps in it. The serials of drives are in the command line.
 func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {
 	b, err := d.identify(ctx)
 	if err != nil {
 		return "", err
 	}
-	kind := struct {
-		Format          int
-		Build           build
-		Jail            bool
-		Host            string
-		VCPU, MemoryMiB int
-		Cmdline         string
-		Files           []string
-		ReadOnly        []bool // of each drive
-		Net             banger.NetMode
-		Limits          banger.Limits
-	}{formatVersion, b, d.cfg.Jail, kvm.HostCPU(), m.VCPU, m.MemoryMiB, kernelArgs(m), nil, nil, m.Net.Mode, m.Limits}
-	for _, path := range []string{m.Kernel, m.Initramfs} {
-		st, err := os.Stat(path)
-		if err != nil {
-			return "", err
-		}
-		kind.Files = append(kind.Files, fmt.Sprintf("%s %d %d", path, st.Size(), st.ModTime().UnixNano()))
-	}
-	for _, drive := range m.Drives {
-		kind.ReadOnly = append(kind.ReadOnly, drive.ReadOnly)
-	}
-	raw, err := json.Marshal(kind)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:]), nil
+	return kind.Digest(m, struct {
+		Format  int
+		Build   build
+		Jail    bool
+		Host    string
+		Cmdline string
+		Limits  banger.Limits
+	}{formatVersion, b, d.cfg.Jail, kvm.HostCPU(), kernelArgs(m), m.Limits})
 }
 
 // Capture has the shim let go of the channel and waits until the guest has seen

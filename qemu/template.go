@@ -2,9 +2,6 @@ package qemu
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +9,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/kind"
 	"banger/kvm"
 	"banger/shim"
 )
@@ -30,43 +28,22 @@ const stateName = "template-state"
 const formatVersion = 1
 
 // Kind digests what a restored machine must have in common with its template.
-// Paths and serials of drives aren't among it, for the guest looks at them only
-// later; nor is the machine's MAC, which the guest is told.
 func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {
 	b, err := d.identify(ctx)
 	if err != nil {
 		return "", err
 	}
 	accel, cpu := d.cpu(b, m)
-	kind := struct {
+	own := struct {
 		Format           int
 		Build            build
 		Accel, CPU, Host string
-		VCPU, MemoryMiB  int
 		Cmdline          string
-		Files            []string
-		ReadOnly         []bool // of each drive
-		Net              banger.NetMode
-	}{formatVersion, b, accel, cpu, "", m.VCPU, m.MemoryMiB, d.kernelArgs(m), nil, nil, m.Net.Mode}
+	}{formatVersion, b, accel, cpu, "", d.kernelArgs(m)}
 	if d.cfg.KVM {
-		kind.Host = kvm.HostCPU() // what the guest was shown
+		own.Host = kvm.HostCPU() // what the guest was shown
 	}
-	for _, path := range []string{m.Kernel, m.Initramfs} {
-		st, err := os.Stat(path)
-		if err != nil {
-			return "", err
-		}
-		kind.Files = append(kind.Files, fmt.Sprintf("%s %d %d", path, st.Size(), st.ModTime().UnixNano()))
-	}
-	for _, drive := range m.Drives {
-		kind.ReadOnly = append(kind.ReadOnly, drive.ReadOnly)
-	}
-	raw, err := json.Marshal(kind)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:]), nil
+	return kind.Digest(m, own)
 }
 
 // Capture has the shim let go of the channel and waits until the guest has seen
