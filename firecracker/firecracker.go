@@ -156,7 +156,7 @@ func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process) err
 	exit, werr := shim.Wait(ctx, m.Dir)
 	switch {
 	case werr == nil:
-		return errors.New("the VMM ended: " + exit.Detail)
+		return shim.StartError("Firecracker", exit)
 	case proc.Alive(vmm):
 		return err
 	}

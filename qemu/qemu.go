@@ -160,7 +160,7 @@ func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process, by 
 	if werr != nil {
 		return fmt.Errorf("QEMU ended, its shim doesn't say how: %w", errors.Join(err, werr))
 	}
-	return errors.New("QEMU ended: " + exit.Detail)
+	return shim.StartError("QEMU", exit)
 }
 
 // answer waits for the machine's monitor and wakes the machine.

@@ -285,6 +285,31 @@ func TestDiskInUse(t *testing.T) {
 	}
 }
 
+// There is no room for what QEMU itself puts into the guest's memory: the error
+// says so, and nothing is left.
+func TestNoRoomForMemory(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount a small filesystem")
+	}
+	d, _ := newDriver(t)
+	m := newMachine(t)
+	if err := unix.Mount("banger-test", m.RAMDir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skip("no tmpfs can be mounted here:", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(m.RAMDir, 0); err != nil {
+			t.Error("umount:", err)
+		}
+	})
+	_, err := d.Start(t.Context(), m)
+	if banger.CodeOf(err) != banger.CodeUnavailable || !strings.Contains(err.Error(), "is full") {
+		t.Errorf("error %v, want that the filesystem is full", err)
+	}
+	if held := (host{}).Held(t, m); len(held) > 0 {
+		t.Errorf("left behind: %q", held)
+	}
+}
+
 func TestStartOfARunningMachine(t *testing.T) {
 	d, _ := newDriver(t)
 	m := newMachine(t)

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -86,7 +87,7 @@ func (e evidence) judge() banger.Exit {
 	case e.kind != "":
 		exit.Kind = e.kind
 	case e.waited && e.status.Signaled() && slices.Contains(ownSignals, e.status.Signal()):
-		exit.Kind, exit.Detail = banger.ExitFailed, unix.SignalName(e.status.Signal())+": "+e.words
+		exit.Kind, exit.Detail = banger.ExitFailed, unix.SignalName(e.status.Signal())+meaning(e.status.Signal())+": "+e.words
 	case e.waited && e.status.Signaled():
 		exit.Kind, exit.Detail = banger.ExitKilled, unix.SignalName(e.status.Signal())
 	case e.waited && e.status.ExitStatus() != 0:
@@ -97,6 +98,26 @@ func (e evidence) judge() banger.Exit {
 		exit.Detail = e.words
 	}
 	return exit
+}
+
+// meaning is what a signal says of a VMM, whose guest's memory is a mapped file: a
+// page that a full filesystem has no block for raises SIGBUS when the guest first
+// touches it (mmap(2)).
+func meaning(s syscall.Signal) string {
+	if s == syscall.SIGBUS {
+		return ", as when the filesystem of the guest's memory is full"
+	}
+	return ""
+}
+
+// StartError is why a machine didn't start whose VMM, called so, ended instead.
+func StartError(vmm string, exit banger.Exit) error {
+	err := fmt.Errorf("%s ended: %s", vmm, exit.Detail)
+	if exit.Status != 128+int(syscall.SIGBUS) {
+		return err
+	}
+	return banger.Errorf(banger.CodeUnavailable, "%w", err).
+		WithHint("make room where the memory lies, in /dev/shm or, of a template, in the cache directory")
 }
 
 // printable cuts a guest's or a VMM's text down to what may be shown.
