@@ -34,12 +34,13 @@ func kernels(t *testing.T) *debian.Kernels {
 		},
 		Initramfs: func(w io.Writer, agent []byte, early, late []debian.Module) error {
 			names := []string{string(agent)}
-			for _, m := range early {
-				names = append(names, m.Name)
-			}
-			names = append(names, "|")
-			for _, m := range late {
-				names = append(names, m.Name)
+			for _, list := range [][]debian.Module{early, {{Name: "|"}}, late} {
+				for _, m := range list {
+					names = append(names, m.Name)
+					if bytes.HasSuffix(m.Data, []byte("~Module signature appended~\n")) {
+						names = append(names, "(signed)")
+					}
+				}
 			}
 			_, err := io.WriteString(w, strings.Join(names, " "))
 			return err
@@ -74,6 +75,7 @@ func TestRealMirror(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkBootModules(t, boot.Initramfs)
+			checkForced(t, k, got.ID)
 			checkLayout(t, k, got.ID)
 			dir := filepath.Join(t.TempDir(), "lib/modules", got.Version)
 			untar(t, boot.Modules, dir)
@@ -89,9 +91,34 @@ func checkBootModules(t *testing.T, initramfs string) {
 		t.Fatal(err)
 	}
 	t.Logf("%s", data)
+	if strings.Contains(string(data), "(signed)") {
+		t.Error("a guest would have to check signatures")
+	}
 	early, late, _ := strings.Cut(string(data), "|")
 	inOrder(t, early, "the agent", "virtio_mmio", "vsock", "vmw_vsock_virtio_transport", "overlay", "erofs")
 	inOrder(t, late, "virtio_blk", "net_failover", "virtio_net", "virtio_rng", "virtio_balloon")
+}
+
+// checkForced has the kernel be one that loads signed modules only.
+func checkForced(t *testing.T, k *debian.Kernels, id string) {
+	t.Helper()
+	config := filepath.Join(k.Dir, id, "config")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = append(text, "CONFIG_MODULE_SIG_FORCE=y\n"...)
+	// Another agent has the initramfs made anew.
+	if err := errors.Join(os.WriteFile(config, text, 0o600), os.WriteFile(k.Agent, []byte("a later agent"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	boot, err := k.Boot(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(boot.Initramfs); err != nil || !strings.Contains(string(data), "virtio_blk (signed)") {
+		t.Errorf("%v: %q has lost its signatures", err, data)
+	}
 }
 
 func inOrder(t *testing.T, text string, words ...string) {

@@ -280,3 +280,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// A signature is cut off; what only looks as if there were one stays.
+func TestUnsigned(t *testing.T) {
+	const mark = "~Module signature appended~\n"
+	signed := func(body, signature string, size byte) string {
+		return body + signature + strings.Repeat("\x00", 11) + string([]byte{size}) + mark
+	}
+	for in, want := range map[string]string{
+		signed("module", "signature", 9):  "module",
+		signed("", "", 0):                 "",
+		"module":                          "module",
+		mark:                              mark,
+		signed("module", "", 7):           signed("module", "", 7),
+		strings.Repeat("\xff", 12) + mark: strings.Repeat("\xff", 12) + mark,
+		"":                                "",
+	} {
+		if got := kmod.Unsigned([]byte(in)); string(got) != want {
+			t.Errorf("%q without its signature is %q, want %q", in, got, want)
+		}
+	}
+}
