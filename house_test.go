@@ -31,10 +31,11 @@ var mayImport = map[string][]string{
 	"agent":         {"guest", "agent/session", "version"},
 	"agent/session": {"agent/tool", "guest"},
 	"agent/tool":    {},
-	"agent/boot":    {"agent/channel", "agent/nic", "agent/renew", "guest"},
-	"agent/nic":     {"guest"}, // of agent/boot, which was full: speaking rtnetlink
-	"agent/channel": {"link"},  // of agent/boot: what carries the streams, one kind per hypervisor
-	"agent/renew":   {"guest"}, // of agent/boot, which was full: what a restored guest does differently
+	"agent/boot":    {"agent/channel", "agent/nic", "agent/renew", "agent/uevent", "guest"},
+	"agent/nic":     {"agent/uevent", "guest"}, // of agent/boot, which was full: speaking rtnetlink
+	"agent/channel": {"agent/uevent", "link"},  // of agent/boot: what carries the streams, one kind per hypervisor
+	"agent/uevent":  {},                        // what three of these wait for
+	"agent/renew":   {"guest"},                 // of agent/boot, which was full: what a restored guest does differently
 
 	// Per VM on the host.
 	"proc":    {"banger"},
@@ -107,7 +108,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/renew", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "firecracker", "lab", "netns", "qemu", "shim", "workspace"},
 	"net/http":              {"archivetest", "api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian", "fcrelease", "firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "hostfs", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
+	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "hostfs", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/agent/uevent"
 	"banger/guest"
 )
 
@@ -31,6 +32,9 @@ var plainDirs = []string{
 
 // driveWait bounds the wait for a device to appear after its driver was loaded.
 const driveWait = 10 * time.Second
+
+// lookAgain is when to look for one that no event was heard of.
+const lookAgain = 50 * time.Millisecond
 
 // assembleRoot mounts id's drives as one root and makes it this process's. It
 // returns the disk, which is still growing.
@@ -105,7 +109,9 @@ func placedDrives() map[string]string {
 // findDrives returns the device of each serial in s, waiting for those that
 // aren't there yet.
 func findDrives(s guest.DriveSerials) (map[string]string, error) {
-	for end := time.Now().Add(driveWait); ; time.Sleep(time.Millisecond) {
+	events := uevent.Listen("block")
+	defer events.Close()
+	for end := time.Now().Add(driveWait); ; events.Wait(lookAgain) {
 		found := placedDrives()
 		names, err := filepath.Glob("/sys/block/vd*/serial")
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/agent/uevent"
 	"banger/link"
 )
 
@@ -33,6 +34,8 @@ const (
 	// wait bounds the wait for the device, whose driver is loaded when the agent
 	// starts, and for what a dead predecessor holds to be free.
 	wait = 30 * time.Second
+	// lookAgain is when to look for a device that no event was heard of.
+	lookAgain = 50 * time.Millisecond
 )
 
 // Channel is an open one.
@@ -82,7 +85,9 @@ func portHungUp(port *os.File) (hungUp bool, err error) {
 
 func openPort(name string) (*os.File, error) {
 	const class = "/sys/class/virtio-ports"
-	for end := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+	events := uevent.Listen("virtio-ports")
+	defer events.Close()
+	for end := time.Now().Add(wait); ; events.Wait(lookAgain) {
 		ports, _ := os.ReadDir(class)
 		for _, p := range ports {
 			got, err := os.ReadFile(class + "/" + p.Name() + "/name")

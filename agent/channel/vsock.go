@@ -6,12 +6,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/agent/uevent"
 )
 
 // listen waits for the vsock driver, listens on a port of it (vsock(7)), and
 // returns the pipe that the host's connections make.
 func listen(port uint32) (*pipe, error) {
-	for end := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+	events := uevent.Listen("module") // told when the module is up
+	defer events.Close()
+	for end := time.Now().Add(wait); ; events.Wait(lookAgain) {
 		fd, err := bind(port)
 		if err == nil {
 			p := newPipe()

@@ -1,0 +1,79 @@
+// Package uevent waits for what the kernel says of devices: that one is there, or
+// more than it was. Looking again and again is no way to wait in a guest whose one
+// processor is emulated: it takes the time of the driver that is waited for.
+//
+// It refuses to know which device is wanted. Who waits looks for it after each event.
+package uevent
+
+import (
+	"bytes"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Events are those of one subsystem, since Listen.
+type Events struct {
+	f         *os.File // nil where the kernel tells nobody
+	subsystem []byte
+	buf       []byte
+}
+
+// maxEvent is the size of the kernel's buffer for an event's text
+// (UEVENT_BUFFER_SIZE in include/linux/kobject.h), with room for its head.
+const maxEvent = 4096
+
+// group is the netlink group of the kernel's own events
+// (uevent_net_broadcast_untagged in lib/kobject_uevent.c).
+const group = 1
+
+// Listen begins to keep the events of a subsystem, as SUBSYSTEM= of an event calls
+// it: "block", "net". Look for the device after it, or its event may be missed.
+func Listen(subsystem string) *Events {
+	e := &Events{subsystem: []byte("\x00SUBSYSTEM=" + subsystem + "\x00"), buf: make([]byte, maxEvent)}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+	if err != nil {
+		return e
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: group}); err != nil {
+		_ = unix.Close(fd) // nothing was written
+		return e
+	}
+	e.f = os.NewFile(uintptr(fd), "uevents")
+	return e
+}
+
+// Wait returns after the next event, and after so long at the latest: who waits
+// doesn't depend on events, for not all that is waited for is announced.
+func (e *Events) Wait(atMost time.Duration) {
+	if e.f == nil {
+		time.Sleep(min(atMost, blind))
+		return
+	}
+	end := time.Now().Add(atMost)
+	if err := e.f.SetReadDeadline(end); err != nil {
+		time.Sleep(min(atMost, blind))
+		return
+	}
+	for {
+		n, err := e.f.Read(e.buf)
+		if os.IsTimeout(err) || err == nil && bytes.Contains(e.buf[:n], e.subsystem) {
+			return
+		}
+		if err != nil { // ENOBUFS: events were lost, perhaps ours
+			time.Sleep(min(time.Until(end), blind))
+			return
+		}
+	}
+}
+
+// blind is how long to wait when events can't be heard.
+const blind = 5 * time.Millisecond
+
+// Close ends the listening.
+func (e *Events) Close() {
+	if e.f != nil {
+		_ = e.f.Close() // nothing was written
+	}
+}
