@@ -389,22 +389,28 @@ func TestFilesArePrivate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.Mode().Perm()&0o077 != 0 {
+		if info.Mode().Type() != os.ModeSymlink && info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s is open to others: %v", f.Name(), info.Mode())
 		}
 	}
 }
 
-// A machine that Firecracker refuses says why, in Firecracker's words.
+// A machine that can't be is refused: by Firecracker in its own words, and with the
+// name of a disk that isn't there.
 func TestRefused(t *testing.T) {
-	d := newDriver(t)
-	m := newMachine(t)
-	m.Drives[1].Path = filepath.Join(m.Dir, "no-such-disk")
-	if _, err := d.Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), "no-such-disk") {
-		t.Errorf("error %v, want the disk's name in it", err)
-	}
-	if held := (host{}).Held(t, m); len(held) > 0 {
-		t.Errorf("left behind: %q", held)
+	for says, spoil := range map[string]func(m *banger.Machine){
+		"no-such-disk": func(m *banger.Machine) { m.Drives[1].Path = filepath.Join(m.Dir, "no-such-disk") },
+		"magic number": func(m *banger.Machine) { m.Kernel = m.Drives[1].Path },
+	} {
+		d := newDriver(t)
+		m := newMachine(t)
+		spoil(&m)
+		if _, err := d.Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("error %v, want %q in it", err, says)
+		}
+		if held := (host{}).Held(t, m); len(held) > 0 {
+			t.Errorf("left behind: %q", held)
+		}
 	}
 }
 

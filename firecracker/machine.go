@@ -216,6 +216,10 @@ type launch struct {
 // free prepares a launch without a jail.
 func free(m banger.Machine, binary string, from snapshot) (launch, error) {
 	for i, d := range m.Drives {
+		// Firecracker would only know it as drive.N.
+		if _, err := os.Stat(d.Path); err != nil {
+			return launch{}, fmt.Errorf("the drive %s of machine %s: %w", d.Serial, m.ID, err)
+		}
 		if err := os.Symlink(d.Path, filepath.Join(m.Dir, driveFile(i))); err != nil {
 			return launch{}, err
 		}
