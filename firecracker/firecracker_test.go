@@ -288,6 +288,10 @@ func (host) Bystander(t *testing.T, m banger.Machine) banger.Process {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() { // then by what was it taken for a VMM?
+			exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid))
+			t.Logf("the bystander is %q, %v", exe, err)
+		}
 		_ = stdin.Close() // the shell reads the end of its input and ends
 		_ = cmd.Wait()
 	})
@@ -399,8 +403,8 @@ func TestFilesArePrivate(t *testing.T) {
 // name of a disk that isn't there.
 func TestRefused(t *testing.T) {
 	for says, spoil := range map[string]func(m *banger.Machine){
-		"no-such-disk": func(m *banger.Machine) { m.Drives[1].Path = filepath.Join(m.Dir, "no-such-disk") },
-		"magic number": func(m *banger.Machine) { m.Kernel = m.Drives[1].Path },
+		"no-such-disk":   func(m *banger.Machine) { m.Drives[1].Path = filepath.Join(m.Dir, "no-such-disk") },
+		"Is a directory": func(m *banger.Machine) { m.Drives[1].Path = m.Dir },
 	} {
 		d := newDriver(t)
 		m := newMachine(t)
