@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -116,7 +117,8 @@ func TestHandlesFile(t *testing.T) {
 	if err := sleep.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = sleep.Process.Kill(); _ = sleep.Wait() }()
+	end := sync.OnceFunc(func() { _ = sleep.Process.Kill(); _ = sleep.Wait() })
+	defer end()
 	stranger, err := proc.Read(sleep.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
@@ -191,5 +193,6 @@ func TestHandlesFile(t *testing.T) {
 		})
 	}
 	h.ok(t, "vm", "delete", "victim", "other")
+	end()
 	h.same(t, before, time.Minute)
 }
