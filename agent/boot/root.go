@@ -33,9 +33,6 @@ var plainDirs = []string{
 // driveWait bounds the wait for a device to appear after its driver was loaded.
 const driveWait = 10 * time.Second
 
-// lookAgain is when to look for one that no event was heard of.
-const lookAgain = 50 * time.Millisecond
-
 // assembleRoot mounts id's drives as one root and makes it this process's. It
 // returns the disk, which is still growing.
 func assembleRoot(id guest.Identity, w *stopwatch) (*disk, error) {
@@ -111,7 +108,7 @@ func placedDrives() map[string]string {
 func findDrives(s guest.DriveSerials) (map[string]string, error) {
 	events := uevent.Listen("block")
 	defer events.Close()
-	for end := time.Now().Add(driveWait); ; events.Wait(lookAgain) {
+	for end := time.Now().Add(driveWait); ; events.Wait(uevent.LookAgain) {
 		found := placedDrives()
 		names, err := filepath.Glob("/sys/block/vd*/serial")
 		if err != nil {

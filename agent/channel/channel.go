@@ -34,8 +34,6 @@ const (
 	// wait bounds the wait for the device, whose driver is loaded when the agent
 	// starts, and for what a dead predecessor holds to be free.
 	wait = 30 * time.Second
-	// lookAgain is when to look for a device that no event was heard of.
-	lookAgain = 50 * time.Millisecond
 )
 
 // Channel is an open one.
@@ -87,7 +85,7 @@ func openPort(name string) (*os.File, error) {
 	const class = "/sys/class/virtio-ports"
 	events := uevent.Listen("virtio-ports")
 	defer events.Close()
-	for end := time.Now().Add(wait); ; events.Wait(lookAgain) {
+	for end := time.Now().Add(wait); ; events.Wait(uevent.LookAgain) {
 		ports, _ := os.ReadDir(class)
 		for _, p := range ports {
 			got, err := os.ReadFile(class + "/" + p.Name() + "/name")

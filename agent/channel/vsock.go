@@ -15,7 +15,7 @@ import (
 func listen(port uint32) (*pipe, error) {
 	events := uevent.Listen("module") // told when the module is up
 	defer events.Close()
-	for end := time.Now().Add(wait); ; events.Wait(lookAgain) {
+	for end := time.Now().Add(wait); ; events.Wait(uevent.LookAgain) {
 		fd, err := bind(port)
 		if err == nil {
 			p := newPipe()

@@ -106,16 +106,13 @@ func Reconfigure(old, id *guest.NetIdentity) error {
 // wait bounds the wait for a device to appear after its driver was loaded.
 const wait = 5 * time.Second
 
-// lookAgain is when to look for one that no event was heard of.
-const lookAgain = 50 * time.Millisecond
-
 // findNIC returns the index of the one Ethernet device, waiting for it. The
 // kernel makes a device's link before its attributes (device_add in
 // drivers/base/core.c), so one without an index is one that isn't there yet.
 func findNIC() (int, error) {
 	events := uevent.Listen("net")
 	defer events.Close()
-	for end := time.Now().Add(wait); ; events.Wait(lookAgain) {
+	for end := time.Now().Add(wait); ; events.Wait(uevent.LookAgain) {
 		devices, err := filepath.Glob("/sys/class/net/*/device") // only hardware has one
 		if err != nil {
 			return 0, err

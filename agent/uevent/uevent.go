@@ -44,27 +44,21 @@ func Listen(subsystem string) *Events {
 	return e
 }
 
-// Wait returns after the next event, and after so long at the latest: who waits
-// doesn't depend on events, for not all that is waited for is announced.
+// LookAgain is how long to Wait for a device: not all that is waited for is announced.
+const LookAgain = 50 * time.Millisecond
+
+// Wait returns after the next event, and after so long at the latest.
 func (e *Events) Wait(atMost time.Duration) {
-	if e.f == nil {
-		time.Sleep(min(atMost, blind))
-		return
-	}
 	end := time.Now().Add(atMost)
-	if err := e.f.SetReadDeadline(end); err != nil {
-		time.Sleep(min(atMost, blind))
-		return
+	err := e.f.SetReadDeadline(end) // an error where there is no file
+	for err == nil {
+		var n int
+		if n, err = e.f.Read(e.buf); bytes.Contains(e.buf[:n], e.subsystem) {
+			return
+		}
 	}
-	for {
-		n, err := e.f.Read(e.buf)
-		if os.IsTimeout(err) || err == nil && bytes.Contains(e.buf[:n], e.subsystem) {
-			return
-		}
-		if err != nil { // ENOBUFS: events were lost, perhaps ours
-			time.Sleep(min(time.Until(end), blind))
-			return
-		}
+	if !os.IsTimeout(err) { // ENOBUFS: events were lost, perhaps ours
+		time.Sleep(min(time.Until(end), blind))
 	}
 }
 
@@ -73,7 +67,5 @@ const blind = 5 * time.Millisecond
 
 // Close ends the listening.
 func (e *Events) Close() {
-	if e.f != nil {
-		_ = e.f.Close() // nothing was written
-	}
+	_ = e.f.Close() // nothing was written
 }

@@ -28,30 +28,30 @@ func addDevice(t *testing.T, name string) {
 	}
 }
 
+// waited is how long it takes until a device's event ends a wait for a subsystem's.
+func waited(t *testing.T, subsystem string, atMost time.Duration) time.Duration {
+	t.Helper()
+	inNetns(t)
+	e := uevent.Listen(subsystem)
+	defer e.Close()
+	addDevice(t, "one")
+	began := time.Now()
+	e.Wait(atMost)
+	return time.Since(began)
+}
+
 const soon, late = 50 * time.Millisecond, 20 * time.Second
 
 // An event of the subsystem ends the wait, also one from before it.
 func TestEvents(t *testing.T) {
-	inNetns(t)
-	e := uevent.Listen("net")
-	defer e.Close()
-	addDevice(t, "one")
-	began := time.Now()
-	e.Wait(late)
-	if took := time.Since(began); took >= late {
+	if took := waited(t, "net", late); took >= late {
 		t.Errorf("the event ended nothing in %v", took)
 	}
 }
 
 // Those of others don't, nor does silence.
 func TestOthers(t *testing.T) {
-	inNetns(t)
-	e := uevent.Listen("block")
-	defer e.Close()
-	addDevice(t, "one")
-	began := time.Now()
-	e.Wait(soon)
-	if took := time.Since(began); took < soon {
+	if took := waited(t, "block", soon); took < soon {
 		t.Errorf("another's event ended the wait after %v", took)
 	}
 }
