@@ -66,6 +66,16 @@ func CodeOf(err error) Code {
 	return CodeInternal
 }
 
+// AsError returns what a user may see of err, which isn't nil: the first Error in its
+// chain. An error nobody meant for a user is our own bug, and its whole text the best
+// report of it.
+func AsError(err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return Errorf(CodeInternal, "%w", err)
+}
+
 // During returns err as a user sees it: what was being done, then the fact, with
 // code, hint and operation of the first Error in its chain. Of other errors the
 // end of a context is CodeCanceled or CodeTimeout, the rest CodeInternal. It is

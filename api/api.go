@@ -10,7 +10,6 @@ package api
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"unicode/utf8"
 
@@ -123,13 +122,4 @@ func status(code banger.Code) int {
 		return 499 // nginx's "client closed request"; nobody is left to read it
 	}
 	return http.StatusInternalServerError
-}
-
-// wire returns err as the wire has it. An error nobody meant for a user is our
-// own bug, and its whole text the best report of it.
-func wire(err error) *banger.Error {
-	if e, ok := errors.AsType[*banger.Error](err); ok {
-		return e
-	}
-	return banger.Errorf(banger.CodeInternal, "%w", err)
 }

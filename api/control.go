@@ -103,7 +103,7 @@ func (s whole) events(w http.ResponseWriter, r *http.Request) error {
 	err := s.Events(r.Context(), r.URL.Query().Get("follow") == "true", func(e banger.Event) { lines.write(line{Event: &e}) })
 	switch {
 	case err != nil:
-		lines.write(line{Error: wire(err)})
+		lines.write(line{Error: banger.AsError(err)})
 	case r.Context().Err() == nil:
 		lines.write(line{Result: []byte("{}")})
 	}

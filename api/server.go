@@ -194,7 +194,7 @@ func answer(w http.ResponseWriter, status int, v any) error {
 }
 
 func answerError(w http.ResponseWriter, err error) {
-	e := wire(err)
+	e := banger.AsError(err)
 	_ = answer(w, status(e.Code), line{Error: e})
 }
 

@@ -21,7 +21,7 @@ func stream[T any](w http.ResponseWriter, op func(banger.Progress) (T, error)) e
 		return err
 	}
 	if err != nil {
-		lines.write(line{Error: wire(err)})
+		lines.write(line{Error: banger.AsError(err)})
 		return nil
 	}
 	data, err := json.Marshal(result)

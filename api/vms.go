@@ -103,7 +103,7 @@ func (s *Server) hold(w http.ResponseWriter, r *http.Request) error {
 	_ = http.NewResponseController(w).Flush()
 	err := s.Leases.HoldVM(r.Context(), ref)
 	if err != nil && r.Context().Err() == nil {
-		(&lineWriter{w: w, begun: true}).write(line{Error: wire(err)})
+		(&lineWriter{w: w, begun: true}).write(line{Error: banger.AsError(err)})
 	}
 	return nil
 }

@@ -8,7 +8,6 @@ package operation
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -158,16 +157,9 @@ func (t *Table) ended(en *entry, vm banger.VM, err error) {
 	case en.gaveUp || t.closed || banger.CodeOf(err) == banger.CodeCanceled:
 		en.op.Status = banger.OperationCanceled
 	default:
-		en.op.Status, en.op.Error = banger.OperationFailed, userError(err)
+		en.op.Status, en.op.Error = banger.OperationFailed, banger.AsError(err)
 	}
 	en.change()
-}
-
-func userError(err error) *banger.Error {
-	if e, ok := errors.AsType[*banger.Error](err); ok {
-		return e
-	}
-	return banger.Errorf(banger.CodeInternal, "%w", err)
 }
 
 // change wakes who waits. t.mu is held.

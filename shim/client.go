@@ -92,10 +92,10 @@ func start(ctx context.Context, dir string, in []byte, exe string, args ...strin
 	var r report
 	err = json.NewDecoder(io.LimitReader(out, maxReply)).Decode(&r)
 	switch {
-	case err == nil && r.Error == "":
+	case err == nil && r.Error == nil:
 		return r.Status, nil
 	case err == nil:
-		err = errors.New(r.Error)
+		err = r.Error
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	default:

@@ -33,8 +33,8 @@ const (
 
 // report is the one line a new shim says to who started it.
 type report struct {
-	Status Status `json:"status,omitzero"`
-	Error  string `json:"error,omitempty"`
+	Status Status        `json:"status,omitzero"`
+	Error  *banger.Error `json:"error,omitempty"`
 }
 
 // Main is the shim's process: `banger-shim DIR` takes its Config from stdin
@@ -64,7 +64,7 @@ func Main(args []string, startNet StartNet) int {
 		err = Run(ctx, cfg, attach, startNet, func(s Status) { say(report{Status: s}) })
 	}
 	if err != nil {
-		say(report{Error: err.Error()})
+		say(report{Error: banger.AsError(banger.During("shim", err))})
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -88,7 +88,7 @@ func config(args []string) (cfg Config, attach bool, err error) {
 		err = errors.New("usage: banger-shim DIR [PROCESS]")
 	}
 	if err != nil {
-		return Config{}, false, fmt.Errorf("shim: %w", err)
+		return Config{}, false, err
 	}
 	return cfg, attach, cfg.check()
 }
@@ -239,7 +239,7 @@ func (s *shim) startVMM(ctx context.Context, attach bool) error {
 		select {
 		case <-up:
 		case <-s.ended:
-			return fmt.Errorf("VMM ended at once: %s", s.exitNow().Detail)
+			return StartError("VMM", s.exitNow())
 		case <-ctx.Done():
 			return errors.Join(fmt.Errorf("start of the VMM: %w", ctx.Err()), s.takeBack(attach))
 		}

@@ -130,6 +130,10 @@ func TestVMMThatEndsAtOnce(t *testing.T) {
 	if _, err := shim.GetStatus(t.Context(), cfg.Dir); !errors.Is(err, shim.ErrNoShim) {
 		t.Errorf("a shim remains: %v", err)
 	}
+	full := config(t, "bus")
+	if _, err := shim.Spawn(t.Context(), exe(t), full); banger.CodeOf(err) != banger.CodeUnavailable || banger.AsError(err).Hint == "" {
+		t.Errorf("a VMM without room for its memory: %v", err)
+	}
 	cfg.Argv[0] = "/nonexistent/vmm"
 	if _, err := shim.Spawn(t.Context(), exe(t), cfg); err == nil || !strings.Contains(err.Error(), "/nonexistent/vmm") {
 		t.Errorf("error %v", err)
