@@ -45,7 +45,7 @@ doesn't run, 6 or 7 when one runs and doesn't answer.`,
 				rows := [][]string{{"NAME", "AGENT", "INIT", "UPTIME", "CLOCK", "ROUND TRIP", "SESSIONS"}}
 				for _, h := range list {
 					rows = append(rows, []string{h.Name, printable(h.Agent, 30), printable(h.Init, 20), age(h.Uptime),
-						h.Ahead.Round(time.Millisecond).String(), h.Trip.Round(10 * time.Microsecond).String(), fmt.Sprint(h.Sessions)})
+						h.Ahead.Round(time.Millisecond).String(), fmt.Sprintf("%.2fms", h.Trip.Seconds()*1e3), fmt.Sprint(h.Sessions)})
 				}
 				table(w, rows)
 			}), err)
