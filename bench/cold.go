@@ -23,16 +23,18 @@ import (
 // firstLine is what the agent prints on the console before anything else, as /init.
 const firstLine = "banger-agent"
 
-// cold compares `vm run` with plain QEMU, the same command line and the same
-// files, to the first line of /init: until the agent answers, which is when -d
-// lets the command end, and until the first byte of a guest's command.
+// cold compares `vm run` with its hypervisor alone, the same command line or
+// configuration and the same files: until the agent answers, which is when -d lets
+// the command end, and until the first byte of a guest's command.
 func (b *bench) cold(ctx context.Context) error {
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor", Hypervisor: driven, Cold: true}, true, nil)
+	spec := b.coldSpec()
+	spec.Name = "bench-floor"
+	vm, err := b.client.CreateVM(ctx, spec, true, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = b.client.DeleteVM(ctx, vm.ID) }()
-	argv, err := b.argv(vm.ID)
+	plain, err := b.plain(vm.ID)
 	if err != nil {
 		return err
 	}
@@ -42,12 +44,12 @@ func (b *bench) cold(ctx context.Context) error {
 	var ours, answered, floor []time.Duration
 	stages := map[string][]time.Duration{}
 	for range b.n {
-		d, err := plainQEMU(argv, b.vmDir(vm.ID))
+		d, err := plain.run(ctx)
 		if err != nil {
-			return fmt.Errorf("plain QEMU: %w", err)
+			return fmt.Errorf("%s: %w", plain.what, err)
 		}
 		floor = append(floor, d)
-		if d, err = b.run("--cold"); err != nil {
+		if d, err = b.run("--hypervisor", b.hypervisor, "--net", string(b.coldSpec().Net), "--cold"); err != nil {
 			return err
 		}
 		ours = append(ours, d)
@@ -59,7 +61,7 @@ func (b *bench) cold(ctx context.Context) error {
 			return err
 		}
 	}
-	print("plain QEMU to the first line of /init", floor)
+	print(plain.what, floor)
 	print("banger vm run -d, to the agent's answer", answered)
 	print("banger vm run --rm -- echo, to its output", ours)
 	over := func(of []time.Duration) float64 { return float64(median(of)) / float64(median(floor)) }
@@ -70,7 +72,34 @@ func (b *bench) cold(ctx context.Context) error {
 	return nil
 }
 
-// argv returns QEMU's command line as the VM's shim recorded it.
+// coldSpec is the VM that is started. Firecracker's has no network, which would take
+// a namespace and a TAP in it to drive by hand.
+func (b *bench) coldSpec() banger.Spec {
+	spec := banger.Spec{Hypervisor: b.hypervisor, Net: banger.NetUser, Cold: true}
+	if b.hypervisor != driven {
+		spec.Net = banger.NetNone
+	}
+	return spec
+}
+
+// floor is a hypervisor driven by hand.
+type floor struct {
+	what string
+	run  func(context.Context) (time.Duration, error)
+}
+
+// plain returns the floor of a VM that runs: what starts the same once it is stopped.
+func (b *bench) plain(id string) (floor, error) {
+	argv, err := b.argv(id)
+	if err != nil || b.hypervisor != driven {
+		return b.plainFirecracker(argv, id, err)
+	}
+	return floor{"plain QEMU to the first line of /init", func(context.Context) (time.Duration, error) {
+		return plainQEMU(argv, b.vmDir(id))
+	}}, nil
+}
+
+// argv returns the VMM's command line as the VM's shim recorded it.
 func (b *bench) argv(id string) ([]string, error) {
 	data, err := os.ReadFile(filepath.Join(b.vmDir(id), "shim.json"))
 	if err != nil {
@@ -124,7 +153,7 @@ func plainQEMU(argv []string, dir string) (time.Duration, error) {
 // run is the whole command, from its start to the first byte of the guest's output.
 func (b *bench) run(flags ...string) (time.Duration, error) {
 	start := time.Now()
-	cmd := exec.Command(b.banger, slices.Concat([]string{"vm", "run", "--rm", "-q", "--hypervisor", driven}, flags, []string{"--", "echo", "up"})...)
+	cmd := exec.Command(b.banger, slices.Concat([]string{"vm", "run", "--rm", "-q"}, flags, []string{"--", "echo", "up"})...)
 	var words strings.Builder
 	cmd.Stderr = &words
 	out, err := cmd.StdoutPipe()
@@ -149,7 +178,7 @@ func (b *bench) run(flags ...string) (time.Duration, error) {
 func (b *bench) answer(ctx context.Context) (time.Duration, error) {
 	const name = "bench-answer"
 	start := time.Now()
-	cmd := exec.Command(b.banger, "vm", "run", "-d", "-q", "--cold", "--hypervisor", driven, "--name", name)
+	cmd := exec.Command(b.banger, "vm", "run", "-d", "-q", "--cold", "--hypervisor", b.hypervisor, "--net", string(b.coldSpec().Net), "--name", name)
 	out, err := cmd.CombinedOutput()
 	took := time.Since(start)
 	if err != nil {
@@ -170,7 +199,7 @@ func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) e
 	begun := time.Now()
 	n, name := 0, ""
 	last = begun
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven, Cold: true}, true, func(e banger.Event) {
+	vm, err := b.client.CreateVM(ctx, b.coldSpec(), true, func(e banger.Event) {
 		if name != "" {
 			stages[name] = append(stages[name], e.Time.Sub(last))
 		}

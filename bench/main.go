@@ -26,10 +26,11 @@ import (
 func main() {
 	n := flag.Int("n", 15, "runs of each kind")
 	only := flag.String("only", "", "run only the measurement of this name")
+	hypervisor := flag.String("hypervisor", driven, "measure the cold start on this one: firecracker is driven by hand too, as a user without root")
 	flag.Parse()
 	dirs, err := xdg.Of(os.Getenv)
 	if err == nil {
-		b := &bench{n: *n, dirs: dirs, banger: "banger", client: api.NewClient(func(ctx context.Context) (net.Conn, error) {
+		b := &bench{n: *n, hypervisor: *hypervisor, dirs: dirs, banger: "banger", client: api.NewClient(func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", dirs.Socket)
 		})}
 		err = b.all(context.Background(), *only)
@@ -41,14 +42,15 @@ func main() {
 }
 
 // driven is the hypervisor that these measurements drive by hand, so that VMs run on
-// the same wherever another is the default. Firecracker's are in package firecracker.
+// the same wherever another is the default.
 const driven = "qemu"
 
 type bench struct {
-	n      int
-	dirs   xdg.Dirs
-	banger string // the CLI, in PATH
-	client *api.Client
+	n          int
+	hypervisor string // the cold start's
+	dirs       xdg.Dirs
+	banger     string // the CLI, in PATH
+	client     *api.Client
 }
 
 // all runs the measurements, or those chosen; one that fails doesn't hide the others.

@@ -56,9 +56,9 @@ func (b *bench) restored(ctx context.Context, image string) error {
 		return err
 	}
 	defer func() { _ = b.client.DeleteVM(ctx, f.like.ID) }()
-	var flags []string
+	flags := []string{"--hypervisor", driven}
 	if image != "" {
-		flags = []string{"--image", image}
+		flags = append(flags, "--image", image)
 	}
 	var ours, floor, cold []time.Duration
 	var stages, floorStages timings
