@@ -75,7 +75,7 @@ func TestMain(m *testing.M) {
 			fmt.Println(err)
 			return 1
 		}
-		defer shared.close()
+		defer shared.end()
 		return m.Run()
 	}())
 }
@@ -206,6 +206,15 @@ tar -cf "$2" .`, "sh", root, tar).CombinedOutput()
 
 func (h *host) close() {
 	h.run(nil, "daemon", "stop")
+}
+
+// end ends what tests that failed have left running, too.
+func (h *host) end() {
+	if left := strings.Fields(string(h.run(nil, "vm", "list", "-q").stdout)); len(left) > 0 {
+		fmt.Println("left by tests:", left)
+		h.run(nil, append([]string{"vm", "delete"}, left...)...)
+	}
+	h.close()
 }
 
 type result struct {
