@@ -82,7 +82,7 @@ func stageTests(ctx context.Context, stage string, steps []step) error {
 			return err
 		}
 	}
-	for _, d := range []string{"images", "scripts"} {
+	for _, d := range []string{"images", "scripts", "docs"} {
 		if err := copyDir(d, filepath.Join(stage, "src", d)); err != nil {
 			return err
 		}

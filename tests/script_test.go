@@ -7,6 +7,7 @@ package tests_test
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -58,9 +59,18 @@ func TestMain(m *testing.M) {
 // build puts the command line into bin, and a daemon beside it. BANGER_BIN
 // names programs that are built already, for a machine without Go.
 func build() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.Symlink(self, filepath.Join(bin, "nolocks")); err != nil {
+		return err
+	}
 	if built := os.Getenv("BANGER_BIN"); built != "" && *host == "qemu" {
-		bin = built
-		return nil
+		for _, name := range []string{"banger", "bangerd"} {
+			err = errors.Join(err, os.Symlink(filepath.Join(built, name), filepath.Join(bin, name)))
+		}
+		return err
 	}
 	programs := []string{"banger/cmd/banger"}
 	if *host == "qemu" {
@@ -75,12 +85,8 @@ func build() error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w: %s", err, out)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if err := os.Symlink(self, filepath.Join(bin, "nolocks")); err != nil || *host == "qemu" {
-		return err
+	if *host == "qemu" {
+		return nil
 	}
 	return os.Symlink(self, filepath.Join(bin, "bangerd"))
 }
