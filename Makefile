@@ -42,7 +42,7 @@ check:
 	@grep -q "suite.*$$(scripts/firecracker-hash)" docs/verification.md || echo "note: firecracker/ has changed since its suite ran on the real one: make lab LAB='-only firecracker', then docs/verification.md"
 
 # Which error texts no test provokes, of those that tests/errors.txt has no reason for.
-# What tests/vm runs are programs that don't tell.
+# tests/vm is left out: its programs are built as they ship, without coverage.
 errors: test-packages
 	rm -rf bin/coverage && mkdir -p bin/coverage
 	BANGER_COVERDIR=$(CURDIR)/bin/coverage $(GO) test -short -p 1 -timeout 50m -coverpkg=banger/... -coverprofile=bin/coverage/tests $$($(GO) list ./... | grep -v /tests/vm)
