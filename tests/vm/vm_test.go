@@ -225,7 +225,8 @@ type result struct {
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	argv := append([]string{filepath.Join(h.bin, "banger")}, args...)
 	if h.netns != "" {
-		argv = append([]string{"ip", "netns", "exec", h.netns}, argv...)
+		// ip-netns(8) gives it a new /sys, without the cgroups that a jail wants.
+		argv = append([]string{"ip", "netns", "exec", h.netns, "sh", "-c", `mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; exec "$@"`, "sh"}, argv...)
 	}
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.Env = h.env
