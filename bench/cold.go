@@ -27,16 +27,24 @@ const firstLine = "banger-agent"
 // configuration and the same files: until the agent answers, which is when -d lets
 // the command end, and until the first byte of a guest's command.
 func (b *bench) cold(ctx context.Context) error {
-	spec := b.coldSpec()
+	spec := coldSpec(b.hypervisor)
 	spec.Name = "bench-floor"
 	vm, err := b.client.CreateVM(ctx, spec, true, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = b.client.DeleteVM(ctx, vm.ID) }()
-	plain, err := b.plain(vm.ID)
+	argv, err := b.argv(vm.ID)
 	if err != nil {
 		return err
+	}
+	plain := byHand{"plain QEMU to the first line of /init", func(context.Context) (time.Duration, error) {
+		return plainQEMU(argv, b.vmDir(vm.ID))
+	}}
+	if b.hypervisor != driven {
+		if plain, err = plainFirecracker(argv, b.vmDir(vm.ID)); err != nil {
+			return err
+		}
 	}
 	if _, err := b.client.StopVM(ctx, vm.ID, banger.StopOptions{Force: true}); err != nil {
 		return err
@@ -49,7 +57,7 @@ func (b *bench) cold(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", plain.what, err)
 		}
 		floor = append(floor, d)
-		if d, err = b.run("--hypervisor", b.hypervisor, "--net", string(b.coldSpec().Net), "--cold"); err != nil {
+		if d, err = b.run("--hypervisor", b.hypervisor, "--net", string(coldSpec(b.hypervisor).Net), "--cold"); err != nil {
 			return err
 		}
 		ours = append(ours, d)
@@ -74,29 +82,18 @@ func (b *bench) cold(ctx context.Context) error {
 
 // coldSpec is the VM that is started. Firecracker's has no network, which would take
 // a namespace and a TAP in it to drive by hand.
-func (b *bench) coldSpec() banger.Spec {
-	spec := banger.Spec{Hypervisor: b.hypervisor, Net: banger.NetUser, Cold: true}
-	if b.hypervisor != driven {
+func coldSpec(hypervisor string) banger.Spec {
+	spec := banger.Spec{Hypervisor: hypervisor, Net: banger.NetUser, Cold: true}
+	if hypervisor != driven {
 		spec.Net = banger.NetNone
 	}
 	return spec
 }
 
-// floor is a hypervisor driven by hand.
-type floor struct {
+// byHand is how a hypervisor is driven by hand, and what that measures.
+type byHand struct {
 	what string
 	run  func(context.Context) (time.Duration, error)
-}
-
-// plain returns the floor of a VM that runs: what starts the same once it is stopped.
-func (b *bench) plain(id string) (floor, error) {
-	argv, err := b.argv(id)
-	if err != nil || b.hypervisor != driven {
-		return b.plainFirecracker(argv, id, err)
-	}
-	return floor{"plain QEMU to the first line of /init", func(context.Context) (time.Duration, error) {
-		return plainQEMU(argv, b.vmDir(id))
-	}}, nil
 }
 
 // argv returns the VMM's command line as the VM's shim recorded it.
@@ -178,7 +175,7 @@ func (b *bench) run(flags ...string) (time.Duration, error) {
 func (b *bench) answer(ctx context.Context) (time.Duration, error) {
 	const name = "bench-answer"
 	start := time.Now()
-	cmd := exec.Command(b.banger, "vm", "run", "-d", "-q", "--cold", "--hypervisor", b.hypervisor, "--net", string(b.coldSpec().Net), "--name", name)
+	cmd := exec.Command(b.banger, "vm", "run", "-d", "-q", "--cold", "--hypervisor", b.hypervisor, "--net", string(coldSpec(b.hypervisor).Net), "--name", name)
 	out, err := cmd.CombinedOutput()
 	took := time.Since(start)
 	if err != nil {
@@ -199,7 +196,7 @@ func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) e
 	begun := time.Now()
 	n, name := 0, ""
 	last = begun
-	vm, err := b.client.CreateVM(ctx, b.coldSpec(), true, func(e banger.Event) {
+	vm, err := b.client.CreateVM(ctx, coldSpec(b.hypervisor), true, func(e banger.Event) {
 		if name != "" {
 			stages[name] = append(stages[name], e.Time.Sub(last))
 		}

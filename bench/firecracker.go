@@ -18,26 +18,22 @@ import (
 // plainFirecracker is the floor on Firecracker: the same configuration file, which
 // tells kernel, initramfs, disks and vsock, and the vsock asked until the guest's
 // agent answers. The file is there while the VM runs.
-func (b *bench) plainFirecracker(argv []string, id string, err error) (floor, error) {
-	if err != nil {
-		return floor{}, err
-	}
-	dir := b.vmDir(id)
+func plainFirecracker(argv []string, dir string) (byHand, error) {
 	config, err := os.ReadFile(filepath.Join(dir, "firecracker.json"))
 	if err != nil {
-		return floor{}, fmt.Errorf("drive Firecracker by hand: it wants a VM outside of a jail: %w", err)
+		return byHand{}, fmt.Errorf("drive Firecracker by hand: it wants a VM outside of a jail: %w", err)
 	}
 	drives, err := filepath.Glob(filepath.Join(dir, "drive.*"))
 	if err != nil {
-		return floor{}, err
+		return byHand{}, err
 	}
 	links := map[string]string{}
 	for _, d := range drives {
 		if links[filepath.Base(d)], err = os.Readlink(d); err != nil {
-			return floor{}, err
+			return byHand{}, err
 		}
 	}
-	return floor{"plain Firecracker to the agent's answer", func(ctx context.Context) (time.Duration, error) {
+	return byHand{"plain Firecracker to the agent's answer", func(ctx context.Context) (time.Duration, error) {
 		room, err := os.MkdirTemp("", "banger-bench")
 		if err != nil {
 			return 0, err

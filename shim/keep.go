@@ -84,15 +84,16 @@ func WaitKept(ctx context.Context, dir string, adopt Adopter) (banger.Exit, erro
 		}
 		// The shim died, or nothing ever ran. A new shim takes over while the VMM lives.
 		alive, err := adopt(ctx)
-		if err != nil && alive {
+		if err == nil && alive {
+			continue
+		}
+		// Another's new shim may have seen it end, and written how, in between.
+		if exit, err := Wait(ctx, dir); err == nil {
+			return exit, nil
+		}
+		if alive {
 			return banger.Exit{}, err
 		}
-		if !alive {
-			// The shim may have written how it ended in between.
-			if exit, err := Wait(ctx, dir); err == nil {
-				return exit, nil
-			}
-			return banger.Exit{Kind: banger.ExitUnknown, Detail: "nothing was there to see it end", Status: -1, Time: time.Now()}, ctx.Err()
-		}
+		return banger.Exit{Kind: banger.ExitUnknown, Detail: "nothing was there to see it end", Status: -1, Time: time.Now()}, ctx.Err()
 	}
 }

@@ -494,3 +494,17 @@ func TestHalted(t *testing.T) {
 		t.Errorf("exit %+v, %v", exit, err)
 	}
 }
+
+// Two notice at once that the shim is dead. One puts another in its place, which sees
+// the VM end and is gone; then the other's comes too late, and that is no error.
+func TestEndSeenByAnothersShim(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	late := func(context.Context) (bool, error) {
+		exit := []byte(`{"kind":"poweroff","status":0}`)
+		return true, errors.Join(errors.New("this VM has ended"), os.WriteFile(filepath.Join(dir, shim.ExitFile), exit, 0o600))
+	}
+	if exit, err := shim.WaitKept(t.Context(), dir, late); err != nil || exit.Kind != banger.ExitPoweroff {
+		t.Errorf("%+v, %v", exit, err)
+	}
+}
