@@ -66,6 +66,26 @@ func CodeOf(err error) Code {
 	return CodeInternal
 }
 
+// ErrKilled is in the chain of every error that Killed made.
+var ErrKilled = errors.New("killed")
+
+// Killed returns err as that of a process of ours which somebody ended: what it was
+// started from has no part in that.
+func Killed(err error) error { return killed{err} }
+
+// Excuse returns an error that a machine's end caused as Killed, if x is such an end.
+func (x Exit) Excuse(err error) error {
+	if x.Kind == ExitKilled {
+		return Killed(err)
+	}
+	return err
+}
+
+type killed struct{ error }
+
+func (k killed) Unwrap() error      { return k.error }
+func (killed) Is(target error) bool { return target == ErrKilled }
+
 // AsError returns what a user may see of err, which isn't nil: the first Error in its
 // chain. An error nobody meant for a user is our own bug, and its whole text the best
 // report of it.

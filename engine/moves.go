@@ -162,8 +162,8 @@ func (j *job) greet(ctx context.Context) error {
 	select {
 	case exit := <-ended:
 		j.vm.Exit = &exit
-		return banger.Errorf(banger.CodeUnavailable, "the guest ended before its agent answered: %s", endedBy(exit)).
-			WithHint("the end of its console: %s", console.Tail(m.Dir))
+		return exit.Excuse(banger.Errorf(banger.CodeUnavailable, "the guest ended before its agent answered: %s", endedBy(exit)).
+			WithHint("the end of its console: %s", console.Tail(m.Dir)))
 	default:
 	}
 	if ctx.Err() == nil && errors.Is(boot.Err(), context.DeadlineExceeded) {

@@ -22,7 +22,7 @@ type Warm interface {
 	Image(ctx context.Context, hypervisor, image string, diskMiB int, m banger.Machine) (template, disk string, err error)
 	// RestoreImage starts a machine whose disk is such a copy, and was never used.
 	RestoreImage(ctx context.Context, hypervisor string, m banger.Machine, template string) (banger.Handles, error)
-	// Reject removes a template whose guest was no good. Its error says so.
+	// Reject removes a template whose guest was no good, not killed. Its error says so.
 	Reject(template string, why error) error
 	// Want notes that a machine of this kind had to be booted.
 	Want(ctx context.Context, hypervisor, kernel string, m banger.Machine)

@@ -94,12 +94,14 @@ func start(ctx context.Context, dir string, in []byte, exe string, args ...strin
 	switch {
 	case err == nil && r.Error == nil:
 		return r.Status, nil
+	case err == nil && r.Killed:
+		err = banger.Killed(r.Error)
 	case err == nil:
 		err = r.Error
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	default:
-		err = fmt.Errorf("shim ended: %s", words(filepath.Join(dir, logFile)))
+		err = banger.Killed(fmt.Errorf("shim ended: %s", words(filepath.Join(dir, logFile))))
 	}
 	err = errors.Join(err, proc.Kill(self, unix.SIGTERM))
 	select {

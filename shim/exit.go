@@ -112,7 +112,7 @@ func meaning(s syscall.Signal) string {
 
 // StartError is why a machine didn't start whose VMM, called so, ended instead.
 func StartError(vmm string, exit banger.Exit) error {
-	err := fmt.Errorf("%s ended: %s", vmm, exit.Detail)
+	err := exit.Excuse(fmt.Errorf("%s ended: %s", vmm, exit.Detail))
 	if exit.Status != 128+int(syscall.SIGBUS) {
 		return err
 	}

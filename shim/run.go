@@ -35,6 +35,7 @@ const (
 type report struct {
 	Status Status        `json:"status,omitzero"`
 	Error  *banger.Error `json:"error,omitempty"`
+	Killed bool          `json:"killed,omitempty"` // it is of a VMM that somebody ended
 }
 
 // Main is the shim's process: `banger-shim DIR` takes its Config from stdin
@@ -64,7 +65,7 @@ func Main(args []string, startNet StartNet) int {
 		err = Run(ctx, cfg, attach, startNet, func(s Status) { say(report{Status: s}) })
 	}
 	if err != nil {
-		say(report{Error: banger.AsError(banger.During("shim", err))})
+		say(report{Error: banger.AsError(banger.During("shim", err)), Killed: errors.Is(err, banger.ErrKilled)})
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -95,7 +95,7 @@ type Status struct {
 
 // ErrNoShim means that no shim answers in that directory and that none has left
 // word of its VMM's end: it was killed, or never started.
-var ErrNoShim = errors.New("no shim answers")
+var ErrNoShim = banger.Killed(errors.New("no shim answers"))
 
 func (c *Config) check() error {
 	switch {

@@ -77,8 +77,12 @@ func (s *Store) used(id string) {
 	_ = os.Chtimes(filepath.Join(s.dir(id), manifestName), now, now) // then it goes earlier than it should
 }
 
-// Reject removes a template whose guest was no good, and says so.
+// Reject removes a template whose guest was no good, and says so. One whose guest
+// was killed meanwhile stays.
 func (s *Store) Reject(id string, why error) error {
+	if errors.Is(why, banger.ErrKilled) {
+		return fmt.Errorf("the restoring from template %s was disturbed: %w", id, why)
+	}
 	s.mu.Lock()
 	for _, m := range s.all() {
 		if m.ID == id {

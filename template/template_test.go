@@ -432,3 +432,22 @@ func TestRenewed(t *testing.T) {
 		t.Error("a guest without a boot id passed")
 	}
 }
+
+// Who is killed in a restoring says nothing of its template; whoever ends otherwise does.
+func TestKilledIsNoFault(t *testing.T) {
+	dir := t.TempDir()
+	b := newBed(t, dir, fake.NewHost(), always)
+	made := b.make(t, machine(t, "a1"))
+	for _, c := range []struct {
+		why  error
+		left int
+	}{
+		{fmt.Errorf("start: %w", banger.Exit{Kind: banger.ExitKilled}.Excuse(errors.New("QEMU ended"))), 1},
+		{banger.Exit{Kind: banger.ExitFailed}.Excuse(errors.New("QEMU ended")), 0},
+	} {
+		err := b.Reject(made.ID, c.why)
+		if names := left(t, dir); len(names) != c.left || !errors.Is(err, c.why) || !strings.Contains(err.Error(), made.ID) {
+			t.Errorf("after %v: %q, %v", c.why, names, err)
+		}
+	}
+}

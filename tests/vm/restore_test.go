@@ -52,6 +52,9 @@ func TestRestoresKilled(t *testing.T) {
 				if t.Failed() {
 					t.Fatalf("%s killed at %s", victim, step)
 				}
+				if !slices.ContainsFunc(h.allTemplates(t), func(m banger.Template) bool { return m.ID == all[i].ID }) {
+					t.Errorf("%s killed at %s cost the template", victim, step)
+				}
 				k.putBack(t)
 				h.same(t, before, time.Minute)
 			}
