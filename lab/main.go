@@ -65,7 +65,7 @@ func parse() (options, error) {
 	flag.StringVar(&skip, "skip", "", "leave out the steps whose name matches this expression, and say so")
 	flag.BoolVar(&o.list, "list", false, "print the steps, those left out unless asked for too, and end")
 	flag.BoolVar(&o.shell, "shell", false, "give a root shell in the lab instead of running anything")
-	flag.IntVar(&o.memory, "memory", 4096, "MiB of memory for the lab")
+	flag.IntVar(&o.memory, "memory", 6144, "MiB of memory for the lab")
 	flag.IntVar(&o.kills, "kills", 20, "how often the storm kills a process")
 	flag.IntVar(&o.cuts, "cuts", 3, "how often the power is cut")
 	flag.IntVar(&o.labs, "labs", 1, "how many labs share the steps, each with a processor and memory of its own")
