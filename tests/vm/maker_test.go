@@ -177,6 +177,9 @@ func TestMakersAgentKilled(t *testing.T) {
 		"held":   {"agent/renew/hold.go", "	go sayFrozen(hungUp)", "	mortal()\n	go sayFrozen(hungUp)"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if at.file == "agent/renew/hold.go" {
+				takesLong(t) // an image's template, whose init has to come up first
+			}
 			h := configured(t, "memory_mib = 256\nvcpu = 1\n")
 			h.forget(t)
 			h.close()
