@@ -28,8 +28,9 @@ import (
 	"banger/xdg"
 )
 
-// startBound is how long a daemon may take from its start to its socket.
-const startBound = 15 * time.Second
+// startBound is how long a daemon may take from its start to its socket: a tenth of a
+// second, unless the host is swamped.
+const startBound = time.Minute
 
 // daemon is the user's bangerd as the command line sees it.
 type daemon struct {
