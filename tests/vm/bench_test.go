@@ -1,7 +1,6 @@
 package vm_test
 
 import (
-	"cmp"
 	"flag"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +22,7 @@ func TestBench(t *testing.T) {
 	h := configured(t, "")
 	h.ok(t, "kernel", "list") // starts the daemon
 	program := filepath.Join(h.bin, "bench")
-	cmd := exec.Command(program, "-n", strconv.Itoa(*benchRuns), "-only", *benchOnly, "-hypervisor", cmp.Or(*hypervisor, "qemu"))
+	cmd := exec.Command(program, "-n", strconv.Itoa(*benchRuns), "-only", *benchOnly, "-hypervisor", *hypervisor)
 	cmd.Env = append(h.env, "PATH="+h.bin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	out, err := cmd.CombinedOutput()
 	for line := range strings.Lines(string(out)) {
