@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"banger"
 	"banger/api"
@@ -82,6 +83,10 @@ func (d *daemon) start(ctx context.Context) (net.Conn, error) {
 	}
 	if err := d.dirs.Make(); err != nil {
 		return nil, banger.Errorf(banger.CodeUnavailable, "%w", err).WithHint("`banger doctor` looks at the directories; config.toml can name others")
+	}
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		slow := time.AfterFunc(500*time.Millisecond, func() { fmt.Fprintln(os.Stderr, "banger: waiting for the daemon to start") })
+		defer slow.Stop()
 	}
 	unlock, err := lock(ctx, filepath.Join(d.dirs.State, "start.lock"))
 	if err != nil {
