@@ -189,7 +189,7 @@ func (d *Driver) Adopt(ctx context.Context, m banger.Machine, saved banger.Handl
 	if !alive {
 		return h, false, ctx.Err()
 	}
-	h.VMM = vmm
+	h.VMM, h.RAMFile = vmm, "" // it never has one: what was saved may be anybody's
 	st, err := shim.Ask(ctx, m.Dir)
 	if err != nil {
 		d.attaching.Lock()

@@ -67,6 +67,11 @@ func jailOf(m banger.Machine, firecracker string) jail {
 // prepare makes the jail of machine m and returns the machine as Firecracker sees
 // it from within.
 func (j jail) prepare(m banger.Machine, firecracker string) (inside banger.Machine, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(cgroupMount, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+		return m, banger.Errorf(banger.CodeUnavailable, "no cgroup v2 hierarchy at %s, in which Firecracker's jailer would put it", cgroupMount).
+			WithHint("mount -t cgroup2 none %s; a daemon in `ip netns exec` doesn't see the host's", cgroupMount)
+	}
 	if err := os.MkdirAll(j.root, 0o755); err != nil {
 		return m, fmt.Errorf("make the jail: %w", err)
 	}

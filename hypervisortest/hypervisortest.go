@@ -305,6 +305,7 @@ func testRecycledProcess(t *testing.T, b Bed) {
 	h := b.start(t)
 	wrong := h
 	wrong.VMM, wrong.Shim = innocent, innocent
+	wrong.RAMFile = filepath.Join(t.TempDir(), "another's")
 	got, alive, err := b.Hypervisor.Adopt(t.Context(), b.Machine, wrong)
 	if err != nil || !alive || got != h {
 		t.Errorf("Adopt with another's processes saved: %+v, alive %v, %v; want %+v", got, alive, err, h)
