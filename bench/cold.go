@@ -57,7 +57,7 @@ func (b *bench) cold(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", plain.what, err)
 		}
 		floor = append(floor, d)
-		if d, err = b.run("--hypervisor", b.hypervisor, "--net", string(coldSpec(b.hypervisor).Net), "--cold"); err != nil {
+		if d, err = b.run(coldFlags(b.hypervisor)...); err != nil {
 			return err
 		}
 		ours = append(ours, d)
@@ -88,6 +88,11 @@ func coldSpec(hypervisor string) banger.Spec {
 		spec.Net = banger.NetNone
 	}
 	return spec
+}
+
+// coldFlags are coldSpec for the command.
+func coldFlags(hypervisor string) []string {
+	return []string{"--cold", "--hypervisor", hypervisor, "--net", string(coldSpec(hypervisor).Net)}
 }
 
 // byHand is how a hypervisor is driven by hand, and what that measures.
@@ -175,7 +180,7 @@ func (b *bench) run(flags ...string) (time.Duration, error) {
 func (b *bench) answer(ctx context.Context) (time.Duration, error) {
 	const name = "bench-answer"
 	start := time.Now()
-	cmd := exec.Command(b.banger, "vm", "run", "-d", "-q", "--cold", "--hypervisor", b.hypervisor, "--net", string(coldSpec(b.hypervisor).Net), "--name", name)
+	cmd := exec.Command(b.banger, slices.Concat([]string{"vm", "run", "-d", "-q", "--name", name}, coldFlags(b.hypervisor))...)
 	out, err := cmd.CombinedOutput()
 	took := time.Since(start)
 	if err != nil {
