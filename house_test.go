@@ -100,15 +100,16 @@ var mayImport = map[string][]string{
 	"disktest":       {"banger"},
 	"networktest":    {"banger"},
 	"storetest":      {"banger"},
+	"tests/vmtest":   {"banger", "proc"}, // an installation for tests, and what it holds
 	"archivetest":    {}, // a Debian archive that lies on request: for bootstrap's tests and those of the command line
 }
 
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
-	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/renew", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "firecracker", "lab", "netns", "qemu", "shim", "workspace"},
+	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/renew", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "firecracker", "lab", "netns", "qemu", "shim", "tests/vmtest", "workspace"},
 	"net/http":              {"archivetest", "api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian", "fcrelease", "firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "hostfs", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace"},
+	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "hostfs", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace", "tests/vmtest"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

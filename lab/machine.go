@@ -85,7 +85,7 @@ func (m *machine) listen(out io.Reader) {
 func (m *machine) hung() {
 	fmt.Printf("%-20s silent for too long: ending it\n", "lab")
 	if mon, err := net.Dial("unix", m.monitor); err == nil {
-		_, _ = mon.Write([]byte("info registers\nnmi\n"))
+		_, _ = mon.Write([]byte("info registers\ninfo lapic\nnmi\n"))
 		_ = mon.SetReadDeadline(time.Now().Add(20 * time.Second))
 		words, _ := io.ReadAll(mon) // to its end, or the deadline
 		fmt.Printf("%s\n", words)

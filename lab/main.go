@@ -27,6 +27,7 @@ type options struct {
 	memory        int // MiB
 	only, skip    *regexp.Regexp
 	shell, list   bool
+	image         bool
 	kills, cuts   int
 	labs          int
 	seed          uint64
@@ -65,6 +66,7 @@ func parse() (options, error) {
 	flag.StringVar(&skip, "skip", "", "leave out the steps whose name matches this expression, and say so")
 	flag.BoolVar(&o.list, "list", false, "print the steps, those left out unless asked for too, and end")
 	flag.BoolVar(&o.shell, "shell", false, "give a root shell in the lab instead of running anything")
+	flag.BoolVar(&o.image, "image", false, "make the lab's Debian, which is made once, and end")
 	flag.IntVar(&o.memory, "memory", 6144, "MiB of memory for the lab")
 	flag.IntVar(&o.kills, "kills", 20, "how often the storm kills a process")
 	flag.IntVar(&o.cuts, "cuts", 3, "how often the power is cut")
@@ -116,6 +118,9 @@ func run(ctx context.Context, o options) error {
 	base, err := baseImage(ctx, o)
 	if err != nil {
 		return fmt.Errorf("make the lab's image: %w", err)
+	}
+	if o.image {
+		return nil
 	}
 	if o.shell {
 		return inLab(o, base, func(l *lab) error {

@@ -32,10 +32,10 @@ func allSteps(o options) []step {
 		{name: "bridge", takes: 30, what: "network contract suite on a bridge with nftables", pkg: "bridge"},
 		{name: "kvm", what: "the KVM probe's own tests", pkg: "kvm"},
 		{name: "qemu-contract", takes: 110, what: "hypervisor contract suite on QEMU+KVM", pkg: "qemu", args: []string{"-test.run=^TestContract$"}},
-		{name: "seed", takes: 200, what: "process, TAP, loops and device of running VMs: found again, torn down, kept in the record while busy", pkg: "tests/vm", args: hostDrivers("^TestSeed$")},
-		{name: "handles", takes: 400, what: "and torn down whatever became of handles.json", pkg: "tests/vm", args: hostDrivers("^TestHandlesFile$")},
+		{name: "seed", takes: 200, what: "process, TAP, loops and device of running VMs: found again, torn down, kept in the record while busy", pkg: "tests/crash", args: hostDrivers("^TestSeed$")},
+		{name: "handles", takes: 400, what: "and torn down whatever became of handles.json", pkg: "tests/crash", args: hostDrivers("^TestHandlesFile$")},
 		{name: "bridge-vms", what: "two VMs on the bridge: out, each other, the host, only as config.toml allows", pkg: "tests/vm", args: []string{"-test.run=^TestBridgeNetwork$", "-net=bridge"}},
-		{name: "storm", takes: 400, what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
+		{name: "storm", takes: 400, what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/crash", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
 		{name: "logout", what: "logind's logout, with and without linger", pkg: "tests/lab", args: []string{"-test.run=^TestLogout$"}},
 		{name: "firecracker", takes: 400, what: "hypervisor contract suite and more on Firecracker, as root", pkg: "firecracker", args: []string{"-test.skip=Jail|OnFake"}, needs: "firecracker"},
 		{name: "firecracker-jail", takes: 280, what: "the same under its jailer", pkg: "firecracker", args: []string{"-test.run=Jail"}, needs: "jailer"},
@@ -44,8 +44,8 @@ func allSteps(o options) []step {
 		{name: "firecracker-main-job-user", what: "the same as a user without root", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$", "-hypervisor=firecracker"}, needs: "firecracker", user: true},
 		{name: "firecracker-net", what: "a guest's traffic through the user network, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^TestUserNetwork$", "-hypervisor=firecracker"}, needs: "jailer"},
 		{name: "firecracker-scripts", what: "the scripts of tests/ on Firecracker in its jail", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu", "-hypervisor=firecracker"}, needs: "jailer"},
-		{name: "firecracker-seed", what: "the seed on Firecracker in its jail", pkg: "tests/vm", args: append(hostDrivers("^(TestSeed|TestHandlesFile)$"), "-hypervisor=firecracker"), needs: "jailer"},
-		{name: "firecracker-storm", what: "daemon, shim, CLI and Firecracker killed at random, with all the host's drivers", pkg: "tests/vm", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills), "-hypervisor=firecracker"), needs: "jailer"},
+		{name: "firecracker-seed", what: "the seed on Firecracker in its jail", pkg: "tests/crash", args: append(hostDrivers("^(TestSeed|TestHandlesFile)$"), "-hypervisor=firecracker"), needs: "jailer"},
+		{name: "firecracker-storm", what: "daemon, shim, CLI and Firecracker killed at random, with all the host's drivers", pkg: "tests/crash", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills), "-hypervisor=firecracker"), needs: "jailer"},
 		{name: "firecracker-cold", what: "a cold start beside the least that drives Firecracker, 10 of each", pkg: "firecracker", args: []string{"-test.run=^TestColdStart$", "-cold-runs=10"}, needs: "firecracker", flag: true},
 		{name: "warm", takes: 600, what: "VMs from one template at once, from an image template, from a damaged one, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=" + warmTests}, flag: true},
 		{name: "firecracker-warm-vms", what: "the same on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=" + warmTests, "-hypervisor=firecracker"}, needs: "jailer", flag: true},
@@ -62,9 +62,9 @@ func allSteps(o options) []step {
 
 const warmTests = "^(TestWarmStartsAreStrangers|TestImageTemplate|TestDamagedTemplate)$"
 
-// hostDrivers are the arguments of tests/vm that give VMs all they can hold of a host.
+// hostDrivers are the arguments of tests/crash that give VMs all they can hold of a host.
 func hostDrivers(run string) []string {
-	return []string{"-test.run=" + run, "-disk-driver=dm-snapshot", "-net=bridge", "-busybox"}
+	return []string{"-test.run=" + run, "-disk-driver=dm-snapshot", "-net=bridge"}
 }
 
 // choose parts the steps into those to run and those left out, which know why.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"banger/tests/vmtest"
 )
 
 var (
@@ -19,11 +21,11 @@ func TestBench(t *testing.T) {
 	if *benchRuns == 0 {
 		t.Skip("measures; ask with -bench-runs 10")
 	}
-	h := configured(t, "")
-	h.ok(t, "kernel", "list") // starts the daemon
-	program := filepath.Join(h.bin, "bench")
-	cmd := exec.Command(program, "-n", strconv.Itoa(*benchRuns), "-only", *benchOnly, "-hypervisor", *hypervisor)
-	cmd.Env = append(h.env, "PATH="+h.bin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	h := vmtest.Configured(t, "")
+	h.OK(t, "kernel", "list") // starts the daemon
+	program := filepath.Join(h.Bin, "bench")
+	cmd := exec.Command(program, "-n", strconv.Itoa(*benchRuns), "-only", *benchOnly, "-hypervisor", *vmtest.Hypervisor)
+	cmd.Env = append(h.Env, "PATH="+h.Bin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	out, err := cmd.CombinedOutput()
 	for line := range strings.Lines(string(out)) {
 		t.Log(strings.TrimSuffix(line, "\n"))

@@ -13,25 +13,29 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"banger"
+	"banger/tests/vmtest"
 )
 
 // serveHere is the environment's variable that makes a program of this binary which
-// serves, without an installation.
+// serves, without an installation: an address, with dns: before it a name server's.
 const serveHere = "BANGER_TEST_SERVE"
 
-// TestServe is no test: it is what serve runs in another namespace.
-func TestServe(t *testing.T) {
-	addr := os.Getenv(serveHere)
-	if addr == "" {
-		t.Skip("a part of other tests")
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(serveHere); addr != "" {
+		fmt.Fprintln(os.Stderr, serveAt(addr))
+		os.Exit(1)
 	}
+	vmtest.Main(m)
+}
+
+func serveAt(addr string) error {
 	if addr, names := strings.CutPrefix(addr, "dns:"); names {
-		t.Fatal(serveNames(addr))
+		return serveNames(addr)
 	}
 	fmt.Println("ready")
-	t.Fatal(http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintln(w, "served")
-	})))
+	}))
 }
 
 // serveNames answers that every name's address is 192.0.2.2, and to other questions nothing.
@@ -77,7 +81,7 @@ func serve(t *testing.T, ns, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := exec.Command("ip", "netns", "exec", ns, self, "-test.run=^TestServe$")
+	server := exec.Command("ip", "netns", "exec", ns, self)
 	server.Env = append(os.Environ(), serveHere+"="+addr)
 	server.Stderr = os.Stderr
 	out, err := server.StdoutPipe()
@@ -97,7 +101,7 @@ func serve(t *testing.T, ns, addr string) {
 // it: what config.toml allows they reach, and nothing else. What it says holds for
 // VMs that run, once the daemon was restarted.
 func TestBridgeNetwork(t *testing.T) {
-	if *network != "bridge" {
+	if *vmtest.Network != "bridge" {
 		t.Skip("not run: it takes some minutes: -net bridge")
 	}
 	if os.Geteuid() != 0 {
@@ -110,26 +114,26 @@ func TestBridgeNetwork(t *testing.T) {
 	}
 	near, far := namespaces(t)
 	dir := t.TempDir()
-	h, err := install(dir)
+	h, err := vmtest.Install(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.close()
-	h.netns = near
-	t.Cleanup(h.close)
+	h.Close()
+	h.Netns = near
+	t.Cleanup(h.Close)
 	serve(t, far, "192.0.2.2:8000")
 	serve(t, near, "0.0.0.0:8000")
 	serve(t, near, "0.0.0.0:8001")
 	config := func(lines ...string) {
 		t.Helper()
-		lines = append(lines, "warm_start = false", fmt.Sprintf("disk_driver = %q", *diskDriver))
-		write(t, filepath.Join(dir, "config/banger/config.toml"), onHypervisor()+strings.Join(lines, "\n")+"\n")
-		h.close()
+		lines = append(lines, "warm_start = false", fmt.Sprintf("disk_driver = %q", *vmtest.DiskDriver))
+		vmtest.Write(t, filepath.Join(dir, "config/banger/config.toml"), vmtest.OnHypervisor()+strings.Join(lines, "\n")+"\n")
+		h.Close()
 	}
 	config("net = 'bridge'")
-	one, two := h.newVM(t), h.newVM(t)
+	one, two := h.NewVM(t), h.NewVM(t)
 	address := func(vm banger.VM) string { a, _, _ := strings.Cut(vm.Net.Address, "/"); return a }
-	first, second := h.show(t, one), h.show(t, two)
+	first, second := h.Show(t, one), h.Show(t, two)
 	if address(first) == address(second) || first.Net.Mode != banger.NetBridge {
 		t.Fatalf("the VMs have %+v and %+v", first.Net, second.Net)
 	}
@@ -154,12 +158,12 @@ func TestBridgeNetwork(t *testing.T) {
 			if !opened {
 				want = silent
 			}
-			got := h.run(nil, "vm", "exec", one, "--", "curl", "-s", "-m", "2", "http://"+addr+"/").status
+			got := h.Run(nil, "vm", "exec", one, "--", "curl", "-s", "-m", "2", "http://"+addr+"/").Status
 			if got != want {
 				t.Errorf("%v: %s: curl ends with %d, want %d", c.config, what, got, want)
 			}
 		}
-		if now := h.show(t, one); now.Boots != first.Boots || now.Held != first.Held {
+		if now := h.Show(t, one); now.Boots != first.Boots || now.Held != first.Held {
 			t.Errorf("%v: it isn't the run it was: %+v", c.config, now.Held)
 		}
 	}

@@ -1,12 +1,21 @@
 package vm_test
 
 import (
+	"flag"
 	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"banger/tests/vmtest"
+)
+
+// An ordinary run is a short one.
+var (
+	busyBoots = flag.Int("busy-boots", 4, "how many boots are tried on a busy host")
+	busyClock = flag.Duration("busy-clock", 20*time.Second, "how long the guest's clock runs on a busy host before it is compared")
 )
 
 // With more work than cores, every boot reaches the agent, and the guest's
@@ -19,13 +28,13 @@ func TestBusyHost(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = loop.Process.Kill(); _ = loop.Wait() })
 	}
-	name := shared.newVM(t)
+	name := vmtest.Shared.NewVM(t)
 	started := time.Now()
 	for n := range *busyBoots {
 		other := fmt.Sprintf("busy%d", n)
-		r := shared.run(nil, "vm", "run", "--rm", "--name", other, "--", "true")
-		if r.status != 0 {
-			t.Errorf("boot %d: status %d: %s", n+1, r.status, r.stderr)
+		r := vmtest.Shared.Run(nil, "vm", "run", "--rm", "--name", other, "--", "true")
+		if r.Status != 0 {
+			t.Errorf("boot %d: status %d: %s", n+1, r.Status, r.Stderr)
 		}
 	}
 	if left := *busyClock - time.Since(started); left > 0 {
@@ -36,7 +45,7 @@ func TestBusyHost(t *testing.T) {
 		// The guest's clock is read somewhere between our two readings, so half of
 		// their distance is what this reading can't tell; the best of ten counts.
 		before := time.Now()
-		out := shared.ok(t, "vm", "exec", name, "--", "date", "+%s%N")
+		out := vmtest.Shared.OK(t, "vm", "exec", name, "--", "date", "+%s%N")
 		took := time.Since(before)
 		ns, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
 		if err != nil {

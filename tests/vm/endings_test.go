@@ -1,12 +1,14 @@
 package vm_test
 
 import (
+	"io"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"banger"
+	"banger/tests/vmtest"
 )
 
 // How a guest may end, and what the user then finds.
@@ -25,26 +27,28 @@ func TestEndings(t *testing.T) {
 		{"panic", "echo c > /proc/sysrq-trigger", banger.Stopped, banger.ExitPanic, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			name := shared.newVM(t)
-			shared.booted(t, name)
-			before := shared.show(t, name)
-			shared.ok(t, "vm", "exec", name, "--", "sh", "-c", "echo kept > /root/kept; sync")
+			name := vmtest.Shared.NewVM(t)
+			if strings.HasPrefix(c.script, "systemctl") { // the others don't ask systemd, up or not
+				vmtest.Shared.Booted(t, name)
+			}
+			before := vmtest.Shared.Show(t, name)
+			vmtest.Shared.OK(t, "vm", "exec", name, "--", "sh", "-c", "echo kept > /root/kept; sync")
 			// The command's own fate is open: the machine ends under it.
-			shared.run(nil, "vm", "exec", name, "--", "sh", "-c", "("+c.script+") >/dev/null 2>&1 & sleep 1")
+			vmtest.Shared.Run(nil, "vm", "exec", name, "--", "sh", "-c", "("+c.script+") >/dev/null 2>&1 & sleep 1")
 			var vm banger.VM
-			until(t, "the end", 90*time.Second, func() bool {
-				vm = shared.show(t, name)
+			vmtest.Until(t, "the end", 90*time.Second, func() bool {
+				vm = vmtest.Shared.Show(t, name)
 				return vm.State == c.state && vm.Boots == c.boots
 			})
 			if c.state == banger.Stopped && (vm.Exit == nil || vm.Exit.Kind != c.kind || vm.Reason == "") {
 				t.Errorf("ended as %+v, %q, want %q", vm.Exit, vm.Reason, c.kind)
 			}
-			until(t, "the VMM's end", 10*time.Second, func() bool { return !alive(before.Held.VMM.PID) })
+			vmtest.Until(t, "the VMM's end", 10*time.Second, func() bool { return !vmtest.Alive(before.Held.VMM.PID) })
 			if _, err := os.Stat(before.Held.RAMFile); err == nil && c.state == banger.Stopped {
 				t.Errorf("%s is still there", before.Held.RAMFile)
 			}
-			shared.ok(t, "vm", "start", name)
-			if got := shared.ok(t, "vm", "exec", name, "--", "cat", "/root/kept"); got != "kept\n" {
+			vmtest.Shared.OK(t, "vm", "start", name)
+			if got := vmtest.Shared.OK(t, "vm", "exec", name, "--", "cat", "/root/kept"); got != "kept\n" {
 				t.Errorf("the synced file holds %q", got)
 			}
 		})
@@ -53,9 +57,9 @@ func TestEndings(t *testing.T) {
 
 // What dies inside a guest without ending it.
 func TestGuestSurvives(t *testing.T) {
-	name := shared.newVM(t)
-	shared.booted(t, name)
-	vmm := shared.show(t, name).Held.VMM
+	name := vmtest.Shared.NewVM(t)
+	vmtest.Shared.Booted(t, name)
+	vmm := vmtest.Shared.Show(t, name).Held.VMM
 	for _, c := range []struct {
 		name, script string
 		status       int // 0: the command's own end is open
@@ -65,24 +69,24 @@ func TestGuestSurvives(t *testing.T) {
 		{"guardian killed", "pkill -9 -f '^@banger-guardian'", 0},
 		{"kill -9 -1", "kill -9 -1", 0},
 	} {
-		r := shared.run(nil, "vm", "exec", name, "--", "sh", "-c", c.script)
-		if c.status != 0 && r.status != c.status {
-			t.Errorf("%s: status %d, want %d: %s", c.name, r.status, c.status, r.stderr)
+		r := vmtest.Shared.Run(nil, "vm", "exec", name, "--", "sh", "-c", c.script)
+		if c.status != 0 && r.Status != c.status {
+			t.Errorf("%s: status %d, want %d: %s", c.name, r.Status, c.status, r.Stderr)
 		}
-		until(t, "an answer after "+c.name, 60*time.Second, func() bool {
-			return shared.run(nil, "vm", "exec", name, "--", "true").status == 0
+		vmtest.Until(t, "an answer after "+c.name, 60*time.Second, func() bool {
+			return vmtest.Shared.Run(nil, "vm", "exec", name, "--", "true").Status == 0
 		})
 	}
-	if now := shared.show(t, name); now.Held.VMM != vmm || now.Boots != 1 {
+	if now := vmtest.Shared.Show(t, name); now.Held.VMM != vmm || now.Boots != 1 {
 		t.Errorf("the machine was started anew: %+v", now)
 	}
 }
 
 // The daemon is killed while a command prints: the VM runs on, the output is whole.
 func TestDaemonKilledMidCommand(t *testing.T) {
-	name := shared.newVM(t)
-	boot := shared.ok(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id")
-	c := shared.command(t.Context(), "vm", "exec", name, "--", "sh", "-c", "for i in $(seq 1 2000); do echo line $i; done; sleep 2; for i in $(seq 2001 4000); do echo line $i; done; cat /proc/sys/kernel/random/boot_id")
+	name := vmtest.Shared.NewVM(t)
+	boot := vmtest.Shared.OK(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id")
+	c := vmtest.Shared.Command(t.Context(), "vm", "exec", name, "--", "sh", "-c", "for i in $(seq 1 2000); do echo line $i; done; sleep 2; for i in $(seq 2001 4000); do echo line $i; done; cat /proc/sys/kernel/random/boot_id")
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +98,7 @@ func TestDaemonKilledMidCommand(t *testing.T) {
 	if _, err := out.Read(buf); err != nil {
 		t.Fatal(err)
 	}
-	kill(t, shared.daemon(t))
+	vmtest.Kill(t, vmtest.Shared.Daemon(t))
 	rest := readAll(t, out)
 	if err := c.Wait(); err != nil {
 		t.Errorf("the command: %v", err)
@@ -103,4 +107,13 @@ func TestDaemonKilledMidCommand(t *testing.T) {
 	if len(lines) != 4001 || lines[0] != "line 1" || lines[3999] != "line 4000" || lines[4000]+"\n" != boot {
 		t.Errorf("%d lines, the last %q", len(lines), lines[len(lines)-1])
 	}
+}
+
+func readAll(t *testing.T, r io.Reader) string {
+	t.Helper()
+	data, err := io.ReadAll(r)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(data)
 }

@@ -11,6 +11,7 @@ import (
 
 	"banger/api"
 	"banger/guest"
+	"banger/tests/vmtest"
 )
 
 var execRuns = flag.Int("exec-runs", 0, "how often a command's round trip is compared with the guest's own cost of it")
@@ -22,10 +23,10 @@ func TestExecCost(t *testing.T) {
 	if *execRuns == 0 {
 		t.Skip("measures; ask with -exec-runs 200")
 	}
-	name := shared.newVM(t)
-	vm := shared.show(t, name)
+	name := vmtest.Shared.NewVM(t)
+	vm := vmtest.Shared.Show(t, name)
 	var status struct{ Socket string }
-	if err := json.Unmarshal([]byte(shared.ok(t, "daemon", "status", "--json")), &status); err != nil {
+	if err := json.Unmarshal([]byte(vmtest.Shared.OK(t, "daemon", "status", "--json")), &status); err != nil {
 		t.Fatal(err)
 	}
 	daemon := api.NewClient(func(ctx context.Context) (net.Conn, error) {
@@ -57,6 +58,6 @@ func TestExecCost(t *testing.T) {
 		trips, own, bytes, ours = append(trips, trip), append(own, o), append(bytes, e), append(ours, trip-o)
 	}
 	middle := func(d []time.Duration) time.Duration { return slices.Sorted(slices.Values(d))[len(d)/2] }
-	t.Logf("%s, n=%d, medians: round trip %v, the guest's own fork, exec and wait %v, a byte's echo %v", *hypervisor, *execRuns, middle(trips), middle(own), middle(bytes))
+	t.Logf("%s, n=%d, medians: round trip %v, the guest's own fork, exec and wait %v, a byte's echo %v", *vmtest.Hypervisor, *execRuns, middle(trips), middle(own), middle(bytes))
 	t.Logf("round trip less the guest's own: %v, %.3f of the guest's own", middle(ours), float64(middle(ours))/float64(middle(own)))
 }

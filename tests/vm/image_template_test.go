@@ -12,21 +12,22 @@ import (
 
 	"banger"
 	"banger/guest"
+	"banger/tests/vmtest"
 )
 
 // An image template is the image up, with what a command made and started in it;
 // VMs of it go on from there as machines of their own.
 func TestImageTemplate(t *testing.T) {
-	templated(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	if r := h.run(nil, "image", "warm", image, "--after", "echo no such luck >&2; exit 3"); r.status == 0 || !strings.Contains(string(r.stderr), "status 3") || !strings.Contains(string(r.stderr), "no such luck") {
-		t.Errorf("a command that fails: %d %s", r.status, r.stderr)
+	vmtest.Templated(t)
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	if r := h.Run(nil, "image", "warm", vmtest.Image, "--after", "echo no such luck >&2; exit 3"); r.Status == 0 || !strings.Contains(string(r.Stderr), "status 3") || !strings.Contains(string(r.Stderr), "no such luck") {
+		t.Errorf("a command that fails: %d %s", r.Status, r.Stderr)
 	}
-	h.ok(t, "image", "warm", image, "--after", `echo made > /root/made
+	h.OK(t, "image", "warm", vmtest.Image, "--after", `echo made > /root/made
 		systemd-run --quiet --unit=ticker sh -c 'while :; do echo $$$$ $(cat /proc/sys/kernel/hostname) >> /root/ticks; sleep 0.1; done'
 		until [ -s /root/ticks ]; do sleep 0.1; done`)
 	var templates []banger.Template
-	if err := json.Unmarshal([]byte(h.ok(t, "template", "list", "--json")), &templates); err != nil || len(templates) == 0 || templates[0].Image != image {
+	if err := json.Unmarshal([]byte(h.OK(t, "template", "list", "--json")), &templates); err != nil || len(templates) == 0 || templates[0].Image != vmtest.Image {
 		t.Fatalf("%+v, %v", templates, err)
 	}
 	const many = 3
@@ -35,27 +36,27 @@ func TestImageTemplate(t *testing.T) {
 	for i := range many {
 		wg.Go(func() {
 			name := fmt.Sprintf("fork%d", i)
-			if r := h.run(nil, "vm", "create", "-q", "--name", name); r.status != 0 {
-				t.Errorf("%s: %s", name, r.stderr)
+			if r := h.Run(nil, "vm", "create", "-q", "--name", name); r.Status != 0 {
+				t.Errorf("%s: %s", name, r.Stderr)
 				return
 			}
 			before := time.Now()
-			r := h.run(nil, "vm", "exec", name, "--", "sh", "-c", `date +%s.%N; cat /root/made; systemctl is-system-running
+			r := h.Run(nil, "vm", "exec", name, "--", "sh", "-c", `date +%s.%N; cat /root/made; systemctl is-system-running
 				tail -n 1 /root/ticks | cut -d' ' -f1; pgrep -o -f 'while :' ; hostname; cat /etc/machine-id /sys/class/net/eth0/address /proc/sys/kernel/random/boot_id
 				head -c 16 /dev/urandom | od -An -tx8; cat /proc/sys/kernel/random/uuid; grep 127.0.1.1 /etc/hosts`)
-			facts[i] = append(strings.Split(strings.TrimSpace(string(r.stdout)), "\n"), before.Format(time.RFC3339Nano))
+			facts[i] = append(strings.Split(strings.TrimSpace(string(r.Stdout)), "\n"), before.Format(time.RFC3339Nano))
 		})
 	}
 	wg.Wait()
 	defer func() {
 		for i := range many {
-			h.run(nil, "vm", "delete", fmt.Sprintf("fork%d", i))
+			h.Run(nil, "vm", "delete", fmt.Sprintf("fork%d", i))
 		}
 	}()
 	seen := map[string]int{}
 	for i, f := range facts {
 		name := fmt.Sprintf("fork%d", i)
-		vm := h.show(t, name)
+		vm := h.Show(t, name)
 		if vm.Launch == nil || vm.Launch.Template != templates[0].ID || !strings.Contains(strings.Join(vm.Launch.Renewed, " "), guest.RenewHostKeys) {
 			t.Fatalf("%s: %+v", name, vm.Launch)
 		}
@@ -86,16 +87,16 @@ func TestImageTemplate(t *testing.T) {
 	}
 	// It is for its disk size alone, and for those who want it.
 	for name, args := range map[string][]string{"larger": {"--disk-size", "11G"}, "cold": {"--cold"}} {
-		h.ok(t, append([]string{"vm", "create", "-q", "--name", name}, args...)...)
-		if vm := h.show(t, name); vm.Launch == nil || vm.Launch.Template == templates[0].ID {
+		h.OK(t, append([]string{"vm", "create", "-q", "--name", name}, args...)...)
+		if vm := h.Show(t, name); vm.Launch == nil || vm.Launch.Template == templates[0].ID {
 			t.Errorf("%s: %+v", name, vm.Launch)
 		}
-		h.ok(t, "vm", "delete", name)
+		h.OK(t, "vm", "delete", name)
 	}
 	// A VM of it is stopped and started like any other, with its files.
-	h.ok(t, "vm", "exec", "fork0", "--", "sh", "-c", "echo mine > /root/mine; sync")
-	h.ok(t, "vm", "restart", "fork0")
-	if got := h.ok(t, "vm", "exec", "fork0", "--", "cat", "/root/made", "/root/mine", "/etc/hostname"); got != "made\nmine\nfork0\n" {
+	h.OK(t, "vm", "exec", "fork0", "--", "sh", "-c", "echo mine > /root/mine; sync")
+	h.OK(t, "vm", "restart", "fork0")
+	if got := h.OK(t, "vm", "exec", "fork0", "--", "cat", "/root/made", "/root/mine", "/etc/hostname"); got != "made\nmine\nfork0\n" {
 		t.Errorf("after a restart: %q", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"banger"
 	"banger/proc"
+	"banger/tests/vmtest"
 )
 
 // What logind does when a user without linger logs out, done by hand: it removes
@@ -15,13 +16,13 @@ import (
 // ends what the user has, lingering or not. (tests/lab has the real one.) VMs are then
 // found stopped at the next login; nothing is left of them, and what they synced is there.
 func TestLogout(t *testing.T) {
-	h, before := apart(t)
-	h.ok(t, "vm", "create", "--name", "stays")
-	vm := h.show(t, "stays")
-	h.ok(t, "vm", "exec", "stays", "--", "sh", "-c", "echo kept > /root/kept; sync")
+	h, before := vmtest.Apart(t)
+	h.OK(t, "vm", "create", "--name", "stays")
+	vm := h.Show(t, "stays")
+	h.OK(t, "vm", "exec", "stays", "--", "sh", "-c", "echo kept > /root/kept; sync")
 
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		for _, p := range h.processes() {
+		for _, p := range h.Processes() {
 			_ = proc.Kill(p.Process, sig) // it may have ended
 		}
 	}
@@ -30,14 +31,14 @@ func TestLogout(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "the end to be noticed", 30*time.Second, func() bool { return h.show(t, "stays").State == banger.Stopped })
-	if now := h.show(t, "stays"); !now.Held.Empty() || now.Reason == "" {
+	vmtest.Until(t, "the end to be noticed", 30*time.Second, func() bool { return h.Show(t, "stays").State == banger.Stopped })
+	if now := h.Show(t, "stays"); !now.Held.Empty() || now.Reason == "" {
 		t.Errorf("stopped: %q, %+v", now.Reason, now.Held)
 	}
-	h.ok(t, "vm", "start", "stays")
-	if kept := h.ok(t, "vm", "exec", "stays", "--", "cat", "/root/kept"); kept != "kept\n" {
+	h.OK(t, "vm", "start", "stays")
+	if kept := h.OK(t, "vm", "exec", "stays", "--", "cat", "/root/kept"); kept != "kept\n" {
 		t.Errorf("a synced file reads %q", kept)
 	}
-	h.ok(t, "vm", "delete", "stays")
-	h.same(t, before, time.Minute)
+	h.OK(t, "vm", "delete", "stays")
+	h.Same(t, before, time.Minute)
 }

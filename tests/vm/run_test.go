@@ -1,3 +1,4 @@
+// Package vm_test does on real microVMs what users do.
 package vm_test
 
 import (
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"banger/tests/vmtest"
 )
 
 // A C repository with a Makefile, passing and failing, from a directory below
@@ -49,18 +52,18 @@ func TestRunRepository(t *testing.T) {
 			t.Fatalf("git %v: %v: %s", args, err, out)
 		}
 	}
-	write(t, filepath.Join(repo, "src/hello.c"), "#include <stdio.h>\nint main(void) { puts(\"changed\"); }\n")
-	write(t, filepath.Join(repo, "secret.env"), "TOKEN=1\n")
+	vmtest.Write(t, filepath.Join(repo, "src/hello.c"), "#include <stdio.h>\nint main(void) { puts(\"changed\"); }\n")
+	vmtest.Write(t, filepath.Join(repo, "secret.env"), "TOKEN=1\n")
 	if err := os.Remove(filepath.Join(repo, "src/deleted.c")); err != nil {
 		t.Fatal(err)
 	}
 
-	r := shared.run(nil, "vm", "run", "--rm", filepath.Join(repo, "src"), "--", "sh", "-c",
+	r := vmtest.Shared.Run(nil, "vm", "run", "--rm", filepath.Join(repo, "src"), "--", "sh", "-c",
 		"set -e; cd /root/hello; make test; ls -1b; ls src; git status --porcelain; test -L src/link; make fail")
-	if r.status != 2 { // make's own status for a failed recipe
-		t.Fatalf("status %d, want make's 2\n%s%s", r.status, r.stdout, r.stderr)
+	if r.Status != 2 { // make's own status for a failed recipe
+		t.Fatalf("status %d, want make's 2\n%s%s", r.Status, r.Stdout, r.Stderr)
 	}
-	out := string(r.stdout)
+	out := string(r.Stdout)
 	for _, want := range []string{"cc -o hello src/hello.c", `a\ "b"\n'c'`, " M src/hello.c", " D src/deleted.c"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("output lacks %q:\n%s", want, out)
@@ -69,13 +72,13 @@ func TestRunRepository(t *testing.T) {
 	if strings.Contains(out, "secret.env") {
 		t.Errorf("an untracked file went along:\n%s", out)
 	}
-	if list := shared.ok(t, "ps", "--json"); strings.Contains(list, `"remove":true`) {
+	if list := vmtest.Shared.OK(t, "ps", "--json"); strings.Contains(list, `"remove":true`) {
 		t.Errorf("a --rm VM is still there: %s", list)
 	}
 }
 
 func TestExitStatus(t *testing.T) {
-	vm := shared.newVM(t)
+	vm := vmtest.Shared.NewVM(t)
 	for _, c := range []struct {
 		want int
 		argv []string
@@ -89,20 +92,20 @@ func TestExitStatus(t *testing.T) {
 		{137, []string{"sh", "-c", "kill -9 $$"}},
 		{143, []string{"sh", "-c", "kill $$"}},
 	} {
-		if r := shared.run(nil, append([]string{"vm", "exec", vm, "--"}, c.argv...)...); r.status != c.want {
-			t.Errorf("%q: status %d, want %d: %s", c.argv, r.status, c.want, r.stderr)
+		if r := vmtest.Shared.Run(nil, append([]string{"vm", "exec", vm, "--"}, c.argv...)...); r.Status != c.want {
+			t.Errorf("%q: status %d, want %d: %s", c.argv, r.Status, c.want, r.Stderr)
 		}
 	}
-	if r := shared.run(nil, "vm", "exec", "no-such-vm", "--", "true"); r.status != 125 || len(r.stderr) == 0 {
-		t.Errorf("banger's own failure: status %d, want 125: %s", r.status, r.stderr)
+	if r := vmtest.Shared.Run(nil, "vm", "exec", "no-such-vm", "--", "true"); r.Status != 125 || len(r.Stderr) == 0 {
+		t.Errorf("banger's own failure: status %d, want 125: %s", r.Status, r.Stderr)
 	}
 }
 
 func TestStreams(t *testing.T) {
-	vm := shared.newVM(t)
+	vm := vmtest.Shared.NewVM(t)
 	t.Run("100 MB in", func(t *testing.T) {
 		const size = 100 << 20
-		c := shared.command(t.Context(), "vm", "exec", vm, "--", "wc", "-c")
+		c := vmtest.Shared.Command(t.Context(), "vm", "exec", vm, "--", "wc", "-c")
 		c.Stdin = io.LimitReader(zeros{}, size)
 		if out, err := c.Output(); err != nil || strings.TrimSpace(string(out)) != fmt.Sprint(size) {
 			t.Errorf("wc -c says %q, %v", out, err)
@@ -111,20 +114,20 @@ func TestStreams(t *testing.T) {
 	t.Run("binary both ways", func(t *testing.T) {
 		data := make([]byte, 8<<20)
 		_, _ = rand.Read(data)
-		if r := shared.run(data, "vm", "exec", vm, "--", "cat"); !bytes.Equal(r.stdout, data) {
-			t.Errorf("cat returned %d bytes, status %d: %s", len(r.stdout), r.status, r.stderr)
+		if r := vmtest.Shared.Run(data, "vm", "exec", vm, "--", "cat"); !bytes.Equal(r.Stdout, data) {
+			t.Errorf("cat returned %d bytes, status %d: %s", len(r.Stdout), r.Status, r.Stderr)
 		}
 	})
 	t.Run("stderr apart", func(t *testing.T) {
-		r := shared.run(nil, "vm", "exec", vm, "--", "sh", "-c", "echo out; echo err >&2")
-		if string(r.stdout) != "out\n" || string(r.stderr) != "err\n" {
-			t.Errorf("stdout %q, stderr %q", r.stdout, r.stderr)
+		r := vmtest.Shared.Run(nil, "vm", "exec", vm, "--", "sh", "-c", "echo out; echo err >&2")
+		if string(r.Stdout) != "out\n" || string(r.Stderr) != "err\n" {
+			t.Errorf("stdout %q, stderr %q", r.Stdout, r.Stderr)
 		}
 	})
 	t.Run("as it comes", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		c := shared.command(ctx, "vm", "exec", vm, "--", "sh", "-c", "echo first; read x; echo got $x")
+		c := vmtest.Shared.Command(ctx, "vm", "exec", vm, "--", "sh", "-c", "echo first; read x; echo got $x")
 		in, _ := c.StdinPipe()
 		out, _ := c.StdoutPipe()
 		if err := c.Start(); err != nil {
@@ -139,7 +142,7 @@ func TestStreams(t *testing.T) {
 		}
 	})
 	t.Run("ctrl-c", func(t *testing.T) {
-		c := shared.command(t.Context(), "vm", "exec", vm, "--", "sh", "-c", "trap 'echo caught; exit 7' INT; echo ready; while :; do sleep 0.1; done")
+		c := vmtest.Shared.Command(t.Context(), "vm", "exec", vm, "--", "sh", "-c", "trap 'echo caught; exit 7' INT; echo ready; while :; do sleep 0.1; done")
 		out, _ := c.StdoutPipe()
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
@@ -159,47 +162,47 @@ func TestFullScreen(t *testing.T) {
 	if _, err := exec.LookPath("tmux"); err != nil {
 		t.Skip("no tmux here")
 	}
-	vm := shared.newVM(t)
+	vm := vmtest.Shared.NewVM(t)
 	sock := filepath.Join(t.TempDir(), "tmux")
 	tmux := func(args ...string) string {
 		c := exec.Command("tmux", append([]string{"-S", sock, "-f", "/dev/null"}, args...)...)
-		c.Env = append(shared.env, "TERM=xterm-256color")
+		c.Env = append(vmtest.Shared.Env, "TERM=xterm-256color")
 		out, err := c.CombinedOutput()
 		if err != nil {
 			t.Fatalf("tmux %v: %v: %s", args, err, out)
 		}
 		return string(out)
 	}
-	tmux("new-session", "-d", "-x", "100", "-y", "30", filepath.Join(shared.bin, "banger")+" vm exec "+vm+" -- sh")
+	tmux("new-session", "-d", "-x", "100", "-y", "30", filepath.Join(vmtest.Shared.Bin, "banger")+" vm exec "+vm+" -- sh")
 	defer tmux("kill-server")
 	screen := func() string { return tmux("capture-pane", "-p") }
-	until(t, "a prompt", 30*time.Second, func() bool { return strings.Contains(screen(), "#") })
+	vmtest.Until(t, "a prompt", 30*time.Second, func() bool { return strings.Contains(screen(), "#") })
 	tmux("send-keys", "stty size; tput cols 2>/dev/null; echo $TERM", "Enter")
-	until(t, "the size", 30*time.Second, func() bool { return strings.Contains(screen(), " 100") })
+	vmtest.Until(t, "the size", 30*time.Second, func() bool { return strings.Contains(screen(), " 100") })
 	tmux("send-keys", "top", "Enter")
-	until(t, "top", 30*time.Second, func() bool {
+	vmtest.Until(t, "top", 30*time.Second, func() bool {
 		return strings.Contains(screen(), "load average") && strings.Contains(screen(), "PID USER")
 	})
 	tmux("resize-window", "-x", "80", "-y", "24")
 	tmux("send-keys", "q")
 	// top throws away what was typed while it ran: wait until the shell has its turn.
-	until(t, "the prompt again", 30*time.Second, func() bool {
+	vmtest.Until(t, "the prompt again", 30*time.Second, func() bool {
 		lines := strings.Split(strings.TrimSpace(screen()), "\n")
 		return strings.HasPrefix(lines[len(lines)-1], "#")
 	})
 	tmux("send-keys", "clear; stty size", "Enter")
-	until(t, "the new size", 30*time.Second, func() bool { return strings.Contains(screen(), " 80") })
+	vmtest.Until(t, "the new size", 30*time.Second, func() bool { return strings.Contains(screen(), " 80") })
 }
 
 func TestGuestIsAMachine(t *testing.T) {
-	vm := shared.newVM(t)
+	vm := vmtest.Shared.NewVM(t)
 	exec := func(script string) string {
-		return strings.TrimSpace(string(shared.run(nil, "vm", "exec", vm, "--", "sh", "-c", script).stdout))
+		return strings.TrimSpace(string(vmtest.Shared.Run(nil, "vm", "exec", vm, "--", "sh", "-c", script).Stdout))
 	}
 	if got := exec("systemd-detect-virt --vm"); got != "qemu" && got != "kvm" {
 		t.Errorf("systemd-detect-virt says %q", got)
 	}
-	if got := shared.booted(t, vm); got != "running" {
+	if got := vmtest.Shared.Booted(t, vm); got != "running" {
 		t.Errorf("systemctl is-system-running says %q: %s", got, exec("systemctl --failed --no-legend"))
 	}
 	if got := exec("grep -c xfs /proc/filesystems; mount -t xfs /dev/null /mnt 2>/dev/null; grep -c xfs /proc/filesystems"); got != "0\n1" {
@@ -216,10 +219,3 @@ func TestGuestIsAMachine(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}

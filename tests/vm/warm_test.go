@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/tests/vmtest"
 )
 
 // newcomers is how many VMs are restored from one template at once.
@@ -34,33 +35,33 @@ var what = []string{"host name", "machine-id", "MAC", "boot id", "/dev/urandom",
 // VMs restored from one template have nothing of it in common that a program
 // would take for a machine's own, and what was theirs before isn't in it.
 func TestWarmStartsAreStrangers(t *testing.T) {
-	templated(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
+	vmtest.Templated(t)
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
 	secret := "planted-" + strings.Repeat("s3cr3t", 4)
 	home := t.TempDir()
-	h.env = append(h.env, "PLANTED="+secret, "HOME="+home, "SSH_AUTH_SOCK="+filepath.Join(home, secret))
+	h.Env = append(h.Env, "PLANTED="+secret, "HOME="+home, "SSH_AUTH_SOCK="+filepath.Join(home, secret))
 	if err := os.Mkdir(filepath.Join(home, ".docker"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(home, ".docker", "config.json"), `{"auths":{"registry.example":{"auth":"`+secret+`"}}}`)
+	vmtest.Write(t, filepath.Join(home, ".docker", "config.json"), `{"auths":{"registry.example":{"auth":"`+secret+`"}}}`)
 	repo := workspaceOf(t, secret)
-	h.ok(t, "vm", "create", "--cold", "--name", "keeper")
-	defer h.ok(t, "vm", "delete", "keeper")
+	h.OK(t, "vm", "create", "--cold", "--name", "keeper")
+	defer h.OK(t, "vm", "delete", "keeper")
 	keep := func() {
-		h.ok(t, "vm", "exec", "-e", "TOKEN="+secret, "keeper", "--", "sh", "-c", "echo $TOKEN > /root/x; sync")
+		h.OK(t, "vm", "exec", "-e", "TOKEN="+secret, "keeper", "--", "sh", "-c", "echo $TOKEN > /root/x; sync")
 	}
 	keep()
-	h.ok(t, "vm", "run", "--cold", "--rm", repo, "--", "sh", "-c", "cat secret; sync")
+	h.OK(t, "vm", "run", "--cold", "--rm", repo, "--", "sh", "-c", "cat secret; sync")
 	// Firecracker's memory is no file; a template's is searched the same way.
-	if memory := h.show(t, "keeper").Held.RAMFile; *hypervisor == "qemu" && !holds(t, memory, secret) {
+	if memory := h.Show(t, "keeper").Held.RAMFile; *vmtest.Hypervisor == "qemu" && !holds(t, memory, secret) {
 		t.Errorf("%s doesn't hold what was planted: the search finds nothing", memory)
 	}
-	h.ok(t, "template", "create")
+	h.OK(t, "template", "create")
 	keep()
 	restoreAtOnce(t, h, newcomers)
-	h.ok(t, "vm", "run", "--rm", repo, "--", "cat", "secret")
+	h.OK(t, "vm", "run", "--rm", repo, "--", "cat", "secret")
 	files := 0
-	err := filepath.WalkDir(filepath.Join(filepath.Dir(h.state), "cache/banger/templates"), func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(filepath.Dir(h.State), "cache/banger/templates"), func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {
 			if files++; holds(t, path, secret) {
 				t.Errorf("%s holds what was planted", path)
@@ -73,48 +74,31 @@ func TestWarmStartsAreStrangers(t *testing.T) {
 	}
 }
 
-// templated skips a test where there are no templates.
-func templated(t *testing.T) {
-	t.Helper()
-	if *network != "user" {
-		t.Skipf("there are no templates on the network %q", *network)
-	}
-}
-
-// templatedByQEMU skips a test of templates that knows QEMU's files or processes.
-func templatedByQEMU(t *testing.T) {
-	t.Helper()
-	templated(t)
-	if *hypervisor != "qemu" {
-		t.Skip("of QEMU's templates")
-	}
-}
-
 // restoreAtOnce restores n VMs at once and compares them.
-func restoreAtOnce(t *testing.T, h *host, n int) {
+func restoreAtOnce(t *testing.T, h *vmtest.Host, n int) {
 	t.Helper()
 	var wg sync.WaitGroup
 	found := make([][]string, n)
 	name := func(i int) string { return fmt.Sprintf("warm%d", i) }
 	for i := range n {
 		wg.Go(func() {
-			if r := h.run(nil, "vm", "create", "-q", "--name", name(i), "--disk-size", fmt.Sprintf("%dG", i+1)); r.status != 0 {
-				t.Errorf("%s: %s", name(i), r.stderr)
+			if r := h.Run(nil, "vm", "create", "-q", "--name", name(i), "--disk-size", fmt.Sprintf("%dG", i+1)); r.Status != 0 {
+				t.Errorf("%s: %s", name(i), r.Stderr)
 				return
 			}
-			r := h.run(nil, "vm", "exec", name(i), "--", "sh", "-c", facts)
-			found[i] = strings.Split(strings.TrimSpace(string(r.stdout)), "\n")
+			r := h.Run(nil, "vm", "exec", name(i), "--", "sh", "-c", facts)
+			found[i] = strings.Split(strings.TrimSpace(string(r.Stdout)), "\n")
 		})
 	}
 	wg.Wait()
 	defer func() {
 		for i := range n {
-			h.run(nil, "vm", "delete", name(i))
+			h.Run(nil, "vm", "delete", name(i))
 		}
 	}()
 	seen := map[string]int{}
 	for i := range n {
-		vm := h.show(t, name(i))
+		vm := h.Show(t, name(i))
 		if vm.Launch == nil || vm.Launch.Template == "" {
 			t.Fatalf("%s was not restored: %+v", name(i), vm.Launch)
 		}
@@ -127,19 +111,19 @@ func restoreAtOnce(t *testing.T, h *host, n int) {
 			}
 			seen[fact] = i
 		}
-		off, sure := h.clockOff(t, name(i))
+		off, sure := clockOff(t, h, name(i))
 		// Eight guests that start leave none the time for a good reading, by us or by
 		// the daemon that sets their clocks.
-		until(t, name(i)+"'s clock within 100 ms of the host's", 3*time.Minute, func() bool {
+		vmtest.Until(t, name(i)+"'s clock within 100 ms of the host's", 3*time.Minute, func() bool {
 			if sure > 50*time.Millisecond || off.Abs() > 100*time.Millisecond+sure {
 				t.Logf("%s: its clock is %v off, give or take %v", name(i), off, sure)
-				off, sure = h.clockOff(t, name(i))
+				off, sure = clockOff(t, h, name(i))
 				return false
 			}
 			return true
 		})
 		var st []banger.Stats
-		if err := json.Unmarshal([]byte(h.ok(t, "vm", "stats", name(i), "--json")), &st); err != nil || len(st) != 1 {
+		if err := json.Unmarshal([]byte(h.OK(t, "vm", "stats", name(i), "--json")), &st); err != nil || len(st) != 1 {
 			t.Fatalf("stats: %v", err)
 		}
 		t.Logf("%s: PSS %d MiB, private %d MiB; its clock is %v off, give or take %v", name(i), st[0].PSS>>20, st[0].Private>>20, off, sure)
@@ -148,11 +132,11 @@ func restoreAtOnce(t *testing.T, h *host, n int) {
 
 // clockOff returns how far a guest's clock is ahead of the host's, and how
 // exactly that can be told: by half a round trip, of which the shortest counts.
-func (h *host) clockOff(t *testing.T, name string) (off, sure time.Duration) {
+func clockOff(t *testing.T, h *vmtest.Host, name string) (off, sure time.Duration) {
 	t.Helper()
 	// The shell reads its own clock: a program started for each reading would take
 	// most of the trip, all of it before it looks.
-	c := h.command(t.Context(), "vm", "exec", name, "--", "bash", "-c", "while read _; do echo $EPOCHREALTIME; done")
+	c := h.Command(t.Context(), "vm", "exec", name, "--", "bash", "-c", "while read _; do echo $EPOCHREALTIME; done")
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +174,7 @@ func (h *host) clockOff(t *testing.T, name string) (off, sure time.Duration) {
 func workspaceOf(t *testing.T, secret string) string {
 	t.Helper()
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "secret"), secret)
+	vmtest.Write(t, filepath.Join(dir, "secret"), secret)
 	for _, args := range [][]string{{"init", "-q"}, {"add", "."}} {
 		c := exec.Command("git", args...)
 		c.Dir = dir
@@ -214,17 +198,17 @@ func holds(t *testing.T, path, secret string) bool {
 // A template that was damaged isn't used: the VM boots, says so, and another
 // template takes its place.
 func TestDamagedTemplate(t *testing.T) {
-	templated(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	id := strings.TrimSpace(h.ok(t, "template", "create"))
-	path := filepath.Join(filepath.Dir(h.state), "cache/banger/templates", id, "state")
+	vmtest.Templated(t)
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	id := strings.TrimSpace(h.OK(t, "template", "create"))
+	path := filepath.Join(filepath.Dir(h.State), "cache/banger/templates", id, "state")
 	if err := os.Truncate(path, 1000); err != nil {
 		t.Fatal(err)
 	}
-	h.ok(t, "vm", "create", "--name", "hurt")
-	defer h.ok(t, "vm", "delete", "hurt")
-	if vm := h.show(t, "hurt"); vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, "damaged") {
+	h.OK(t, "vm", "create", "--name", "hurt")
+	defer h.OK(t, "vm", "delete", "hurt")
+	if vm := h.Show(t, "hurt"); vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, "damaged") {
 		t.Errorf("launch %+v", vm.Launch)
 	}
-	until(t, "another template", 3*time.Minute, func() bool { return strings.Contains(h.ok(t, "template", "list"), id) })
+	vmtest.Until(t, "another template", 3*time.Minute, func() bool { return strings.Contains(h.OK(t, "template", "list"), id) })
 }

@@ -1,10 +1,11 @@
-package vm_test
+package crash_test
 
 import (
 	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -13,13 +14,21 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"banger/tests/vmtest"
+)
+
+// Storms are short in an ordinary run; the flags make them as long as one likes.
+var (
+	daemonKills = flag.Int("daemon-kills", 60, "how often the channel storm kills the daemon")
+	shimKills   = flag.Int("shim-kills", 8, "how often the channel storm kills the shim")
 )
 
 // While four streams run through one channel, the daemon and the shim are
 // killed at random bytes. Every stream must be complete, with nothing stale in
 // it, and nothing may hang.
 func TestChannelStorm(t *testing.T) {
-	name := shared.newVM(t)
+	name := vmtest.Shared.NewVM(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
@@ -43,11 +52,11 @@ func TestChannelStorm(t *testing.T) {
 	daemons, shims := 0, 0
 	for n := 0; n < *daemonKills && !t.Failed(); n++ {
 		time.Sleep(time.Duration(rnd.IntN(200)) * time.Millisecond) // the random moment
-		kill(t, shared.daemon(t))
+		vmtest.Kill(t, vmtest.Shared.Daemon(t))
 		daemons++
 		if n%every == every-1 {
 			time.Sleep(time.Duration(rnd.IntN(200)) * time.Millisecond)
-			vm := shared.show(t, name)
+			vm := vmtest.Shared.Show(t, name)
 			if err := syscall.Kill(vm.Held.Shim.PID, syscall.SIGKILL); err == nil {
 				shims++
 			}
@@ -69,7 +78,7 @@ func TestChannelStorm(t *testing.T) {
 // countedOutput runs a command whose output says of each line which it is.
 func countedOutput(t *testing.T, name string) {
 	const lines = 200_000
-	c := shared.command(context.Background(), "vm", "exec", name, "--", "seq", "1", fmt.Sprint(lines))
+	c := vmtest.Shared.Command(context.Background(), "vm", "exec", name, "--", "seq", "1", fmt.Sprint(lines))
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Error(err)
@@ -103,7 +112,7 @@ func hashedInput(t *testing.T, name string, a, b uint64) {
 	seed[0], seed[1], seed[2] = byte(a), byte(b), byte(b>>8)
 	sum := sha256.New()
 	src := io.TeeReader(io.LimitReader(rand.NewChaCha8(seed), size), sum)
-	c := shared.command(context.Background(), "vm", "exec", name, "--", "sha256sum")
+	c := vmtest.Shared.Command(context.Background(), "vm", "exec", name, "--", "sha256sum")
 	var errs strings.Builder
 	c.Stdin, c.Stderr = src, &errs
 	watchdog := time.AfterFunc(5*time.Minute, func() { t.Error("an input stream hangs"); _ = c.Process.Kill() })
@@ -112,20 +121,4 @@ func hashedInput(t *testing.T, name string, a, b uint64) {
 	if got, _, _ := strings.Cut(string(out), " "); err != nil || got != hex.EncodeToString(sum.Sum(nil)) {
 		t.Errorf("sha256sum says %q, %v: %s", out, err, errs.String())
 	}
-}
-
-func kill(t *testing.T, pid int) {
-	t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Errorf("kill %d: %v", pid, err)
-	}
-}
-
-func readAll(t *testing.T, r io.Reader) string {
-	t.Helper()
-	data, err := io.ReadAll(r)
-	if err != nil {
-		t.Error(err)
-	}
-	return string(data)
 }

@@ -1,4 +1,4 @@
-package vm_test
+package crash_test
 
 import (
 	"encoding/json"
@@ -16,6 +16,7 @@ import (
 
 	"banger"
 	"banger/proc"
+	"banger/tests/vmtest"
 )
 
 // ruin is something that may become of a handles.json. It is given its bytes,
@@ -27,29 +28,29 @@ type ruin struct {
 
 func overwrite(change func(own, others []byte) []byte) func(*testing.T, string, []byte, []byte, banger.Process) {
 	return func(t *testing.T, path string, own, others []byte, _ banger.Process) {
-		write(t, path, string(change(own, others)))
+		vmtest.Write(t, path, string(change(own, others)))
 	}
 }
 
 var ruins = []ruin{
 	{"edited", func(t *testing.T, path string, own, _ []byte, stranger banger.Process) {
 		kept := filepath.Join(t.TempDir(), "kept")
-		write(t, kept, "")
+		vmtest.Write(t, kept, "")
 		t.Cleanup(func() {
 			if _, err := os.Stat(kept); err != nil {
 				t.Errorf("a file that isn't ours was deleted: %v", err)
 			}
 		})
-		write(t, path, string(edited(t, own, func(h map[string]any) {
+		vmtest.Write(t, path, string(edited(t, own, func(h map[string]any) {
 			h["vmm"], h["shim"] = stranger, stranger
 			h["ram_file"] = kept
-			if *network == "bridge" {
-				foreign := fmt.Sprintf("foreign%d", serial.Add(1)) // this is done twice
-				ip(t, "tuntap", "add", foreign, "mode", "tap")
-				t.Cleanup(func() { ip(t, "link", "del", foreign) }) // fails the test when it is gone
+			if *vmtest.Network == "bridge" {
+				foreign := fmt.Sprintf("foreign%d", vmtest.Serial()) // this is done twice
+				vmtest.IP(t, "tuntap", "add", foreign, "mode", "tap")
+				t.Cleanup(func() { vmtest.IP(t, "link", "del", foreign) }) // fails the test when it is gone
 				h["tap"] = foreign
 			}
-			if *diskDriver == "dm-snapshot" {
+			if *vmtest.DiskDriver == "dm-snapshot" {
 				maps.Copy(h, strangers(t))
 			}
 		})))
@@ -64,7 +65,7 @@ var ruins = []ruin{
 		if err := json.Unmarshal(others, &other); err != nil {
 			t.Fatal(err)
 		}
-		write(t, path, string(edited(t, own, func(h map[string]any) {
+		vmtest.Write(t, path, string(edited(t, own, func(h map[string]any) {
 			for key, value := range other.Handles {
 				h[key] = value
 			}
@@ -98,11 +99,11 @@ func edited(t *testing.T, own []byte, change func(handles map[string]any)) []byt
 }
 
 // handlesFile returns the path of a running VM's handles.json.
-func (h *host) handlesFile(t *testing.T, id string) string {
+func handlesFile(t *testing.T, h *vmtest.Host, id string) string {
 	t.Helper()
-	for _, p := range h.processes() {
-		if p.kind == "shim" && p.vm == id {
-			return filepath.Join(p.argv[1], "handles.json")
+	for _, p := range h.Processes() {
+		if p.Kind == "shim" && p.VM == id {
+			return filepath.Join(p.Argv[1], "handles.json")
 		}
 	}
 	t.Fatalf("VM %s has no shim", id)
@@ -112,7 +113,7 @@ func (h *host) handlesFile(t *testing.T, id string) string {
 // Whatever becomes of handles.json: while the daemon lives nothing changes; when
 // it is restarted the VM is found again, dead or alive, and nobody else is touched.
 func TestHandlesFile(t *testing.T) {
-	h, before := apart(t)
+	h, before := vmtest.Apart(t)
 	sleep := exec.Command("sleep", "infinity")
 	if err := sleep.Start(); err != nil {
 		t.Fatal(err)
@@ -123,21 +124,21 @@ func TestHandlesFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.ok(t, "vm", "create", "--name", "victim")
-	h.ok(t, "vm", "create", "--name", "other")
-	other := h.show(t, "other")
-	others, err := os.ReadFile(h.handlesFile(t, other.ID))
+	h.OK(t, "vm", "create", "--name", "victim")
+	h.OK(t, "vm", "create", "--name", "other")
+	other := h.Show(t, "other")
+	others, err := os.ReadFile(handlesFile(t, h, other.ID))
 	if err != nil {
 		t.Fatal(err)
 	}
 	boot := func(name string) string {
-		return h.ok(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id")
+		return h.OK(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id")
 	}
 	otherBoot := boot("other")
 	for _, r := range ruins {
 		t.Run(r.name, func(t *testing.T) {
-			vm, was := h.show(t, "victim"), boot("victim")
-			path := h.handlesFile(t, vm.ID)
+			vm, was := h.Show(t, "victim"), boot("victim")
+			path := handlesFile(t, h, vm.ID)
 			own, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
@@ -151,7 +152,7 @@ func TestHandlesFile(t *testing.T) {
 			}
 			check := func(when string) {
 				t.Helper()
-				now := h.show(t, "victim")
+				now := h.Show(t, "victim")
 				wantObjects(t, when, vm.Held, true)
 				if now.Held != vm.Held || now.State != banger.Running || now.Boots != vm.Boots || boot("victim") != was {
 					t.Errorf("%s: %v with %+v, want running with %+v", when, now.State, now.Held, vm.Held)
@@ -159,18 +160,18 @@ func TestHandlesFile(t *testing.T) {
 			}
 			ruin()
 			check("while the daemon lives")
-			kill(t, h.daemon(t))
+			vmtest.Kill(t, h.Daemon(t))
 			check("after the daemon's restart")
 			ruin()
-			kill(t, h.daemon(t))
+			vmtest.Kill(t, h.Daemon(t))
 			for _, p := range []banger.Process{vm.Held.Shim, vm.Held.VMM} {
 				_ = proc.Kill(p, unix.SIGKILL)
 				if err := proc.Wait(t.Context(), p); err != nil {
 					t.Fatal(err)
 				}
 			}
-			until(t, "the end to be noticed", 30*time.Second, func() bool { return h.show(t, "victim").State == banger.Stopped })
-			if now := h.show(t, "victim"); !now.Held.Empty() {
+			vmtest.Until(t, "the end to be noticed", 30*time.Second, func() bool { return h.Show(t, "victim").State == banger.Stopped })
+			if now := h.Show(t, "victim"); !now.Held.Empty() {
 				t.Errorf("a stopped VM holds %+v", now.Held)
 			}
 			wantObjects(t, "stopped", vm.Held, false)
@@ -180,19 +181,19 @@ func TestHandlesFile(t *testing.T) {
 			if _, err := os.Stat("/sys/class/net/" + vm.Held.Tap); vm.Held.Tap != "" && err == nil {
 				t.Errorf("%s is left", vm.Held.Tap)
 			}
-			if bridged := vm.Held.Tap != ""; bridged != (*network == "bridge") {
-				t.Errorf("the VM held TAP %q with --net %q", vm.Held.Tap, *network)
+			if bridged := vm.Held.Tap != ""; bridged != (*vmtest.Network == "bridge") {
+				t.Errorf("the VM held TAP %q with --net %q", vm.Held.Tap, *vmtest.Network)
 			}
-			h.ok(t, "vm", "start", "victim")
+			h.OK(t, "vm", "start", "victim")
 			if !proc.Alive(stranger) {
 				t.Fatal("a process that isn't ours was killed")
 			}
-			if now := h.show(t, "other"); now.Held != other.Held || boot("other") != otherBoot {
+			if now := h.Show(t, "other"); now.Held != other.Held || boot("other") != otherBoot {
 				t.Errorf("the other VM was touched: %+v, was %+v", now.Held, other.Held)
 			}
 		})
 	}
-	h.ok(t, "vm", "delete", "victim", "other")
+	h.OK(t, "vm", "delete", "victim", "other")
 	end()
-	h.same(t, before, time.Minute)
+	h.Same(t, before, time.Minute)
 }

@@ -1,4 +1,4 @@
-package vm_test
+package crash_test
 
 import (
 	"context"
@@ -12,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/proc"
+	"banger/tests/vmtest"
 )
 
 // templates is the directory of an installation's templates.
-func (h *host) templates() string {
-	for _, kv := range slices.Backward(h.env) {
+func templates(h *vmtest.Host) string {
+	for _, kv := range slices.Backward(h.Env) {
 		if dir, ok := strings.CutPrefix(kv, "XDG_CACHE_HOME="); ok {
 			return filepath.Join(dir, "banger", "templates")
 		}
@@ -27,12 +28,12 @@ func (h *host) templates() string {
 // Whoever is killed at whichever step of a template's making: there is a whole
 // template or none, nothing is left behind, and the next one is made.
 func TestMakersKilled(t *testing.T) {
-	templatedByQEMU(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	h.ok(t, "vm", "create", "--cold", "--name", "first") // what is made once has been made
-	h.ok(t, "vm", "delete", "first")
-	h.forget(t)
-	before := h.inventory(t)
+	vmtest.TemplatedByQEMU(t)
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.OK(t, "vm", "create", "--cold", "--name", "first") // what is made once has been made
+	h.OK(t, "vm", "delete", "first")
+	forget(t, h)
+	before := h.Inventory(t)
 	// A step is known by what it has made.
 	steps := []string{"lock", "machine/shim.json", "machine/qmp.sock", "machine/console.log", "out/state", "out/ram", "out/template.json"}
 	for _, victim := range []string{"daemon", "vmm", "shim"} {
@@ -40,37 +41,37 @@ func TestMakersKilled(t *testing.T) {
 			if victim != "daemon" && (step == "lock" || strings.HasPrefix(step, "out/t")) {
 				continue // none lives
 			}
-			h.killMaker(t, victim, step, "template", "create", "-q")
+			killMaker(t, h, victim, step, "template", "create", "-q")
 			if t.Failed() {
 				t.Fatalf("%s killed at %s", victim, step)
 			}
-			h.forget(t)
-			h.same(t, before, 30*time.Second)
+			forget(t, h)
+			h.Same(t, before, 30*time.Second)
 		}
 	}
-	h.ok(t, "template", "create", "-q")
-	h.ok(t, "vm", "create", "-q", "--name", "after")
-	defer h.ok(t, "vm", "delete", "after")
-	if vm := h.show(t, "after"); vm.Launch == nil || vm.Launch.Template == "" {
+	h.OK(t, "template", "create", "-q")
+	h.OK(t, "vm", "create", "-q", "--name", "after")
+	defer h.OK(t, "vm", "delete", "after")
+	if vm := h.Show(t, "after"); vm.Launch == nil || vm.Launch.Template == "" {
 		t.Errorf("it was not restored: %+v", vm.Launch)
 	}
 }
 
 // forget deletes all templates.
-func (h *host) forget(t *testing.T) {
+func forget(t *testing.T, h *vmtest.Host) {
 	t.Helper()
-	for _, m := range h.allTemplates(t) {
-		h.ok(t, "template", "delete", m.ID)
+	for _, m := range allTemplates(t, h) {
+		h.OK(t, "template", "delete", m.ID)
 	}
 }
 
 // killMaker has a template made and kills a process of its making when the step
 // is seen to be reached.
-func (h *host) killMaker(t *testing.T, victim, step string, args ...string) {
+func killMaker(t *testing.T, h *vmtest.Host, victim, step string, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	c := h.command(ctx, args...)
+	c := h.Command(ctx, args...)
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -82,13 +83,13 @@ func (h *host) killMaker(t *testing.T, victim, step string, args ...string) {
 			return
 		default:
 		}
-		found, _ := filepath.Glob(filepath.Join(h.templates(), ".making-*", step))
+		found, _ := filepath.Glob(filepath.Join(templates(h), ".making-*", step))
 		if len(found) == 0 {
 			time.Sleep(time.Millisecond) // an image's guest needs the CPU for a while until then
 			continue
 		}
-		for _, p := range h.processes() {
-			if p.kind == victim {
+		for _, p := range h.Processes() {
+			if p.Kind == victim {
 				_ = proc.Kill(p.Process, unix.SIGKILL)
 				done = true
 			}
@@ -103,55 +104,55 @@ func (h *host) killMaker(t *testing.T, victim, step string, args ...string) {
 // There is no room for a template, in memory or on a disk: it isn't made, nothing
 // is left, VMs boot.
 func TestNoRoomForATemplate(t *testing.T) {
-	templatedByQEMU(t)
+	vmtest.TemplatedByQEMU(t)
 	for _, kind := range []string{"tmpfs", "ext4"} {
 		t.Run(kind, func(t *testing.T) {
-			h := configured(t, "memory_mib = 256\nvcpu = 1\n")
+			h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
 			fs := newSmall(t, kind)
-			h.close()
-			h.env = append(slices.Clip(h.env), "XDG_CACHE_HOME="+fs.dir)
-			for _, args := range [][]string{{"template", "create", "-q"}, {"image", "warm", image}} {
-				if r := h.run(nil, args...); r.status == 0 || !strings.Contains(string(r.stderr), "is full") {
-					t.Errorf("%s: status %d, %s", args[0], r.status, r.stderr)
+			h.Close()
+			h.Env = append(slices.Clip(h.Env), "XDG_CACHE_HOME="+fs.dir)
+			for _, args := range [][]string{{"template", "create", "-q"}, {"image", "warm", vmtest.Image}} {
+				if r := h.Run(nil, args...); r.Status == 0 || !strings.Contains(string(r.Stderr), "is full") {
+					t.Errorf("%s: status %d, %s", args[0], r.Status, r.Stderr)
 				}
-				entries, err := os.ReadDir(h.templates())
+				entries, err := os.ReadDir(templates(h))
 				if err != nil || len(entries) != 0 {
 					t.Errorf("%s: left behind: %v, %v", args[0], entries, err)
 				}
 			}
-			h.ok(t, "vm", "create", "-q", "--name", "cold")
-			if vm := h.show(t, "cold"); vm.Launch == nil || vm.Launch.Template != "" || vm.Launch.Why == "" {
+			h.OK(t, "vm", "create", "-q", "--name", "cold")
+			if vm := h.Show(t, "cold"); vm.Launch == nil || vm.Launch.Template != "" || vm.Launch.Why == "" {
 				t.Errorf("launch %+v", vm.Launch)
 			}
-			h.ok(t, "vm", "delete", "cold")
-			h.close() // nothing of ours is on what will be unmounted
+			h.OK(t, "vm", "delete", "cold")
+			h.Close() // nothing of ours is on what will be unmounted
 		})
 	}
 }
 
 // The same deaths while an image template is made, whose guest has a disk.
 func TestImageMakersKilled(t *testing.T) {
-	takesLong(t)
-	templatedByQEMU(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	h.ok(t, "vm", "create", "--cold", "--name", "first")
-	h.ok(t, "vm", "delete", "first")
-	h.forget(t)
-	before := h.inventory(t)
+	vmtest.TakesLong(t)
+	vmtest.TemplatedByQEMU(t)
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.OK(t, "vm", "create", "--cold", "--name", "first")
+	h.OK(t, "vm", "delete", "first")
+	forget(t, h)
+	before := h.Inventory(t)
 	for _, at := range [][2]string{
 		{"daemon", "machine/console.log"}, {"daemon", "out/state"}, {"daemon", "out/disk"}, {"vmm", "out/state"}, {"shim", "out/state"},
 	} {
-		h.killMaker(t, at[0], at[1], "image", "warm", image)
+		killMaker(t, h, at[0], at[1], "image", "warm", vmtest.Image)
 		if t.Failed() {
 			t.Fatalf("%s killed at %s", at[0], at[1])
 		}
-		h.forget(t)
-		h.same(t, before, 30*time.Second)
+		forget(t, h)
+		h.Same(t, before, 30*time.Second)
 	}
-	h.ok(t, "image", "warm", image)
-	h.ok(t, "vm", "create", "-q", "--name", "after")
-	defer h.ok(t, "vm", "delete", "after")
-	if vm := h.show(t, "after"); vm.Launch == nil || vm.Launch.Template == "" {
+	h.OK(t, "image", "warm", vmtest.Image)
+	h.OK(t, "vm", "create", "-q", "--name", "after")
+	defer h.OK(t, "vm", "delete", "after")
+	if vm := h.Show(t, "after"); vm.Launch == nil || vm.Launch.Template == "" {
 		t.Errorf("it was not restored: %+v", vm.Launch)
 	}
 }
@@ -178,27 +179,27 @@ func TestMakersAgentKilled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if at.file == "agent/renew/hold.go" {
-				takesLong(t) // an image's template, whose init has to come up first
+				vmtest.TakesLong(t) // an image's template, whose init has to come up first
 			}
-			h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-			h.forget(t)
-			h.close()
-			h.bin = sabotaged(t, []edit{mortal, at})
+			h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+			forget(t, h)
+			h.Close()
+			h.Bin = sabotaged(t, []edit{mortal, at})
 			args := []string{"template", "create", "-q"}
 			if strings.HasPrefix(name, "h") {
-				args = []string{"image", "warm", image}
+				args = []string{"image", "warm", vmtest.Image}
 			}
-			r := h.run(nil, args...)
-			t.Logf("status %d: %s", r.status, r.stderr)
-			if entries, err := os.ReadDir(h.templates()); err != nil || r.status != 0 && len(entries) != 0 {
+			r := h.Run(nil, args...)
+			t.Logf("status %d: %s", r.Status, r.Stderr)
+			if entries, err := os.ReadDir(templates(h)); err != nil || r.Status != 0 && len(entries) != 0 {
 				t.Errorf("left behind: %v, %v", entries, err)
 			}
-			h.ok(t, "vm", "create", "-q", "--name", "after")
-			if got := h.ok(t, "vm", "exec", "after", "--", "hostname"); got != "after\n" {
+			h.OK(t, "vm", "create", "-q", "--name", "after")
+			if got := h.OK(t, "vm", "exec", "after", "--", "hostname"); got != "after\n" {
 				t.Errorf("it calls itself %q", got)
 			}
-			h.ok(t, "vm", "delete", "after")
-			h.forget(t)
+			h.OK(t, "vm", "delete", "after")
+			forget(t, h)
 		})
 	}
 }

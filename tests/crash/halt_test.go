@@ -1,4 +1,4 @@
-package vm_test
+package crash_test
 
 import (
 	"bufio"
@@ -10,19 +10,20 @@ import (
 
 	"banger"
 	"banger/proc"
+	"banger/tests/vmtest"
 )
 
 // A guest halts while neither daemon nor shim lives: nobody hears its last word,
 // and its VMM would run for ever.
 func TestHaltUnseen(t *testing.T) {
-	name := shared.newVM(t, "--vcpu", "2")
-	vm := shared.show(t, name)
-	dir := filepath.Dir(shared.handlesFile(t, vm.ID))
-	shared.ok(t, "vm", "exec", name, "--", "sh", "-c", "(sleep 2; exec halt -f) >/dev/null 2>&1 &")
-	kill(t, shared.daemon(t))
-	kill(t, vm.Held.Shim.PID)
+	name := vmtest.Shared.NewVM(t, "--vcpu", "2")
+	vm := vmtest.Shared.Show(t, name)
+	dir := filepath.Dir(handlesFile(t, vmtest.Shared, vm.ID))
+	vmtest.Shared.OK(t, "vm", "exec", name, "--", "sh", "-c", "(sleep 2; exec halt -f) >/dev/null 2>&1 &")
+	vmtest.Kill(t, vmtest.Shared.Daemon(t))
+	vmtest.Kill(t, vm.Held.Shim.PID)
 	var heard net.Conn
-	until(t, "the console", 10*time.Second, func() bool {
+	vmtest.Until(t, "the console", 10*time.Second, func() bool {
 		var err error
 		heard, err = net.Dial("unix", filepath.Join(dir, "console.sock"))
 		return err == nil
@@ -35,8 +36,8 @@ func TestHaltUnseen(t *testing.T) {
 		t.Fatalf("the guest didn't halt while nobody listened: %v", err)
 	}
 	_ = heard.Close()
-	until(t, "the end to be noticed", 30*time.Second, func() bool { return shared.show(t, name).State == banger.Stopped })
-	if now := shared.show(t, name); now.Exit == nil || now.Exit.Kind != banger.ExitHalt || proc.Alive(vm.Held.VMM) {
+	vmtest.Until(t, "the end to be noticed", 30*time.Second, func() bool { return vmtest.Shared.Show(t, name).State == banger.Stopped })
+	if now := vmtest.Shared.Show(t, name); now.Exit == nil || now.Exit.Kind != banger.ExitHalt || proc.Alive(vm.Held.VMM) {
 		t.Errorf("ended as %+v, VMM alive: %v", now.Exit, proc.Alive(vm.Held.VMM))
 	}
 }

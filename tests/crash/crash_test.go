@@ -1,4 +1,4 @@
-package vm_test
+package crash_test
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 
 	"banger"
 	"banger/proc"
+	"banger/tests/vmtest"
 )
 
 var (
@@ -26,7 +27,7 @@ var (
 
 // storm kills processes of an installation at random.
 type storm struct {
-	h   *host
+	h   *vmtest.Host
 	rnd *rand.Rand
 
 	mu    sync.Mutex
@@ -41,10 +42,10 @@ type storm struct {
 func (s *storm) strike() {
 	kinds := []string{"daemon", "cli", "shim", "daemon", "cli", "shim", "vmm"}
 	kind := s.rnd.IntN(len(kinds))
-	all := s.h.processes()
+	all := s.h.Processes()
 	for i := range kinds {
 		name := kinds[(kind+i)%len(kinds)]
-		targets := slices.DeleteFunc(slices.Clone(all), func(p process) bool { return p.kind != name })
+		targets := slices.DeleteFunc(slices.Clone(all), func(p vmtest.Process) bool { return p.Kind != name })
 		if len(targets) == 0 {
 			continue
 		}
@@ -53,12 +54,12 @@ func (s *storm) strike() {
 	}
 }
 
-func (s *storm) kill(p process) {
+func (s *storm) kill(p vmtest.Process) {
 	s.mu.Lock()
 	s.total++
-	s.kinds[p.kind]++
-	if p.kind == "vmm" {
-		s.vmms[p.vm]++
+	s.kinds[p.Kind]++
+	if p.Kind == "vmm" {
+		s.vmms[p.VM]++
 	}
 	s.mu.Unlock()
 	_ = proc.Kill(p.Process, unix.SIGKILL) // it may have ended
@@ -74,7 +75,7 @@ const calmEvery = 20
 // calm waits until each soul got something done that no kill could help along:
 // the next kill sets free what hangs.
 func (s *storm) calm(t *testing.T, souls []*soul) {
-	until(t, "everybody to get on after the last kill", 6*time.Minute, func() bool {
+	vmtest.Until(t, "everybody to get on after the last kill", 6*time.Minute, func() bool {
 		return t.Failed() || !slices.ContainsFunc(souls, func(u *soul) bool { return u.good.Load() < int64(s.kills()) })
 	})
 }
@@ -98,26 +99,26 @@ type soul struct {
 }
 
 // do runs one command. One that fails must have been in reach of a kill.
-func (u *soul) do(op string, args ...string) result {
+func (u *soul) do(op string, args ...string) vmtest.Result {
 	began := u.s.kills()
-	r := u.s.h.run(nil, args...)
+	r := u.s.h.Run(nil, args...)
 	switch {
-	case r.status == 0:
+	case r.Status == 0:
 		u.good.Store(int64(began))
 		u.done[op]++
 	case int64(u.s.kills()) == max(0, u.good.Load()):
-		u.t.Errorf("%s: no kill explains that banger %v fails with %d: %s", u.name, args, r.status, r.stderr)
-		u.s.h.autopsy(u.t)
+		u.t.Errorf("%s: no kill explains that banger %v fails with %d: %s", u.name, args, r.Status, r.Stderr)
+		u.s.h.Autopsy(u.t)
 	}
 	return r
 }
 
 // look waits until the VM is at rest, or gone.
 func (u *soul) look() (vm banger.VM, there bool) {
-	until(u.t, u.name+" at rest", 4*time.Minute, func() bool {
-		r := u.s.h.run(nil, "vm", "list", "--json")
+	vmtest.Until(u.t, u.name+" at rest", 4*time.Minute, func() bool {
+		r := u.s.h.Run(nil, "vm", "list", "--json")
 		var all []banger.VM
-		if r.status != 0 || json.Unmarshal(r.stdout, &all) != nil {
+		if r.Status != 0 || json.Unmarshal(r.Stdout, &all) != nil {
 			return false
 		}
 		i := slices.IndexFunc(all, func(v banger.VM) bool { return v.Spec.Name == u.name })
@@ -161,7 +162,7 @@ func (u *soul) live(ctx context.Context) {
 func (u *soul) create() {
 	r := u.do("create", "vm", "create", "--name", u.name)
 	vm, there := u.look()
-	if r.status != 0 && there {
+	if r.Status != 0 && there {
 		// Nobody was told that it is there, so it may go yet, or stay.
 		for u.id = vm.ID; u.id != "" && !u.t.Failed(); {
 			u.delete()
@@ -169,7 +170,7 @@ func (u *soul) create() {
 		return
 	}
 	if !there {
-		if r.status == 0 {
+		if r.Status == 0 {
 			u.t.Errorf("%s: the VM that was acknowledged is lost", u.name)
 		}
 		return
@@ -180,7 +181,7 @@ func (u *soul) create() {
 func (u *soul) delete() {
 	r := u.do("delete", "vm", "delete", u.name)
 	_, there := u.look()
-	if there && r.status == 0 {
+	if there && r.Status == 0 {
 		u.t.Errorf("%s: the VM that was deleted is there", u.name)
 	}
 	if u.leaving = there; !there {
@@ -195,10 +196,10 @@ func (u *soul) mark() {
 	kills, all := u.s.vmmKills(u.id), u.s.kills()
 	r := u.do("exec", "vm", "exec", u.name, "--", "sh", "-c", fmt.Sprintf(
 		"cat /proc/sys/kernel/random/boot_id; cat /root/marks/* 2>/dev/null; mkdir -p /root/marks && echo %d > /root/marks/%[1]d && sync", u.tried))
-	if r.status != 0 {
+	if r.Status != 0 {
 		return
 	}
-	lines := strings.Fields(string(r.stdout))
+	lines := strings.Fields(string(r.Stdout))
 	if u.boot != "" && lines[0] != u.boot && u.vmmKills == u.s.vmmKills(u.id) {
 		u.t.Errorf("%s: the guest was booted anew, though nobody killed its VMM", u.name)
 	}
@@ -223,16 +224,16 @@ func (u *soul) mark() {
 // them wrong: other ways to read, and the next boot.
 func (u *soul) doubt() {
 	look := "cd /root/marks; ls -lsi; od -c *; cat * | od -c; dd if=$(ls | head -n 1) bs=512 2>/dev/null | od -c; dmesg | tail -n 20"
-	u.t.Logf("%s: %s", u.name, u.s.h.run(nil, "vm", "exec", u.name, "--", "sh", "-c", look).stdout)
-	u.s.h.run(nil, "vm", "restart", u.name)
-	u.t.Logf("%s, booted again: %s", u.name, u.s.h.run(nil, "vm", "exec", u.name, "--", "sh", "-c", look).stdout)
+	u.t.Logf("%s: %s", u.name, u.s.h.Run(nil, "vm", "exec", u.name, "--", "sh", "-c", look).Stdout)
+	u.s.h.Run(nil, "vm", "restart", u.name)
+	u.t.Logf("%s, booted again: %s", u.name, u.s.h.Run(nil, "vm", "exec", u.name, "--", "sh", "-c", look).Stdout)
 }
 
 // Daemon, CLI, shim and VMM are killed at random moments while several VMs are
 // created, started, used, stopped and deleted. Nothing acknowledged is lost,
 // whose VMM lives runs on, and in the end the host is as it was.
 func TestCrashStorm(t *testing.T) {
-	h, before := apart(t)
+	h, before := vmtest.Apart(t)
 	seed := *stormSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -251,7 +252,7 @@ func TestCrashStorm(t *testing.T) {
 	for s.kills() < *stormKills && !t.Failed() {
 		// The random moment: every second one soon after the last, for kills that meet;
 		// the others as far apart as guests are slow.
-		time.Sleep(time.Duration(s.rnd.Int64N(int64([]time.Duration{100 * time.Millisecond, 2 * h.creation}[s.rnd.IntN(2)]))))
+		time.Sleep(time.Duration(s.rnd.Int64N(int64([]time.Duration{100 * time.Millisecond, 2 * h.Creation}[s.rnd.IntN(2)]))))
 		s.strike()
 		if s.kills()%calmEvery == 0 {
 			s.calm(t, souls)
@@ -264,19 +265,19 @@ func TestCrashStorm(t *testing.T) {
 		if vm, there := u.look(); there {
 			if vm.State == banger.Stopped && !u.leaving {
 				u.boot = ""
-				h.ok(t, "vm", "start", u.name)
+				h.OK(t, "vm", "start", u.name)
 			}
 			if !u.leaving {
 				u.mark()
 				// However the dice fell, each guest lives through the deaths that it is to.
-				for _, p := range h.processes() {
-					if p.kind == "daemon" || p.kind == "shim" && p.vm == u.id {
+				for _, p := range h.Processes() {
+					if p.Kind == "daemon" || p.Kind == "shim" && p.VM == u.id {
 						s.kill(p)
 					}
 				}
 				u.mark()
 			}
-			h.ok(t, "vm", "delete", u.name)
+			h.OK(t, "vm", "delete", u.name)
 		}
 		t.Logf("%s: %v succeeded, %d synced files in the last VM", u.name, u.done, len(u.acked))
 		survived += u.done["kill survived"]
@@ -288,42 +289,42 @@ func TestCrashStorm(t *testing.T) {
 	if survived == 0 {
 		t.Error("no guest was there before and after a kill")
 	}
-	h.same(t, before, time.Minute)
+	h.Same(t, before, time.Minute)
 }
 
 // CLI, daemon and shim are killed in the very moment in which the shim has
 // spawned the VMM, before anybody could write down that there is one.
 func TestKilledAtSpawn(t *testing.T) {
-	h, before := apart(t)
+	h, before := vmtest.Apart(t)
 	orphans := 0
 	for range 12 {
-		create := h.command(t.Context(), "vm", "create", "--name", "spawned")
+		create := h.Command(t.Context(), "vm", "create", "--name", "spawned")
 		if err := create.Start(); err != nil {
 			t.Fatal(err)
 		}
 		// Both kinds: a shim that is about to spawn, and a VMM that was just spawned,
 		// before or after it became another program.
 		awaited := []string{"shim", "vmm"}[rand.IntN(2)]
-		var all []process
-		for end := time.Now().Add(time.Minute); !slices.ContainsFunc(all, func(p process) bool { return p.kind == awaited }); all = h.processes() {
+		var all []vmtest.Process
+		for end := time.Now().Add(time.Minute); !slices.ContainsFunc(all, func(p vmtest.Process) bool { return p.Kind == awaited }); all = h.Processes() {
 			if time.Now().After(end) {
 				t.Fatalf("no %s", awaited)
 			}
 		}
 		for _, kind := range []string{"cli", "daemon", "shim"} {
 			for _, p := range all {
-				if p.kind == kind {
+				if p.Kind == kind {
 					_ = proc.Kill(p.Process, unix.SIGKILL) // it may have ended
 				}
 			}
 		}
 		_ = create.Wait() // it was killed
-		for _, p := range h.processes() {
-			if p.kind == "vmm" {
+		for _, p := range h.Processes() {
+			if p.Kind == "vmm" {
 				orphans++
 			}
 		}
-		h.same(t, before, time.Minute)
+		h.Same(t, before, time.Minute)
 	}
 	t.Logf("%d VMMs were left without anybody who knew of them", orphans)
 	if orphans == 0 {

@@ -1,9 +1,8 @@
-package vm_test
+package crash_test
 
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -15,6 +14,7 @@ import (
 
 	"banger"
 	"banger/guest"
+	"banger/tests/vmtest"
 )
 
 // witness has the guest's kernel note, from the freeze on, who asks for random
@@ -47,9 +47,9 @@ const addEntropy, reseed = "40085203", "5207"
 
 // reseeded says what is wrong with how a restored guest came to its random
 // numbers: the host's seed must have been taken in before anybody asked for one.
-func (h *host) reseeded(t *testing.T, name string) (complaint string) {
+func reseeded(t *testing.T, h *vmtest.Host, name string) (complaint string) {
 	t.Helper()
-	text := h.ok(t, "vm", "exec", name, "--", "cat", "/sys/kernel/tracing/trace")
+	text := h.OK(t, "vm", "exec", name, "--", "cat", "/sys/kernel/tracing/trace")
 	var done []string
 	for _, m := range traced.FindAllStringSubmatch(text, -1) {
 		who, what, request := m[1], m[2], m[3]
@@ -73,10 +73,10 @@ func firstTar(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	tar := filepath.Join(dir, "small.tar")
-	if err := smallTar(tar); err != nil {
+	if err := vmtest.SmallTar(tar); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "init"), "#!/bin/sh\nfor f in "+identities+"; do echo \"$f $(cat $f)\"; done >/first\nwhile :; do sleep 1000; done\n")
+	vmtest.Write(t, filepath.Join(dir, "init"), "#!/bin/sh\nfor f in "+identities+"; do echo \"$f $(cat $f)\"; done >/first\nwhile :; do sleep 1000; done\n")
 	addTo(t, tar, dir, "init", "sbin/init")
 	return tar
 }
@@ -91,14 +91,14 @@ func addTo(t *testing.T, tar, dir, file, as string) {
 }
 
 // firstSeen says which identity an image's init found that isn't the machine's.
-func (h *host) firstSeen(t *testing.T, name string) (complaint string) {
+func firstSeen(t *testing.T, h *vmtest.Host, name string) (complaint string) {
 	t.Helper()
 	var first string
-	until(t, "the init's note", time.Minute, func() bool {
-		first = h.ok(t, "vm", "exec", name, "--", "sh", "-c", "cat /first || :")
+	vmtest.Until(t, "the init's note", time.Minute, func() bool {
+		first = h.OK(t, "vm", "exec", name, "--", "sh", "-c", "cat /first || :")
 		return strings.Count(first, "\n") == len(strings.Fields(identities))
 	})
-	now := h.ok(t, "vm", "exec", name, "--", "sh", "-c", "for f in "+identities+"; do echo \"$f $(cat $f)\"; done")
+	now := h.OK(t, "vm", "exec", name, "--", "sh", "-c", "for f in "+identities+"; do echo \"$f $(cat $f)\"; done")
 	if first != now {
 		return fmt.Sprintf("first %q, now %q", first, now)
 	}
@@ -112,12 +112,8 @@ func keysTar(t *testing.T) string {
 	if err != nil {
 		t.Skip("no ssh-keygen here to put into an image")
 	}
-	home, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
 	tar := filepath.Join(t.TempDir(), "keys.tar")
-	copyAll(t, filepath.Join(home, "banger-test", image+".tar"), tar)
+	copyAll(t, vmtest.RootTar(t), tar)
 	addTo(t, tar, filepath.Dir(keygen), "ssh-keygen", "usr/bin/ssh-keygen")
 	return tar
 }
@@ -143,18 +139,18 @@ until [ -s /root/watched ]; do sleep 0.1; done`
 var watchedFields = []string{guest.RenewHostname, guest.RenewMachineID, guest.RenewNetwork, guest.RenewBootID, guest.RenewHostKeys}
 
 // warmWatched makes an image template with a watcher in it.
-func (h *host) warmWatched(t *testing.T) *kept {
+func warmWatched(t *testing.T, h *vmtest.Host) *kept {
 	t.Helper()
-	h.ok(t, "image", "warm", "keys", "--after", watch)
+	h.OK(t, "image", "warm", "keys", "--after", watch)
 	var all []banger.Template
-	if err := json.Unmarshal([]byte(h.ok(t, "template", "list", "--json")), &all); err != nil {
+	if err := json.Unmarshal([]byte(h.OK(t, "template", "list", "--json")), &all); err != nil {
 		t.Fatal(err)
 	}
 	i := slices.IndexFunc(all, func(m banger.Template) bool { return m.Image == "keys" })
 	if i < 0 {
 		t.Fatalf("no image template: %+v", all)
 	}
-	return h.keepTemplate(t, all[i].ID)
+	return keepTemplate(t, h, all[i].ID)
 }
 
 // watched creates a VM of the image template and returns what is wrong with it,
@@ -162,13 +158,13 @@ func (h *host) warmWatched(t *testing.T) *kept {
 func (k *kept) watched(t *testing.T, name string) (complaints []string) {
 	t.Helper()
 	began := time.Now()
-	until(t, "a template of some age", time.Minute, func() bool { began = time.Now(); return began.Sub(k.made) > age })
+	vmtest.Until(t, "a template of some age", time.Minute, func() bool { began = time.Now(); return began.Sub(k.made) > age })
 	k.create(t, name, "--image", "keys")
-	defer k.h.ok(t, "vm", "delete", name)
-	if vm := k.h.show(t, name); vm.Launch == nil || vm.Launch.Template != k.id {
+	defer k.h.OK(t, "vm", "delete", name)
+	if vm := k.h.Show(t, name); vm.Launch == nil || vm.Launch.Template != k.id {
 		return []string{fmt.Sprintf("not restored: %+v", vm.Launch)}
 	}
-	if complaint := k.h.reseeded(t, name); complaint != "" {
+	if complaint := reseeded(t, k.h, name); complaint != "" {
 		complaints = append(complaints, guest.RenewRandom+": "+complaint)
 	}
 	var lines [][]string
@@ -176,9 +172,9 @@ func (k *kept) watched(t *testing.T, name string) (complaints []string) {
 		at, err := strconv.ParseFloat(line[0], 64)
 		return err == nil && at >= float64(began.UnixMilli())/1e3
 	}
-	until(t, "the watcher to go on", time.Minute, func() bool {
+	vmtest.Until(t, "the watcher to go on", time.Minute, func() bool {
 		lines = nil
-		for line := range strings.Lines(k.h.ok(t, "vm", "exec", name, "--", "cat", "/root/watched")) {
+		for line := range strings.Lines(k.h.OK(t, "vm", "exec", name, "--", "cat", "/root/watched")) {
 			if f := strings.Split(strings.TrimSpace(line), "|"); len(f) == 1+len(watchedFields) && f[0] != "" {
 				lines = append(lines, f)
 			}

@@ -1,4 +1,4 @@
-package vm_test
+package crash_test
 
 import (
 	"fmt"
@@ -13,10 +13,11 @@ import (
 
 	"banger"
 	"banger/proc"
+	"banger/tests/vmtest"
 )
 
 // hostDrivers reports whether VMs have objects of the host's kernel.
-func hostDrivers() bool { return *diskDriver == "dm-snapshot" && *network == "bridge" }
+func hostDrivers() bool { return *vmtest.DiskDriver == "dm-snapshot" && *vmtest.Network == "bridge" }
 
 // objects says of each thing in a VM's handles that it is in the host's kernel, and
 // that it is what it should be.
@@ -57,7 +58,7 @@ func wantObjects(t *testing.T, when string, h banger.Handles, there bool) {
 func strangers(t *testing.T) map[string]any {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "disk.cow")
-	write(t, file, strings.Repeat("\x00", 1<<20))
+	vmtest.Write(t, file, strings.Repeat("\x00", 1<<20))
 	sh := func(argv ...string) string {
 		out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
 		if err != nil {
@@ -66,7 +67,7 @@ func strangers(t *testing.T) map[string]any {
 		return strings.TrimSpace(string(out))
 	}
 	loop := sh("losetup", "-f", "--show", file)
-	dm := fmt.Sprintf("banger-strange%d", serial.Add(1))
+	dm := fmt.Sprintf("banger-strange%d", vmtest.Serial())
 	sh("dmsetup", "create", dm, "--table", "0 8 error")
 	t.Cleanup(func() { // each of these fails if it is gone
 		sh("losetup", "-d", loop)
@@ -83,21 +84,21 @@ func TestSeed(t *testing.T) {
 	if !hostDrivers() {
 		t.Skip("not run: VMs have no TAPs, loops and devices without -disk-driver dm-snapshot -net bridge")
 	}
-	h, before := apart(t)
-	h.ok(t, "vm", "create", "--name", "victim")
-	h.ok(t, "vm", "create", "--name", "other")
+	h, before := vmtest.Apart(t)
+	h.OK(t, "vm", "create", "--name", "victim")
+	h.OK(t, "vm", "create", "--name", "other")
 	boot := func(name string) string {
-		return h.ok(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id")
+		return h.OK(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id")
 	}
-	vm, was := h.show(t, "victim"), boot("victim")
-	other, otherWas := h.show(t, "other"), boot("other")
+	vm, was := h.Show(t, "victim"), boot("victim")
+	other, otherWas := h.Show(t, "other"), boot("other")
 	wantObjects(t, "running", vm.Held, true)
 	if other.Held.BaseLoop != vm.Held.BaseLoop {
 		t.Errorf("the base isn't shared: %s and %s", vm.Held.BaseLoop, other.Held.BaseLoop)
 	}
-	h.ok(t, "vm", "exec", "victim", "--", "sh", "-c", "echo kept > /root/kept; sync")
-	kill(t, h.daemon(t))
-	if now := h.show(t, "victim"); now.State != banger.Running || now.Held != vm.Held || boot("victim") != was {
+	h.OK(t, "vm", "exec", "victim", "--", "sh", "-c", "echo kept > /root/kept; sync")
+	vmtest.Kill(t, h.Daemon(t))
+	if now := h.Show(t, "victim"); now.State != banger.Running || now.Held != vm.Held || boot("victim") != was {
 		t.Errorf("after the daemon's death: %s with %+v, was %+v", now.State, now.Held, vm.Held)
 	}
 	wantObjects(t, "after the daemon's death", vm.Held, true)
@@ -118,30 +119,30 @@ func TestSeed(t *testing.T) {
 	}
 	disk := vm.Held.Of(banger.DiskHandles)
 	for _, when := range []string{"while the device is busy", "after another daemon's death"} {
-		until(t, "the rest to be torn down", time.Minute, func() bool { return h.show(t, "victim").Held == disk })
-		if now := h.show(t, "victim"); now.State == banger.Stopped || now.State == banger.Running {
+		vmtest.Until(t, "the rest to be torn down", time.Minute, func() bool { return h.Show(t, "victim").Held == disk })
+		if now := h.Show(t, "victim"); now.State == banger.Stopped || now.State == banger.Running {
 			t.Errorf("%s the VM is %s", when, now.State)
 		}
 		if got := objects(vm.Held); got["TAP"] || !got["device-mapper"] || !got["COW loop"] {
 			t.Errorf("%s there are %v", when, got)
 		}
-		kill(t, h.daemon(t))
+		vmtest.Kill(t, h.Daemon(t))
 	}
 	if err := holder.Close(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the device to be seen gone", time.Minute, func() bool {
-		now := h.show(t, "victim")
+	vmtest.Until(t, "the device to be seen gone", time.Minute, func() bool {
+		now := h.Show(t, "victim")
 		return now.State == banger.Stopped && now.Held.Empty()
 	})
 	wantObjects(t, "stopped", vm.Held, false)
-	if now := h.show(t, "other"); now.Held != other.Held || boot("other") != otherWas {
+	if now := h.Show(t, "other"); now.Held != other.Held || boot("other") != otherWas {
 		t.Errorf("the other VM was touched: %+v, was %+v", now.Held, other.Held)
 	}
-	h.ok(t, "vm", "start", "victim")
-	if kept := h.ok(t, "vm", "exec", "victim", "--", "cat", "/root/kept"); kept != "kept\n" {
+	h.OK(t, "vm", "start", "victim")
+	if kept := h.OK(t, "vm", "exec", "victim", "--", "cat", "/root/kept"); kept != "kept\n" {
 		t.Errorf("a synced file reads %q", kept)
 	}
-	h.ok(t, "vm", "delete", "victim", "other")
-	h.same(t, before, time.Minute)
+	h.OK(t, "vm", "delete", "victim", "other")
+	h.Same(t, before, time.Minute)
 }

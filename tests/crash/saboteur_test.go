@@ -1,4 +1,4 @@
-package vm_test
+package crash_test
 
 import (
 	"encoding/json"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"banger/guest"
+	"banger/tests/vmtest"
 )
 
 // edit is a change to one of our source files, in which old stands once.
@@ -67,18 +68,18 @@ func Sabotaged(id guest.Identity, name string, do func() error) error {
 // and the template is gone. What no host can see, the guest's own kernel tells.
 func TestSaboteurs(t *testing.T) {
 	canSabotage(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	h.bin = sabotaged(t, append(slices.Clone(saboteurs), witness...))
-	tp := h.keepTemplate(t, strings.TrimSpace(h.ok(t, "template", "create", "-q")))
-	h.ok(t, "image", "import", "--name", "first", firstTar(t))
-	defer h.ok(t, "image", "delete", "first")
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.Bin = sabotaged(t, append(slices.Clone(saboteurs), witness...))
+	tp := keepTemplate(t, h, strings.TrimSpace(h.OK(t, "template", "create", "-q")))
+	h.OK(t, "image", "import", "--name", "first", firstTar(t))
+	defer h.OK(t, "image", "delete", "first")
 	tp.restored(t, "honest", "--image", "first")
-	for name, complaint := range map[string]string{"reseeded": h.reseeded(t, "honest"), "first": h.firstSeen(t, "honest")} {
+	for name, complaint := range map[string]string{"reseeded": reseeded(t, h, "honest"), "first": firstSeen(t, h, "honest")} {
 		if complaint != "" {
 			t.Errorf("an honest agent is accused of %s: %s", name, complaint)
 		}
 	}
-	h.ok(t, "vm", "delete", "honest")
+	h.OK(t, "vm", "delete", "honest")
 	for _, what := range guest.Renewals() {
 		for _, how := range []string{"skipped", "late"} {
 			name := strings.ReplaceAll(what, " ", "-") + "-" + how
@@ -88,13 +89,13 @@ func TestSaboteurs(t *testing.T) {
 				// Two that got the same numbers have the same boot id, which the host sees;
 				// where the kernel had some of its own, it tells itself.
 				tp.create(t, name)
-				vm := h.show(t, name)
+				vm := h.Show(t, name)
 				if seen := vm.Launch != nil && vm.Launch.Template == "" && strings.Contains(vm.Launch.Why, what); !seen {
-					if complaint := h.reseeded(t, name); !strings.Contains(complaint, "reseeded") {
+					if complaint := reseeded(t, h, name); !strings.Contains(complaint, "reseeded") {
 						t.Errorf("%s isn't caught: %q", name, complaint)
 					}
 				}
-				h.ok(t, "vm", "delete", name)
+				h.OK(t, "vm", "delete", name)
 			default:
 				tp.refused(t, name, what)
 			}
@@ -104,33 +105,33 @@ func TestSaboteurs(t *testing.T) {
 		tp.itself(t, strings.ReplaceAll(what, " ", "-")+"-dies")
 	}
 	tp.restored(t, "thawed-early", "--image", "first")
-	if complaint := h.firstSeen(t, "thawed-early"); !strings.Contains(complaint, "/etc/machine-id") {
+	if complaint := firstSeen(t, h, "thawed-early"); !strings.Contains(complaint, "/etc/machine-id") {
 		t.Errorf("an early start of the init isn't caught: %q", complaint)
 	}
-	h.ok(t, "vm", "delete", "thawed-early")
+	h.OK(t, "vm", "delete", "thawed-early")
 }
 
 // The kernel makes a boot id up when it is first asked for one.
 func TestBootIDAskedForBeforeTheFreeze(t *testing.T) {
 	canSabotage(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	h.bin = sabotaged(t, []edit{{"agent/renew/freeze.go", "if err := load(); err != nil {", "_, _ = BootID()\n\tif err := load(); err != nil {"}})
-	tp := h.keepTemplate(t, strings.TrimSpace(h.ok(t, "template", "create", "-q")))
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.Bin = sabotaged(t, []edit{{"agent/renew/freeze.go", "if err := load(); err != nil {", "_, _ = BootID()\n\tif err := load(); err != nil {"}})
+	tp := keepTemplate(t, h, strings.TrimSpace(h.OK(t, "template", "create", "-q")))
 	tp.restored(t, "one") // that it is old is seen by the second who has it
 	tp.refused(t, "two", guest.RenewBootID)
-	h.ok(t, "vm", "delete", "one")
+	h.OK(t, "vm", "delete", "one")
 }
 
 // Of an image template programs are up, which watch what becomes of them.
 func TestImageSaboteurs(t *testing.T) {
-	takesLong(t)
+	vmtest.TakesLong(t)
 	canSabotage(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	h.bin = sabotaged(t, append(slices.Clone(saboteurs), witness...))
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.Bin = sabotaged(t, append(slices.Clone(saboteurs), witness...))
 	keys := keysTar(t)
-	h.ok(t, "image", "import", "--name", "keys", keys)
-	defer h.ok(t, "image", "delete", "keys")
-	tp := h.warmWatched(t)
+	h.OK(t, "image", "import", "--name", "keys", keys)
+	defer h.OK(t, "image", "delete", "keys")
+	tp := warmWatched(t, h)
 	for _, complaint := range tp.watched(t, "honest") {
 		t.Errorf("an honest agent is accused: %s", complaint)
 	}
@@ -143,18 +144,18 @@ func TestImageSaboteurs(t *testing.T) {
 	for _, what := range []string{guest.RenewClock, guest.RenewNetwork, guest.RenewHostKeys} {
 		tp.itself(t, strings.ToLower(strings.ReplaceAll(what, " ", "-"))+"-dies", "--image", "keys")
 	}
-	h.forget(t) // which is gone where the last guest was no good
+	forget(t, h) // which is gone where the last guest was no good
 
-	h.close()
-	h.bin = sabotaged(t, append(slices.Clone(witness), edit{"agent/renew/hold.go", "if err := h.dropKeys(); err != nil {", "if err := error(nil); err != nil {"}))
-	tp = h.warmWatched(t)
+	h.Close()
+	h.Bin = sabotaged(t, append(slices.Clone(witness), edit{"agent/renew/hold.go", "if err := h.dropKeys(); err != nil {", "if err := error(nil); err != nil {"}))
+	tp = warmWatched(t, h)
 	tp.caught(t, "keys-kept", guest.RenewHostKeys)
-	h.forget(t)
+	forget(t, h)
 }
 
 func canSabotage(t *testing.T) {
 	t.Helper()
-	templatedByQEMU(t)
+	vmtest.TemplatedByQEMU(t)
 	if os.Getenv("BANGER_BIN") != "" {
 		t.Skip("no Go here to build saboteurs with")
 	}
@@ -162,14 +163,14 @@ func canSabotage(t *testing.T) {
 
 // kept is a template with a copy, as one whose guest was no good is removed.
 type kept struct {
-	h             *host
+	h             *vmtest.Host
 	id, dir, copy string
 	made          time.Time
 }
 
-func (h *host) keepTemplate(t *testing.T, id string) *kept {
+func keepTemplate(t *testing.T, h *vmtest.Host, id string) *kept {
 	t.Helper()
-	k := &kept{h: h, id: id, dir: filepath.Join(h.templates(), id), copy: filepath.Join(t.TempDir(), "template"), made: time.Now()}
+	k := &kept{h: h, id: id, dir: filepath.Join(templates(h), id), copy: filepath.Join(t.TempDir(), "template"), made: time.Now()}
 	copyAll(t, k.dir, k.copy)
 	return k
 }
@@ -196,15 +197,15 @@ const age = 10 * time.Second
 func (k *kept) create(t *testing.T, name string, args ...string) {
 	t.Helper()
 	k.putBack(t)
-	until(t, "a template of some age", time.Minute, func() bool { return time.Since(k.made) > age })
-	k.h.ok(t, append([]string{"vm", "create", "-q", "--name", name}, args...)...)
+	vmtest.Until(t, "a template of some age", time.Minute, func() bool { return time.Since(k.made) > age })
+	k.h.OK(t, append([]string{"vm", "create", "-q", "--name", name}, args...)...)
 }
 
 // restored creates a VM that must come from the template.
 func (k *kept) restored(t *testing.T, name string, args ...string) {
 	t.Helper()
 	k.create(t, name, args...)
-	if vm := k.h.show(t, name); vm.Launch == nil || vm.Launch.Template != k.id {
+	if vm := k.h.Show(t, name); vm.Launch == nil || vm.Launch.Template != k.id {
 		t.Fatalf("%s was not restored: %+v", name, vm.Launch)
 	}
 }
@@ -213,13 +214,13 @@ func (k *kept) restored(t *testing.T, name string, args ...string) {
 func (k *kept) refused(t *testing.T, name, why string) {
 	t.Helper()
 	k.create(t, name)
-	if vm := k.h.show(t, name); vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, why) || !strings.Contains(vm.Launch.Why, k.id) {
+	if vm := k.h.Show(t, name); vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, why) || !strings.Contains(vm.Launch.Why, k.id) {
 		t.Errorf("%s isn't caught: %+v", name, vm.Launch)
 	}
 	if _, err := os.Stat(k.dir); !os.IsNotExist(err) {
 		t.Errorf("%s: its template is still there: %v", name, err)
 	}
-	k.h.ok(t, "vm", "delete", name)
+	k.h.OK(t, "vm", "delete", name)
 }
 
 // itself creates a VM whose agent is killed while it makes it one: it is booted
@@ -227,25 +228,25 @@ func (k *kept) refused(t *testing.T, name, why string) {
 func (k *kept) itself(t *testing.T, name string, args ...string) {
 	t.Helper()
 	k.create(t, name, args...)
-	vm := k.h.show(t, name)
+	vm := k.h.Show(t, name)
 	switch {
 	case vm.Launch == nil || vm.Launch.Template == "" && !strings.Contains(vm.Launch.Why, k.id):
 		t.Errorf("%s: it doesn't say why it was booted: %+v", name, vm.Launch)
 	case vm.Launch.Template != "":
-		if complaint := k.h.reseeded(t, name); complaint != "" {
+		if complaint := reseeded(t, k.h, name); complaint != "" {
 			t.Errorf("%s: %s", name, complaint)
 		}
 		t.Logf("%s: restored all the same", name)
 	default:
 		t.Logf("%s: %s", name, vm.Launch.Why)
 	}
-	if got := k.h.ok(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/hostname", "/etc/hostname"); got != name+"\n"+name+"\n" {
+	if got := k.h.OK(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/hostname", "/etc/hostname"); got != name+"\n"+name+"\n" {
 		t.Errorf("%s calls itself %q", name, got)
 	}
 	if slices.Contains(args, "keys") {
-		k.h.ok(t, "vm", "exec", name, "--", "sh", "-c", "test -s /etc/ssh/ssh_host_ed25519_key.pub && ! grep template /etc/ssh/*.pub && ! ls /etc/ssh/.banger*")
+		k.h.OK(t, "vm", "exec", name, "--", "sh", "-c", "test -s /etc/ssh/ssh_host_ed25519_key.pub && ! grep template /etc/ssh/*.pub && ! ls /etc/ssh/.banger*")
 	}
-	k.h.ok(t, "vm", "delete", name)
+	k.h.OK(t, "vm", "delete", name)
 }
 
 // sabotaged builds the programs, the agent with edits in its files.
@@ -271,25 +272,25 @@ func sabotaged(t *testing.T, edits []edit) (bin string) {
 		texts[real] = strings.Replace(texts[real], e.old, e.new, 1)
 	}
 	for real, text := range texts {
-		write(t, replace[real], text)
+		vmtest.Write(t, replace[real], text)
 	}
 	overlay := filepath.Join(dir, "overlay.json")
 	raw, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, overlay, string(raw))
+	vmtest.Write(t, overlay, string(raw))
 	bin = filepath.Join(dir, "bin")
 	if err := os.Mkdir(bin, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []string{"banger", "bangerd", "banger-shim"} {
-		if err := os.Link(filepath.Join(shared.bin, p), filepath.Join(bin, p)); err != nil {
+		if err := os.Link(filepath.Join(vmtest.Shared.Bin, p), filepath.Join(bin, p)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	build := exec.Command("go", "build", "-overlay", overlay, "-ldflags", "-s -w", "-o", filepath.Join(bin, "banger-agent"), "banger/cmd/banger-agent")
-	build.Env = shared.env
+	build.Env = vmtest.Shared.Env
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v: %s", err, out)
 	}

@@ -1,4 +1,4 @@
-package vm_test
+package crash_test
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 
 	"banger"
 	"banger/proc"
+	"banger/tests/vmtest"
 )
 
 // restoreSteps are the steps of a restore in their order, each known by what it
@@ -27,26 +28,26 @@ var restoreSteps = []string{"disk.ext4", "shim.lock", "shim.sock", "shim.json", 
 // Whoever is killed at whichever step of a restore: there is a VM that is itself,
 // restored or booted and saying why, or there is none and nothing of it.
 func TestRestoresKilled(t *testing.T) {
-	templatedByQEMU(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	h.ok(t, "vm", "create", "--cold", "--name", "first") // what is made once has been made
-	h.ok(t, "vm", "delete", "first")
-	h.ok(t, "template", "create", "-q")
+	vmtest.TemplatedByQEMU(t)
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.OK(t, "vm", "create", "--cold", "--name", "first") // what is made once has been made
+	h.OK(t, "vm", "delete", "first")
+	h.OK(t, "template", "create", "-q")
 	for _, sort := range []string{"template", "image template"} {
 		t.Run(sort, func(t *testing.T) {
 			victims := []string{"cli", "daemon", "shim", "vmm"}
 			if sort == "image template" {
-				takesLong(t)
-				h.ok(t, "image", "warm", image)
+				vmtest.TakesLong(t)
+				h.OK(t, "image", "warm", vmtest.Image)
 				victims = victims[1:]
 			}
-			all := h.allTemplates(t)
+			all := allTemplates(t, h)
 			i := slices.IndexFunc(all, func(m banger.Template) bool { return (m.Image != "") == (sort == "image template") })
 			if i < 0 {
 				t.Fatalf("no %s: %+v", sort, all)
 			}
-			k := h.keepTemplate(t, all[i].ID)
-			before := h.inventory(t)
+			k := keepTemplate(t, h, all[i].ID)
+			before := h.Inventory(t)
 			ended, cost := map[string]int{}, []string(nil)
 			for _, victim := range victims {
 				for _, step := range restoreSteps {
@@ -54,11 +55,11 @@ func TestRestoresKilled(t *testing.T) {
 					if t.Failed() {
 						t.Fatalf("%s killed at %s", victim, step)
 					}
-					if !slices.ContainsFunc(h.allTemplates(t), func(m banger.Template) bool { return m.ID == all[i].ID }) {
+					if !slices.ContainsFunc(allTemplates(t, h), func(m banger.Template) bool { return m.ID == all[i].ID }) {
 						cost = append(cost, victim+" at "+step)
 					}
 					k.putBack(t)
-					h.same(t, before, time.Minute)
+					h.Same(t, before, time.Minute)
 				}
 			}
 			t.Logf("%s: %v", sort, ended)
@@ -70,13 +71,13 @@ func TestRestoresKilled(t *testing.T) {
 			}
 		})
 	}
-	h.forget(t)
+	forget(t, h)
 }
 
 // allTemplates returns what the daemon says of templates.
-func (h *host) allTemplates(t *testing.T) (all []banger.Template) {
+func allTemplates(t *testing.T, h *vmtest.Host) (all []banger.Template) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(h.ok(t, "template", "list", "--json")), &all); err != nil {
+	if err := json.Unmarshal([]byte(h.OK(t, "template", "list", "--json")), &all); err != nil {
 		t.Fatal(err)
 	}
 	return all
@@ -87,7 +88,7 @@ func (h *host) allTemplates(t *testing.T) (all []banger.Template) {
 func (k *kept) kill(t *testing.T, victim, step string) (end string) {
 	t.Helper()
 	h, name := k.h, "struck"
-	c := h.command(t.Context(), "vm", "create", "-q", "--name", name)
+	c := h.Command(t.Context(), "vm", "create", "-q", "--name", name)
 	var words bytes.Buffer
 	c.Stderr = &words
 	if err := c.Start(); err != nil {
@@ -101,11 +102,11 @@ func (k *kept) kill(t *testing.T, victim, step string) (end string) {
 		case err = <-over:
 			done = true
 		default:
-			if found, _ := filepath.Glob(filepath.Join(h.state, "banger", "vms", "*", step)); struck || len(found) == 0 {
+			if found, _ := filepath.Glob(filepath.Join(h.State, "banger", "vms", "*", step)); struck || len(found) == 0 {
 				continue
 			}
-			for _, p := range h.processes() {
-				if p.kind == victim {
+			for _, p := range h.Processes() {
+				if p.Kind == victim {
 					_ = proc.Kill(p.Process, unix.SIGKILL)
 				}
 			}
@@ -113,9 +114,9 @@ func (k *kept) kill(t *testing.T, victim, step string) (end string) {
 		}
 	}
 	var vms []banger.VM
-	until(t, "the VM at rest", 3*time.Minute, func() bool {
-		r := h.run(nil, "vm", "list", "--json")
-		return r.status == 0 && json.Unmarshal(r.stdout, &vms) == nil &&
+	vmtest.Until(t, "the VM at rest", 3*time.Minute, func() bool {
+		r := h.Run(nil, "vm", "list", "--json")
+		return r.Status == 0 && json.Unmarshal(r.Stdout, &vms) == nil &&
 			!slices.ContainsFunc(vms, func(vm banger.VM) bool { return vm.State != banger.Running && vm.State != banger.Stopped })
 	})
 	switch {
@@ -128,7 +129,7 @@ func (k *kept) kill(t *testing.T, victim, step string) (end string) {
 		t.Errorf("it is stopped: %s; %s", vms[0].Reason, words.Bytes())
 	case vms[0].State == banger.Stopped:
 		end = "stopped"
-		h.ok(t, "vm", "start", name)
+		h.OK(t, "vm", "start", name)
 	case vms[0].Launch == nil || vms[0].Launch.Template == "" && vms[0].Launch.Why == "":
 		t.Errorf("it doesn't say how it was started: %+v", vms[0].Launch)
 	case vms[0].Launch.Template == "":
@@ -137,21 +138,21 @@ func (k *kept) kill(t *testing.T, victim, step string) (end string) {
 	default:
 		end = "restored"
 	}
-	if got := h.ok(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/hostname", "/etc/hostname"); got != name+"\n"+name+"\n" {
+	if got := h.OK(t, "vm", "exec", name, "--", "cat", "/proc/sys/kernel/hostname", "/etc/hostname"); got != name+"\n"+name+"\n" {
 		t.Errorf("it calls itself %q", got)
 	}
-	h.ok(t, "vm", "delete", name)
+	h.OK(t, "vm", "delete", name)
 	return end
 }
 
 // A template whose state the hypervisor doesn't take, as of another version of
 // its: the VM boots, says so, and the template is gone.
 func TestStateOfAnotherVersion(t *testing.T) {
-	templatedByQEMU(t)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	id := strings.TrimSpace(h.ok(t, "template", "create", "-q"))
-	dir := filepath.Join(h.templates(), id)
-	h.close()
+	vmtest.TemplatedByQEMU(t)
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	id := strings.TrimSpace(h.OK(t, "template", "create", "-q"))
+	dir := filepath.Join(templates(h), id)
+	h.Close()
 	raw, err := os.ReadFile(filepath.Join(dir, "state"))
 	if err != nil {
 		t.Fatal(err)
@@ -161,11 +162,11 @@ func TestStateOfAnotherVersion(t *testing.T) {
 	if bytes.Equal(raw, other) {
 		t.Fatal("the state doesn't name its machine")
 	}
-	k := h.keepTemplate(t, id)
+	k := keepTemplate(t, h, id)
 	k.forge(t, "state", other)
-	h.ok(t, "vm", "create", "-q", "--name", "other")
-	defer h.ok(t, "vm", "delete", "other")
-	vm := h.show(t, "other")
+	h.OK(t, "vm", "create", "-q", "--name", "other")
+	defer h.OK(t, "vm", "delete", "other")
+	vm := h.Show(t, "other")
 	if vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, id) || !strings.Contains(vm.Launch.Why, "no good") {
 		t.Errorf("launch %+v", vm.Launch)
 	}
@@ -222,7 +223,7 @@ func sumOf(data []byte) (crc uint32) {
 // A hypervisor that is replaced under its template makes no VM of it: the next
 // one is booted, says that there is none for it, and gets its own.
 func TestHypervisorUpgraded(t *testing.T) {
-	templatedByQEMU(t)
+	vmtest.TemplatedByQEMU(t)
 	real, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		t.Fatal(err)
@@ -240,23 +241,23 @@ func TestHypervisorUpgraded(t *testing.T) {
 		}
 	}
 	copyAll(t, real, qemu)
-	h := configured(t, "memory_mib = 256\nvcpu = 1\n")
-	h.env = append(slices.Clip(h.env), "PATH="+bin+":"+os.Getenv("PATH"))
-	old := strings.TrimSpace(h.ok(t, "template", "create", "-q"))
+	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
+	h.Env = append(slices.Clip(h.Env), "PATH="+bin+":"+os.Getenv("PATH"))
+	old := strings.TrimSpace(h.OK(t, "template", "create", "-q"))
 	// As a package manager does it: another file under the name, while the daemon runs.
 	copyAll(t, real, qemu+".new")
 	now := time.Now()
 	if err := errors.Join(os.Chtimes(qemu+".new", now, now), os.Rename(qemu+".new", qemu)); err != nil {
 		t.Fatal(err)
 	}
-	h.ok(t, "vm", "create", "-q", "--name", "upgraded")
-	defer h.ok(t, "vm", "delete", "upgraded")
-	if vm := h.show(t, "upgraded"); vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, "no template") {
+	h.OK(t, "vm", "create", "-q", "--name", "upgraded")
+	defer h.OK(t, "vm", "delete", "upgraded")
+	if vm := h.Show(t, "upgraded"); vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, "no template") {
 		t.Errorf("launch %+v", vm.Launch)
 	}
-	until(t, "a template of its own, and the old one gone", 3*time.Minute, func() bool {
-		all := h.allTemplates(t)
+	vmtest.Until(t, "a template of its own, and the old one gone", 3*time.Minute, func() bool {
+		all := allTemplates(t, h)
 		return len(all) == 1 && all[0].ID != old
 	})
-	h.forget(t)
+	forget(t, h)
 }

@@ -1,4 +1,4 @@
-package vm_test
+package crash_test
 
 import (
 	"flag"
@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/tests/vmtest"
 )
 
 // small is a filesystem of 64 MiB.
@@ -100,15 +101,15 @@ func (s *small) leave(t *testing.T, bytes int64) {
 
 // whole waits until each VM the installation has is at rest in the state wanted,
 // and there are no others.
-func (h *host) whole(t *testing.T, want map[string]banger.State) {
+func whole(t *testing.T, h *vmtest.Host, want map[string]banger.State) {
 	t.Helper()
-	until(t, fmt.Sprintf("the VMs to be %v", want), time.Minute, func() bool {
-		vms := h.list(t)
+	vmtest.Until(t, fmt.Sprintf("the VMs to be %v", want), time.Minute, func() bool {
+		vms := h.List(t)
 		return len(vms) == len(want) && !slices.ContainsFunc(vms, func(vm banger.VM) bool {
 			return vm.State != want[vm.Spec.Name] || vm.State == banger.Stopped && !vm.Held.Empty()
 		})
 	})
-	dirs, err := os.ReadDir(filepath.Join(h.state, "banger", "vms"))
+	dirs, err := os.ReadDir(filepath.Join(h.State, "banger", "vms"))
 	if err != nil && !os.IsNotExist(err) || len(dirs) != len(want) {
 		t.Errorf("directories %v, %v", dirs, err)
 	}
@@ -124,29 +125,25 @@ func TestDiskFull(t *testing.T) {
 	for _, kind := range []string{"tmpfs", "ext4"} {
 		t.Run(kind, func(t *testing.T) {
 			fs := newSmall(t, kind)
-			shared.close()
-			h := &host{bin: shared.bin, state: fs.dir, env: append(slices.Clip(shared.env),
+			vmtest.Shared.Close()
+			h := &vmtest.Host{Bin: vmtest.Shared.Bin, State: fs.dir, Env: append(slices.Clip(vmtest.Shared.Env),
 				"XDG_STATE_HOME="+fs.dir, "XDG_DATA_HOME="+filepath.Join(t.TempDir()))}
-			t.Cleanup(h.close) // before the filesystem goes
-			h.supply(t)
+			t.Cleanup(h.Close) // before the filesystem goes
+			supply(t, h)
 			fullCreate(t, h, fs)
 			fullStart(t, h, fs)
 			fullRun(t, h, fs)
-			h.ok(t, "vm", "delete", "full")
-			h.whole(t, nil)
+			h.OK(t, "vm", "delete", "full")
+			whole(t, h, nil)
 		})
 	}
 }
 
 // supply gives an installation of its own a kernel and the default image.
-func (h *host) supply(t *testing.T) {
+func supply(t *testing.T, h *vmtest.Host) {
 	t.Helper()
-	h.ok(t, "kernel", "pull")
-	home, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.ok(t, "image", "import", "--name", image, filepath.Join(home, "banger-test", image+".tar"))
+	h.OK(t, "kernel", "pull")
+	h.OK(t, "image", "import", "--name", vmtest.Image, vmtest.Shared.Tar)
 }
 
 // enough is the room with which a try must have succeeded.
@@ -154,7 +151,7 @@ const enough = 20 << 20
 
 // grudging repeats a command with ever more room until it succeeds. Each failure
 // must say that the disk is full, and what to do.
-func grudging(t *testing.T, fs *small, step int64, try func(n int) result, failed func()) {
+func grudging(t *testing.T, fs *small, step int64, try func(n int) vmtest.Result, failed func()) {
 	t.Helper()
 	said := map[string]int{}
 	n := 0
@@ -163,12 +160,12 @@ func grudging(t *testing.T, fs *small, step int64, try func(n int) result, faile
 		r := try(n)
 		n++
 		fs.leave(t, -1)
-		if r.status == 0 {
+		if r.Status == 0 {
 			break
 		}
-		text := string(r.stderr)
+		text := string(r.Stderr)
 		if !strings.Contains(text, "make room") {
-			t.Errorf("with %d bytes left it fails with %d and says: %s", room, r.status, text)
+			t.Errorf("with %d bytes left it fails with %d and says: %s", room, r.Status, text)
 		}
 		said[strings.ReplaceAll(strings.TrimSpace(text), fmt.Sprint("full", n-1), "VM")]++
 		failed()
@@ -185,34 +182,34 @@ func grudging(t *testing.T, fs *small, step int64, try func(n int) result, faile
 	}
 }
 
-func fullCreate(t *testing.T, h *host, fs *small) {
+func fullCreate(t *testing.T, h *vmtest.Host, fs *small) {
 	name := ""
-	grudging(t, fs, *fullStep, func(n int) result {
+	grudging(t, fs, *fullStep, func(n int) vmtest.Result {
 		name = fmt.Sprintf("full%d", n)
-		return h.run(nil, "vm", "create", "--no-start", "--name", name)
-	}, func() { h.whole(t, nil) })
-	h.ok(t, "vm", "rename", name, "full")
-	h.whole(t, map[string]banger.State{"full": banger.Stopped})
+		return h.Run(nil, "vm", "create", "--no-start", "--name", name)
+	}, func() { whole(t, h, nil) })
+	h.OK(t, "vm", "rename", name, "full")
+	whole(t, h, map[string]banger.State{"full": banger.Stopped})
 }
 
-func fullStart(t *testing.T, h *host, fs *small) {
-	grudging(t, fs, 2<<20, func(int) result { return h.run(nil, "vm", "start", "full") },
-		func() { h.whole(t, map[string]banger.State{"full": banger.Stopped}) })
-	h.whole(t, map[string]banger.State{"full": banger.Running})
+func fullStart(t *testing.T, h *vmtest.Host, fs *small) {
+	grudging(t, fs, 2<<20, func(int) vmtest.Result { return h.Run(nil, "vm", "start", "full") },
+		func() { whole(t, h, map[string]banger.State{"full": banger.Stopped}) })
+	whole(t, h, map[string]banger.State{"full": banger.Running})
 }
 
-func fullRun(t *testing.T, h *host, fs *small) {
+func fullRun(t *testing.T, h *vmtest.Host, fs *small) {
 	boot := func() string {
-		return h.ok(t, "vm", "exec", "full", "--", "cat", "/proc/sys/kernel/random/boot_id")
+		return h.OK(t, "vm", "exec", "full", "--", "cat", "/proc/sys/kernel/random/boot_id")
 	}
 	was := boot()
-	h.ok(t, "vm", "exec", "full", "--", "sh", "-c", "echo kept > /root/kept; sync")
+	h.OK(t, "vm", "exec", "full", "--", "sh", "-c", "echo kept > /root/kept; sync")
 	// The daemon dies and comes again while there is no room.
 	fs.leave(t, 0)
-	kill(t, h.daemon(t))
-	if r := h.run(nil, "vm", "list"); r.status != 0 {
-		t.Logf("a daemon that starts on a full disk says: %s", r.stderr)
-		if !strings.Contains(string(r.stderr), "no space left") && !strings.Contains(string(r.stderr), "disk is full") {
+	vmtest.Kill(t, h.Daemon(t))
+	if r := h.Run(nil, "vm", "list"); r.Status != 0 {
+		t.Logf("a daemon that starts on a full disk says: %s", r.Stderr)
+		if !strings.Contains(string(r.Stderr), "no space left") && !strings.Contains(string(r.Stderr), "disk is full") {
 			t.Errorf("which isn't that the disk is full")
 		}
 	}
@@ -222,15 +219,15 @@ func fullRun(t *testing.T, h *host, fs *small) {
 	}
 	// The guest itself fills the disk. It is told so by errors; it isn't stopped.
 	fs.leave(t, 2<<20)
-	r := h.run(nil, "vm", "exec", "full", "--", "sh", "-c", "dd if=/dev/zero of=/root/big bs=1M count=8 conv=fsync")
-	if r.status == 0 {
+	r := h.Run(nil, "vm", "exec", "full", "--", "sh", "-c", "dd if=/dev/zero of=/root/big bs=1M count=8 conv=fsync")
+	if r.Status == 0 {
 		t.Error("the guest wrote 8 MiB where there was room for 2")
 	}
-	t.Logf("the guest's dd says: %s", r.stderr)
+	t.Logf("the guest's dd says: %s", r.Stderr)
 	fs.leave(t, -1)
-	h.ok(t, "vm", "stop", "full")
-	h.ok(t, "vm", "start", "full")
-	if kept := h.ok(t, "vm", "exec", "full", "--", "cat", "/root/kept"); kept != "kept\n" {
+	h.OK(t, "vm", "stop", "full")
+	h.OK(t, "vm", "start", "full")
+	if kept := h.OK(t, "vm", "exec", "full", "--", "cat", "/root/kept"); kept != "kept\n" {
 		t.Errorf("a synced file reads %q", kept)
 	}
 }
