@@ -52,6 +52,7 @@ func TestImageTemplate(t *testing.T) {
 		for i := range many {
 			h.Run(nil, "vm", "delete", fmt.Sprintf("fork%d", i))
 		}
+		h.Run(nil, "template", "delete", templates[0].ID) // other tests' VMs are to start from others
 	}()
 	seen := map[string]int{}
 	for i, f := range facts {
