@@ -26,15 +26,17 @@ type options struct {
 	suite, mirror string
 	memory        int // MiB
 	only, skip    *regexp.Regexp
-	shell, list   bool
-	image         bool
-	kills, cuts   int
-	labs          int
-	seed          uint64
-	retries       int
+	instead
+	kills, cuts int
+	labs        int
+	seed        uint64
+	retries     int
 	bounds
 	cache, out string
 }
+
+// instead is what may be done instead of running steps.
+type instead struct{ shell, list, image bool }
 
 // bounds are how long what may last.
 type bounds struct {
