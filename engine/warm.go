@@ -14,9 +14,9 @@ type Warm interface {
 	// id. The error says for a person why it has to be booted instead; nothing of
 	// the machine runs then.
 	Restore(ctx context.Context, hypervisor string, m banger.Machine) (h banger.Handles, template string, err error)
-	// Renewed judges what a guest restored from a template that was to become id
-	// reports: an error means that it shares with others what it must not.
-	Renewed(template string, id guest.Identity, r guest.Ready) error
+	// Renewed judges what a guest restored from a template, and since a moment asked
+	// to become id, reports: an error means that it shares with others what it must not.
+	Renewed(template string, id guest.Identity, since time.Time, r guest.Ready) error
 	// Image returns the image template for a new machine of this image and disk
 	// size, and the file its disk must be a copy of; the error says why there is none.
 	Image(ctx context.Context, hypervisor, image string, diskMiB int, m banger.Machine) (template, disk string, err error)
@@ -74,12 +74,13 @@ func (l *launch) lap(name string, now time.Time) {
 // up takes what a guest reports that has become this VM.
 func up(j *job, id guest.Identity, r guest.Ready) error {
 	l := &j.launch
+	asked := l.began
 	l.lap("agent", j.e.Now())
 	for _, s := range r.Stages[:min(len(r.Stages), maxStages)] {
 		l.Stages = append(l.Stages, banger.Stage{Name: "guest: " + s.Name, Took: time.Duration(s.TookUS) * time.Microsecond})
 	}
 	if l.Template != "" {
-		if err := j.e.Warm.Renewed(l.Template, id, r); err != nil {
+		if err := j.e.Warm.Renewed(l.Template, id, asked, r); err != nil {
 			return err
 		}
 		l.Renewed, l.Shared = r.Renewed, guest.Shared()

@@ -47,8 +47,10 @@ func allSteps(o options) []step {
 		{name: "firecracker-seed", what: "the seed on Firecracker in its jail", pkg: "tests/crash", args: append(hostDrivers("^(TestSeed|TestHandlesFile)$"), "-hypervisor=firecracker"), needs: "jailer"},
 		{name: "firecracker-storm", what: "daemon, shim, CLI and Firecracker killed at random, with all the host's drivers", pkg: "tests/crash", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills), "-hypervisor=firecracker"), needs: "jailer"},
 		{name: "firecracker-cold", what: "a cold start beside the least that drives Firecracker, 10 of each", pkg: "firecracker", args: []string{"-test.run=^TestColdStart$", "-cold-runs=10"}, needs: "firecracker", flag: true},
-		{name: "warm", takes: 600, what: "VMs from one template at once, from an image template, from a damaged one, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=" + warmTests}, flag: true},
-		{name: "firecracker-warm-vms", what: "the same on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=" + warmTests, "-hypervisor=firecracker"}, needs: "jailer", flag: true},
+		{name: "warm", takes: 600, what: "VMs from one template at once, and from a damaged one, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=" + warmTests}, flag: true},
+		{name: "image-template", takes: 600, what: "VMs from an image template, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^TestImageTemplate$"}, flag: true},
+		{name: "firecracker-warm-vms", what: "VMs from one template at once, and from a damaged one, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=" + warmTests, "-hypervisor=firecracker"}, needs: "jailer", flag: true},
+		{name: "firecracker-image-template", what: "VMs from an image template, on Firecracker in its jail", pkg: "tests/vm", args: []string{"-test.run=^TestImageTemplate$", "-hypervisor=firecracker"}, needs: "jailer", flag: true},
 		{name: "warm-bench", what: "a warm start beside plain QEMU restoring the same template, 10 of each, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^TestBench$", "-bench-runs=10"}, flag: true},
 		{name: "cold-bench", what: "a cold start beside plain QEMU to /init, 10 of each, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^TestBench$", "-bench-runs=10", "-bench-only=cold start", "-busybox"}, flag: true},
 		{name: "firecracker-cold-bench", what: "a cold start by the command beside the least that drives Firecracker, 10 of each, as a user without root", pkg: "tests/vm", args: []string{"-test.run=^TestBench$", "-bench-runs=10", "-bench-only=cold start", "-busybox", "-hypervisor=firecracker"}, needs: "firecracker", flag: true, user: true},
@@ -60,7 +62,7 @@ func allSteps(o options) []step {
 	}
 }
 
-const warmTests = "^(TestWarmStartsAreStrangers|TestImageTemplate|TestDamagedTemplate)$"
+const warmTests = "^(TestWarmStartsAreStrangers|TestDamagedTemplate)$"
 
 // hostDrivers are the arguments of tests/crash that give VMs all they can hold of a host.
 func hostDrivers(run string) []string {

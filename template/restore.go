@@ -93,8 +93,8 @@ func (s *Store) Reject(id string, why error) error {
 	return fmt.Errorf("the template %s was no good and is removed: %w", id, errors.Join(why, s.remove(id)))
 }
 
-// clockSlack is how late the guest's answer may be read, on a host that is all but
-// hung, before its clock is taken for the template's.
+// clockSlack is how far a renewed clock may be from the host's, which is set
+// meanwhile too, before it is taken for the template's.
 const clockSlack = 5 * time.Second
 
 // maxBoots bounds the memory of boot ids seen.
@@ -102,11 +102,13 @@ const maxBoots = 4096
 
 // Renewed judges what a restored guest reports to have made new: everything, or
 // it is no VM of its own. What programs see there is compared with what id asked
-// for, so that nobody has to believe what the agent says it did. The boot id is compared with those of others: the kernel
-// derives it from its random numbers, so two alike mean that those weren't new.
-func (s *Store) Renewed(template string, id guest.Identity, r guest.Ready) error {
+// for, so that nobody has to believe what the agent says it did: it read its clock
+// between the asking and now, however late a host that is all but hung hears of it.
+// The boot id is compared with those of others: the kernel derives it from its random
+// numbers, so two alike mean that those weren't new.
+func (s *Store) Renewed(template string, id guest.Identity, since time.Time, r guest.Ready) error {
 	old := map[string]bool{
-		guest.RenewClock:     s.Now().Sub(r.Seen.Time).Abs() > clockSlack,
+		guest.RenewClock:     r.Seen.Time.Before(since.Add(-clockSlack)) || r.Seen.Time.After(s.Now().Add(clockSlack)),
 		guest.RenewHostname:  r.Seen.Hostname != id.Hostname,
 		guest.RenewMachineID: r.Seen.MachineID != id.MachineID,
 		guest.RenewNetwork:   id.Net != nil && !strings.EqualFold(r.Seen.MAC, id.Net.MAC),

@@ -404,12 +404,13 @@ func TestRenewed(t *testing.T) {
 	b := newBed(t, t.TempDir(), fake.NewHost(), always)
 	all := guest.Renewals()
 	id := guest.Identity{Hostname: "h", MachineID: "m", Net: &guest.NetIdentity{MAC: "02:aa:00:00:00:01"}}
-	if err := b.Renewed("", id, guest.Ready{Renewed: all, BootID: "one", Seen: fake.Seen(id)}); err != nil {
+	asked := time.Now()
+	if err := b.Renewed("", id, asked, guest.Ready{Renewed: all, BootID: "one", Seen: fake.Seen(id)}); err != nil {
 		t.Errorf("a guest that did: %v", err)
 	}
 	for i, name := range all {
 		without := append(append([]string{}, all[:i]...), all[i+1:]...)
-		if err := b.Renewed("", id, guest.Ready{Renewed: without, BootID: "boot of " + name, Seen: fake.Seen(id)}); err == nil || !strings.Contains(err.Error(), name) {
+		if err := b.Renewed("", id, asked, guest.Ready{Renewed: without, BootID: "boot of " + name, Seen: fake.Seen(id)}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("without %s: %v", name, err)
 		}
 	}
@@ -421,14 +422,25 @@ func TestRenewed(t *testing.T) {
 	} {
 		seen := fake.Seen(id)
 		spoil(&seen)
-		if err := b.Renewed("", id, guest.Ready{Renewed: all, BootID: "lie about " + name, Seen: seen}); err == nil || !strings.Contains(err.Error(), name) {
+		if err := b.Renewed("", id, asked, guest.Ready{Renewed: all, BootID: "lie about " + name, Seen: seen}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("a guest that lies about %s: %v", name, err)
 		}
 	}
-	if err := b.Renewed("", id, guest.Ready{Renewed: all, BootID: "one", Seen: fake.Seen(id)}); err == nil || !strings.Contains(err.Error(), guest.RenewRandom) {
+	// An answer may be old when it is heard, not so the clock in it.
+	late := fake.Seen(id)
+	late.Time = late.Time.Add(-time.Minute)
+	if err := b.Renewed("", id, asked.Add(-time.Minute), guest.Ready{Renewed: all, BootID: "late", Seen: late}); err != nil {
+		t.Errorf("a guest that was heard late: %v", err)
+	}
+	ahead := fake.Seen(id)
+	ahead.Time = ahead.Time.Add(time.Hour)
+	if err := b.Renewed("", id, asked, guest.Ready{Renewed: all, BootID: "ahead", Seen: ahead}); err == nil {
+		t.Error("a clock an hour ahead passed")
+	}
+	if err := b.Renewed("", id, asked, guest.Ready{Renewed: all, BootID: "one", Seen: fake.Seen(id)}); err == nil || !strings.Contains(err.Error(), guest.RenewRandom) {
 		t.Errorf("a boot id that another has: %v", err)
 	}
-	if err := b.Renewed("", id, guest.Ready{Renewed: all, Seen: fake.Seen(id)}); err == nil {
+	if err := b.Renewed("", id, asked, guest.Ready{Renewed: all, Seen: fake.Seen(id)}); err == nil {
 		t.Error("a guest without a boot id passed")
 	}
 }

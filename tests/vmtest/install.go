@@ -99,7 +99,7 @@ func lock(dir string) (unlock func(), err error) {
 // OnHypervisor is the part of every configuration that says what VMs run on, and
 // that a busy host is no reason to give one up.
 func OnHypervisor() string {
-	return fmt.Sprintf("hypervisor = %q\nfirecracker = %q\nboot_deadline = '3m'\n", *Hypervisor, os.Getenv("BANGER_FIRECRACKER"))
+	return fmt.Sprintf("hypervisor = %q\nfirecracker = %q\nboot_deadline = '%v'\n", *Hypervisor, os.Getenv("BANGER_FIRECRACKER"), Patience(3*time.Minute))
 }
 
 // noRoot says that mmdebstrap can't make a root here: an ordinary user takes a user
