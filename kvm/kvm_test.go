@@ -107,6 +107,15 @@ func TestCached(t *testing.T) {
 	denied.Verdict = kvm.Denied
 	write(denied)
 	check("permission denied then", false)
+	// The rate that guests were told before is kept, unless it is another.
+	for _, rate := range []int{first.TSCKHz + 3, first.TSCKHz * 2} {
+		denied.TSCKHz = rate
+		write(denied)
+		got, err := kvm.Cached(t.Context(), path)
+		if err != nil || first.TSCKHz > 0 && (got.TSCKHz == rate) != (rate == first.TSCKHz+3) {
+			t.Errorf("measured %d, kept %d, got %d, %v", first.TSCKHz, rate, got.TSCKHz, err)
+		}
+	}
 	if err := os.WriteFile(path, []byte(`{"boot_id":`), 0o600); err != nil {
 		t.Fatal(err)
 	}

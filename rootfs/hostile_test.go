@@ -314,7 +314,7 @@ func TestSweep(t *testing.T) {
 
 // A full disk is the host's trouble, not the archive's.
 func TestDiskFull(t *testing.T) {
-	needs(t, true, "mount")
+	needs(t, true)
 	small := t.TempDir()
 	must(t, unix.Mount("tmpfs", small, "tmpfs", 0, "size=2m"))
 	defer unix.Unmount(small, 0)
