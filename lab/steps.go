@@ -28,14 +28,14 @@ func allSteps(o options) []step {
 		{name: "host", takes: 3, what: "the lab is what it should be: KVM works, device-mapper, systemd", pkg: "tests/lab", args: []string{"-test.run=^TestHost$"}},
 		{name: "scripts", takes: 300, what: "the scripts of tests/ on QEMU+KVM", pkg: "tests", args: []string{"-test.run=^TestScripts$", "-host=qemu"}},
 		{name: "main-job", takes: 300, what: "a repository's tests in a VM, and their exit status, on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^(TestRunRepository|TestExitStatus)$"}},
-		{name: "dmsnap", takes: 150, what: "disk contract suite on device-mapper", pkg: "dmsnap"},
-		{name: "bridge", takes: 30, what: "network contract suite on a bridge with nftables", pkg: "bridge"},
+		{name: "dmsnap", takes: 45, what: "disk contract suite on device-mapper", pkg: "dmsnap"},
+		{name: "bridge", takes: 16, what: "network contract suite on a bridge with nftables", pkg: "bridge"},
 		{name: "kvm", what: "the KVM probe's own tests", pkg: "kvm"},
 		{name: "qemu-contract", takes: 110, what: "hypervisor contract suite on QEMU+KVM", pkg: "qemu", args: []string{"-test.run=^TestContract$"}},
-		{name: "seed", takes: 200, what: "process, TAP, loops and device of running VMs: found again, torn down, kept in the record while busy", pkg: "tests/crash", args: hostDrivers("^TestSeed$")},
+		{name: "seed", takes: 110, what: "process, TAP, loops and device of running VMs: found again, torn down, kept in the record while busy", pkg: "tests/crash", args: hostDrivers("^TestSeed$")},
 		{name: "handles", takes: 400, what: "and torn down whatever became of handles.json", pkg: "tests/crash", args: hostDrivers("^TestHandlesFile$")},
 		{name: "bridge-vms", what: "two VMs on the bridge: out, each other, the host, only as config.toml allows", pkg: "tests/vm", args: []string{"-test.run=^TestBridgeNetwork$", "-net=bridge"}},
-		{name: "storm", takes: 400, what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/crash", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
+		{name: "storm", takes: 435, what: "daemon, shim, CLI and VMM killed at random, with all the host's drivers", pkg: "tests/crash", args: append(hostDrivers("^TestCrashStorm$"), fmt.Sprintf("-storm-kills=%d", o.kills))},
 		{name: "logout", what: "logind's logout, with and without linger", pkg: "tests/lab", args: []string{"-test.run=^TestLogout$"}},
 		{name: "firecracker", takes: 400, what: "hypervisor contract suite and more on Firecracker, as root", pkg: "firecracker", args: []string{"-test.skip=Jail|OnFake"}, needs: "firecracker"},
 		{name: "firecracker-jail", takes: 280, what: "the same under its jailer", pkg: "firecracker", args: []string{"-test.run=Jail"}, needs: "jailer"},
@@ -72,7 +72,7 @@ func hostDrivers(run string) []string {
 // choose parts the steps into those to run and those left out, which know why.
 func choose(o options) (run, left []step) {
 	cut := cutStep
-	cut.takes = 60 + 100*o.cuts
+	cut.takes = 30 + 115*o.cuts
 	for _, s := range append(allSteps(o), cut) {
 		if _, err := os.Stat(s.pkg); err != nil {
 			continue // not in this tree
