@@ -101,7 +101,7 @@ var mayImport = map[string][]string{
 	"networktest":    {"banger"},
 	"storetest":      {"banger"},
 	"tests/vmtest":   {"banger", "proc"}, // an installation for tests, and what it holds
-	"archivetest":    {}, // a Debian archive that lies on request: for bootstrap's tests and those of the command line
+	"archivetest":    {},                 // a Debian archive that lies on request: for bootstrap's tests and those of the command line
 }
 
 // onlyHere lists imports that a root audit must find in a handful of folders.

@@ -85,7 +85,7 @@ func Main(m *testing.M) {
 			fmt.Println(err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		if Shared, err = Install(dir); err != nil {
 			fmt.Println(err)
 			return 1
