@@ -73,8 +73,16 @@ func Install(dir string) (*Host, error) {
 			return nil, fmt.Errorf("banger %s: status %d: %s%s", strings.Join(args, " "), r.Status, r.Stdout, r.Stderr)
 		}
 	}
-	// Downloads outlive the run, templates don't.
+	// Downloads outlive the run, templates don't. Kernels are its own from here on: the
+	// initramfs beside one is the agent's, of which others' tests have others.
 	h.Close()
+	own := filepath.Join(dir, "data/banger/kernels")
+	if err := os.Remove(own); err != nil {
+		return nil, err
+	}
+	if out, err := exec.Command("cp", "-a", kernels, own).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("copy the kernels: %w: %s", err, out)
+	}
 	h.Env = append(h.Env, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
 	if *Warm && *Network == "user" { // made beforehand, so that an inventory meets no maker
 		if r := h.Run(nil, "template", "create"); r.Status != 0 {
