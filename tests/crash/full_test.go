@@ -126,8 +126,8 @@ func TestDiskFull(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			fs := newSmall(t, kind)
 			vmtest.Shared.Close()
-			h := &vmtest.Host{Bin: vmtest.Shared.Bin, State: fs.dir, Env: append(slices.Clip(vmtest.Shared.Env),
-				"XDG_STATE_HOME="+fs.dir, "XDG_DATA_HOME="+filepath.Join(t.TempDir()))}
+			h := vmtest.Shared.With("XDG_STATE_HOME="+fs.dir, "XDG_DATA_HOME="+t.TempDir())
+			h.State = fs.dir
 			t.Cleanup(h.Close) // before the filesystem goes
 			supply(t, h)
 			fullCreate(t, h, fs)
@@ -143,7 +143,7 @@ func TestDiskFull(t *testing.T) {
 func supply(t *testing.T, h *vmtest.Host) {
 	t.Helper()
 	h.OK(t, "kernel", "pull")
-	h.OK(t, "image", "import", "--name", vmtest.Image, vmtest.Shared.Tar)
+	h.OK(t, "image", "import", "--name", vmtest.Image, h.Tar)
 }
 
 // enough is the room with which a try must have succeeded.

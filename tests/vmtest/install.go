@@ -15,27 +15,14 @@ import (
 )
 
 // Install builds the programs and gives them a kernel and the default image.
-// Downloads and the root tar are kept between runs, and made by one at a time.
 func Install(dir string) (*Host, error) {
-	home, err := os.UserCacheDir()
+	cache, err := cacheDir()
 	if err != nil {
 		return nil, err
 	}
-	cache := filepath.Join(home, "banger-test")
 	h := &Host{Bin: filepath.Join(dir, "bin"), State: filepath.Join(dir, "state")}
 	h.Env = append(os.Environ(), "CGO_ENABLED=0", "XDG_STATE_HOME="+h.State,
 		"XDG_DATA_HOME="+filepath.Join(dir, "data"), "XDG_CACHE_HOME="+cache, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"))
-	unlock, err := lock(cache)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	// The kernel is fetched once and kept too.
-	kernels := filepath.Join(cache, "kernels")
-	if err := errors.Join(os.MkdirAll(kernels, 0o700), os.MkdirAll(filepath.Join(dir, "data/banger"), 0o700),
-		os.Symlink(kernels, filepath.Join(dir, "data/banger/kernels"))); err != nil {
-		return nil, err
-	}
 	conf := filepath.Join(dir, "config", "banger")
 	if err := os.MkdirAll(conf, 0o700); err != nil {
 		return nil, err
@@ -53,43 +40,65 @@ func Install(dir string) (*Host, error) {
 			return nil, fmt.Errorf("build: %w: %s", err, out)
 		}
 	}
+	if err := h.supply(dir, cache); err != nil {
+		return nil, err
+	}
+	h.Env = append(h.Env, "XDG_CACHE_HOME="+filepath.Join(dir, "cache")) // downloads outlive the run, templates don't
+	if *Warm && *Network == "user" {                                     // made beforehand, so that an inventory meets no maker
+		if r := h.Run(nil, "template", "create"); r.Status != 0 {
+			return nil, fmt.Errorf("make a template: %s", r.Stderr)
+		}
+	}
+	return h, nil
+}
+
+// supply gives an installation in dir a kernel and the default image. Downloads and
+// the root tar are kept in the cache between runs, and made by one at a time.
+func (h *Host) supply(dir, cache string) error {
+	unlock, err := lock(cache)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	kept, own := filepath.Join(cache, "kernels"), filepath.Join(dir, "data/banger/kernels")
+	if err := errors.Join(os.MkdirAll(kept, 0o700), os.MkdirAll(filepath.Dir(own), 0o700), os.Symlink(kept, own)); err != nil {
+		return err
+	}
 	give := []string{"image", "build", Image} // slower: a VM configures it, each time anew
 	switch {
 	case *Busybox:
 		h.Tar = filepath.Join(dir, "small.tar")
 		err = SmallTar(h.Tar)
 	case !noRoot():
-		h.Tar = filepath.Join(cache, Image+".tar")
-		err = rootTar(h.Tar)
+		h.Tar, err = rootTar(cache)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if h.Tar != "" {
 		give = []string{"image", "import", "--name", Image, h.Tar}
 	}
 	for _, args := range [][]string{{"kernel", "pull"}, give} {
 		if r := h.Within(20*time.Minute, nil, args...); r.Status != 0 {
-			return nil, fmt.Errorf("banger %s: status %d: %s%s", strings.Join(args, " "), r.Status, r.Stdout, r.Stderr)
+			return fmt.Errorf("banger %s: status %d: %s%s", strings.Join(args, " "), r.Status, r.Stdout, r.Stderr)
 		}
 	}
-	// Downloads outlive the run, templates don't. Kernels are its own from here on: the
-	// initramfs beside one is the agent's, of which others' tests have others.
 	h.Close()
-	own := filepath.Join(dir, "data/banger/kernels")
+	// Kernels are its own from here on: the initramfs beside one is the agent's, of
+	// which others' tests have others.
 	if err := os.Remove(own); err != nil {
-		return nil, err
+		return err
 	}
-	if out, err := exec.Command("cp", "-a", kernels, own).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("copy the kernels: %w: %s", err, out)
+	if out, err := exec.Command("cp", "-a", kept, own).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the kernels: %w: %s", err, out)
 	}
-	h.Env = append(h.Env, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
-	if *Warm && *Network == "user" { // made beforehand, so that an inventory meets no maker
-		if r := h.Run(nil, "template", "create"); r.Status != 0 {
-			return nil, fmt.Errorf("make a template: %s", r.Stderr)
-		}
-	}
-	return h, nil
+	return nil
+}
+
+// cacheDir is what all installations keep between runs.
+func cacheDir() (string, error) {
+	home, err := os.UserCacheDir()
+	return filepath.Join(home, "banger-test"), err
 }
 
 // lock makes a directory and keeps other tests out of it.
@@ -128,18 +137,17 @@ func RootTar(t *testing.T) string {
 	if noRoot() {
 		t.Skip("no user namespaces here, which making a root without being root takes")
 	}
-	home, err := os.UserCacheDir()
+	cache, err := cacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cache := filepath.Join(home, "banger-test")
 	unlock, err := lock(cache)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unlock()
-	tar := filepath.Join(cache, Image+".tar")
-	if err := rootTar(tar); err != nil {
+	tar, err := rootTar(cache)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return tar
@@ -147,26 +155,26 @@ func RootTar(t *testing.T) string {
 
 // rootTar makes the default image's tar, unless it is there and no older than
 // the list it is made from.
-func rootTar(tar string) error {
-	list := "../../images/" + Image + ".list"
+func rootTar(cache string) (tar string, err error) {
+	tar, list := filepath.Join(cache, Image+".tar"), "../../images/"+Image+".list"
 	have, err := os.Stat(tar)
 	want, werr := os.Stat(list)
 	if werr != nil {
-		return werr
+		return "", werr
 	}
 	if err == nil && have.Size() > 0 && have.ModTime().After(want.ModTime()) {
-		return nil
+		return tar, nil
 	}
 	out, err := os.Create(tar + ".new")
 	if err != nil {
-		return err
+		return "", err
 	}
 	make := exec.Command("../../scripts/image", list, "bookworm")
 	make.Stdout, make.Stderr = out, os.Stderr
 	if err := make.Run(); err != nil {
-		return fmt.Errorf("make the image: %w", err)
+		return "", fmt.Errorf("make the image: %w", err)
 	}
-	return errors.Join(out.Close(), os.Rename(tar+".new", tar))
+	return tar, errors.Join(out.Close(), os.Rename(tar+".new", tar))
 }
 
 // SmallTar makes a root of busybox with all its names.

@@ -222,7 +222,7 @@ func Apart(t *testing.T) (h *Host, before []string) {
 		t.Fatal(err)
 	}
 	Shared.Close()
-	h = &Host{Bin: Shared.Bin, State: Shared.State, Tar: Shared.Tar, Env: append(slices.Clip(Shared.Env), "TMPDIR="+tmp)}
+	h = Shared.With("TMPDIR=" + tmp)
 	began := time.Now()
 	h.OK(t, "vm", "create", "--name", "first")
 	h.Creation = time.Since(began)

@@ -109,6 +109,13 @@ func (h *Host) end() {
 	h.Close()
 }
 
+// With is the installation under another environment.
+func (h *Host) With(env ...string) *Host {
+	other := *h
+	other.Env = append(slices.Clip(h.Env), env...)
+	return &other
+}
+
 // Configured is the shared installation with a config.toml, and with it a daemon,
 // of its own.
 func Configured(t *testing.T, toml string) *Host {
@@ -119,7 +126,7 @@ func Configured(t *testing.T, toml string) *Host {
 	}
 	Write(t, filepath.Join(dir, "banger", "config.toml"), OnHypervisor()+toml)
 	Shared.Close()
-	h := &Host{Bin: Shared.Bin, State: Shared.State, Tar: Shared.Tar, Env: append(slices.Clip(Shared.Env), "XDG_CONFIG_HOME="+dir)}
+	h := Shared.With("XDG_CONFIG_HOME=" + dir)
 	t.Cleanup(h.Close) // the next test's daemon has its own settings again
 	return h
 }
@@ -230,7 +237,7 @@ func (h *Host) Booted(t *testing.T, name string) (state string) {
 	return state
 }
 
-// Daemon returns the Daemon's pid, waiting for one to be there: the streams in
+// Daemon returns the daemon's pid, waiting for one to be there: the streams in
 // flight start it again when it was killed.
 func (h *Host) Daemon(t *testing.T) (pid int) {
 	t.Helper()
