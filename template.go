@@ -14,7 +14,8 @@ type Capturer interface {
 	Kind(ctx context.Context, m Machine) (string, error)
 	// Capture freezes the running machine m, whose guest was told to freeze
 	// (guest.Client.Freeze), into dir, which is on the filesystem of m.RAMDir, and
-	// ends the machine. On error the machine may still run: it wants Kill.
+	// ends the machine, whose drives are its caller's alone again. On error the
+	// machine may still run: it wants Kill.
 	Capture(ctx context.Context, m Machine, h Handles, dir string) error
 	// Restore is Start from the template in dir, whose kind is m's: what it returns
 	// runs, its agent waits for its identity. The template is only read; the guest's

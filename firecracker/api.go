@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -90,6 +91,18 @@ func peer(conn *net.UnixConn) (pid int, err error) {
 	return int(cred.Pid), nil
 }
 
+// onAPI has f ask the API of the machine in dir, for so long at most.
+func onAPI(ctx context.Context, dir string, within time.Duration, f func(context.Context, *api) error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	a, err := dialAPI(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	return f(ctx, a)
+}
+
 func (a *api) close() { _ = a.conn.Close() } // nothing of ours is buffered
 
 // instance is Firecracker's InstanceInfo.
@@ -114,14 +127,9 @@ type Statistics struct {
 
 // Statistics asks a running machine what its guest uses of its memory.
 func (d *Driver) Statistics(ctx context.Context, m banger.Machine) (s Statistics, err error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	a, err := dialAPI(ctx, m.Dir)
-	if err != nil {
-		return s, err
-	}
-	defer a.close()
-	return s, a.get(ctx, "/balloon/statistics", &s)
+	return s, onAPI(ctx, m.Dir, answerTimeout, func(ctx context.Context, a *api) error {
+		return a.get(ctx, "/balloon/statistics", &s)
+	})
 }
 
 // get asks, and decodes the answer into v.

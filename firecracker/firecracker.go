@@ -164,14 +164,11 @@ func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process) err
 }
 
 func running(ctx context.Context, m banger.Machine) error {
-	ctx, cancel := context.WithTimeout(ctx, machineTimeout)
-	defer cancel()
-	c, err := dialAPI(ctx, m.Dir)
-	if err != nil {
+	var i instance
+	err := onAPI(ctx, m.Dir, machineTimeout, func(ctx context.Context, a *api) (err error) {
+		i, err = a.instance(ctx)
 		return err
-	}
-	defer c.close()
-	i, err := c.instance(ctx)
+	})
 	if err != nil {
 		return err
 	}
@@ -221,15 +218,11 @@ func (d *Driver) findVMM(ctx context.Context, m banger.Machine, saved banger.Pro
 
 // askPID returns who listens on the machine's API socket, by the kernel's word: a
 // stopped VMM needn't answer for that.
-func askPID(ctx context.Context, m banger.Machine) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	c, err := dialAPI(ctx, m.Dir)
-	if err != nil {
-		return 0, err
-	}
-	defer c.close()
-	return c.pid, nil
+func askPID(ctx context.Context, m banger.Machine) (pid int, err error) {
+	return pid, onAPI(ctx, m.Dir, answerTimeout, func(_ context.Context, a *api) error {
+		pid = a.pid
+		return nil
+	})
 }
 
 // isVMM reports whether a process is the VMM of a machine: a Firecracker of our

@@ -64,20 +64,20 @@ func jailOf(m banger.Machine, firecracker string) jail {
 	}
 }
 
-// prepare makes the jail of machine m and returns the machine as Firecracker sees
-// it from within.
-func (j jail) prepare(m banger.Machine, firecracker string) (inside banger.Machine, err error) {
+// prepare makes the jail of machine m, which begins with a template or boots, and
+// returns both as Firecracker sees them from within.
+func (j jail) prepare(m banger.Machine, firecracker string, from snapshot) (inside banger.Machine, seen snapshot, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(cgroupMount, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
-		return m, banger.Errorf(banger.CodeUnavailable, "no cgroup v2 hierarchy at %s, in which Firecracker's jailer would put it", cgroupMount).
+		return m, from, banger.Errorf(banger.CodeUnavailable, "no cgroup v2 hierarchy at %s, in which Firecracker's jailer would put it", cgroupMount).
 			WithHint("mount -t cgroup2 none %s; a daemon in `ip netns exec` doesn't see the host's", cgroupMount)
 	}
 	if err := os.MkdirAll(j.root, 0o755); err != nil {
-		return m, fmt.Errorf("make the jail: %w", err)
+		return m, from, fmt.Errorf("make the jail: %w", err)
 	}
 	for at := j.root; at != m.Dir; at = filepath.Dir(at) {
 		if err := os.Chmod(at, 0o755); err != nil { // whatever the umask: its directory is closed
-			return m, err
+			return m, from, err
 		}
 	}
 	enter := func(path, name string, readOnly bool) {
@@ -86,9 +86,15 @@ func (j jail) prepare(m banger.Machine, firecracker string) (inside banger.Machi
 		}
 	}
 	inside = m
-	inside.Kernel, inside.Initramfs = "/kernel", "/initramfs"
-	enter(m.Kernel, "kernel", true)
-	enter(m.Initramfs, "initramfs", true)
+	if from.empty() {
+		inside.Kernel, inside.Initramfs = "/kernel", "/initramfs"
+		enter(m.Kernel, "kernel", true)
+		enter(m.Initramfs, "initramfs", true)
+	} else {
+		seen = snapshot{"/" + templateState, "/" + templateRAM}
+		enter(from.state, templateState, true)
+		enter(from.ram, templateRAM, true)
+	}
 	for i, d := range m.Drives {
 		enter(d.Path, driveFile(i), d.ReadOnly)
 	}
@@ -96,15 +102,9 @@ func (j jail) prepare(m banger.Machine, firecracker string) (inside banger.Machi
 		err = j.admitLibraries(firecracker)
 	}
 	if err != nil {
-		return m, fmt.Errorf("make the jail of machine %s: %w", m.ID, err)
+		return m, from, fmt.Errorf("make the jail of machine %s: %w", m.ID, err)
 	}
-	return inside, nil
-}
-
-// admitSnapshot makes a template's files appear in the jail.
-func (j jail) admitSnapshot(from snapshot) (inside snapshot, err error) {
-	inside = snapshot{"/" + templateState, "/" + templateRAM}
-	return inside, errors.Join(j.admit(from.state, templateState, true), j.admit(from.ram, templateRAM, true))
+	return inside, seen, nil
 }
 
 // admit makes a file or a block device of the host's appear in the jail.

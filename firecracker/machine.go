@@ -230,14 +230,9 @@ func free(m banger.Machine, binary string, from snapshot) (launch, error) {
 // jailed prepares a launch under the jailer, which lies beside Firecracker.
 func jailed(m banger.Machine, binary string, from snapshot) (launch, error) {
 	j := jailOf(m, binary)
-	seen, err := j.prepare(m, binary)
+	inside, seen, err := j.prepare(m, binary, from)
 	if err != nil {
 		return launch{}, err
-	}
-	if !from.empty() {
-		if from, err = j.admitSnapshot(from); err != nil {
-			return launch{}, fmt.Errorf("make the jail of machine %s: %w", m.ID, err)
-		}
 	}
 	if m.Net.Mode == banger.NetBridge {
 		if err := j.claimTap(m.Net.Tap); err != nil {
@@ -245,7 +240,7 @@ func jailed(m banger.Machine, binary string, from snapshot) (launch, error) {
 		}
 	}
 	where, err := filepath.Rel(m.Dir, j.root)
-	return launch{m, seen, j.command(m, binary), where, j.uid, from}, err
+	return launch{m, inside, j.command(m, binary), where, j.uid, seen}, err
 }
 
 func (l launch) writeConfig() error {

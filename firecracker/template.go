@@ -30,10 +30,11 @@ const (
 // here makes templates of before strangers.
 const formatVersion = 1
 
-// A snapshot's memory is written out whole, and one is loaded by mapping it.
+// A snapshot's memory is written out whole, and one is loaded by mapping it, in some
+// 20 ms; but many may be at once, on a busy host.
 const (
 	saveTimeout = 5 * time.Minute
-	loadTimeout = 30 * time.Second
+	loadTimeout = time.Minute
 )
 
 // snapshot is a template's files, as Firecracker is told of them.
@@ -85,22 +86,34 @@ func (d *Driver) Capture(ctx context.Context, m banger.Machine, h banger.Handles
 	if left, err := d.Kill(ctx, m, h); err != nil {
 		return fmt.Errorf("end machine %s (%+v is left): %w", m.ID, left, err)
 	}
+	if d.cfg.Jail {
+		return reclaim(m)
+	}
+	return nil
+}
+
+// reclaim makes the disks ours again that a machine's jail had: what is frozen with
+// it is the template's.
+func reclaim(m banger.Machine) error {
+	for _, d := range m.Drives {
+		if d.ReadOnly {
+			continue
+		}
+		if err := os.Chown(d.Path, os.Getuid(), os.Getgid()); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 func save(ctx context.Context, m banger.Machine) error {
-	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
-	defer cancel()
-	a, err := dialAPI(ctx, m.Dir)
-	if err != nil {
-		return err
-	}
-	defer a.close()
-	if err := a.set(ctx, http.MethodPatch, "/vm", map[string]string{"state": "Paused"}); err != nil {
-		return err
-	}
-	return a.set(ctx, http.MethodPut, "/snapshot/create", map[string]string{
-		"snapshot_type": "Full", "snapshot_path": templateState, "mem_file_path": templateRAM,
+	return onAPI(ctx, m.Dir, saveTimeout, func(ctx context.Context, a *api) error {
+		if err := a.set(ctx, http.MethodPatch, "/vm", map[string]string{"state": "Paused"}); err != nil {
+			return err
+		}
+		return a.set(ctx, http.MethodPut, "/snapshot/create", map[string]string{
+			"snapshot_type": "Full", "snapshot_path": templateState, "mem_file_path": templateRAM,
+		})
 	})
 }
 
@@ -163,15 +176,10 @@ func (d *Driver) Restore(ctx context.Context, m banger.Machine, dir string) (ban
 
 // load gives a Firecracker that has no machine yet the template's, and lets it run.
 func load(ctx context.Context, m banger.Machine, from snapshot) error {
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
-	defer cancel()
-	a, err := dialAPI(ctx, m.Dir)
-	if err != nil {
-		return err
-	}
-	defer a.close()
-	return a.set(ctx, http.MethodPut, "/snapshot/load", map[string]any{
-		"snapshot_path": from.state, "resume_vm": true,
-		"mem_backend": map[string]string{"backend_type": "File", "backend_path": from.ram},
+	return onAPI(ctx, m.Dir, loadTimeout, func(ctx context.Context, a *api) error {
+		return a.set(ctx, http.MethodPut, "/snapshot/load", map[string]any{
+			"snapshot_path": from.state, "resume_vm": true,
+			"mem_backend": map[string]string{"backend_type": "File", "backend_path": from.ram},
+		})
 	})
 }

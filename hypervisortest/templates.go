@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,7 +74,23 @@ func (b TemplateBed) capture(t *testing.T) (dir string) {
 			t.Errorf("process %+v outlived Capture", p)
 		}
 	}
+	for _, d := range b.Machine.Drives {
+		if !d.ReadOnly {
+			wantOurs(t, d.Path)
+		}
+	}
 	return dir
+}
+
+// wantOurs checks that nobody else can write to a file.
+func wantOurs(t *testing.T, path string) {
+	t.Helper()
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil {
+		t.Error(&fs.PathError{Op: "stat", Path: path, Err: err})
+	} else if int(st.Uid) != os.Getuid() || st.Mode&0o022 != 0 {
+		t.Errorf("%s has the owner %d and the mode %o after Capture", path, st.Uid, st.Mode)
+	}
 }
 
 // sums digests the files of a template.
@@ -88,6 +106,7 @@ func (b TemplateBed) sums(t *testing.T, dir string) map[string][32]byte {
 		if err != nil {
 			t.Fatal(err)
 		}
+		wantOurs(t, filepath.Join(dir, f.Name()))
 		if info.Mode().Perm()&0o077 != 0 && !b.OpenFiles {
 			t.Errorf("%s is open to others: %v", f.Name(), info.Mode())
 		}

@@ -143,8 +143,11 @@ func (d *Driver) launch(ctx context.Context, m banger.Machine, by how) (h banger
 // answers after. One that takes its time on a busy host to boot may go on: the
 // guest boots meanwhile.
 func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process, by how) error {
-	_, boots := by.(boot)
-	err := answer(ctx, m, by)
+	within, boots := loadTimeout, false
+	if _, boots = by.(boot); boots {
+		within = machineTimeout
+	}
+	err := answer(ctx, m, by, within)
 	if err == nil || ctx.Err() != nil || boots && isTimeout(err) && proc.Alive(vmm) {
 		return ctx.Err()
 	}
@@ -164,8 +167,8 @@ func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process, by 
 }
 
 // answer waits for the machine's monitor and wakes the machine.
-func answer(ctx context.Context, m banger.Machine, by how) error {
-	ctx, cancel := context.WithTimeout(ctx, machineTimeout)
+func answer(ctx context.Context, m banger.Machine, by how, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	q, err := dialOwn(ctx, m)
 	if err != nil {
@@ -188,6 +191,7 @@ func isTimeout(err error) bool {
 
 const (
 	machineTimeout = 5 * time.Second  // the making of a machine: 40 ms on a quiet host
+	loadTimeout    = time.Minute      // the same, and a template's state: many at once, perhaps, on a busy host
 	undoTimeout    = 30 * time.Second // the undoing of a Start that didn't succeed
 )
 

@@ -31,7 +31,8 @@ const (
 	seekHole = 4
 )
 
-// survey describes a file: all of it when full, else without its sum.
+// survey describes a file: all of it when full, else without its sum. Others may have
+// been let read it, as a jail's user has: the store's directory is closed to them.
 func survey(path string, full bool) (file, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -42,8 +43,8 @@ func survey(path string, full bool) (file, error) {
 	if err != nil {
 		return file{}, err
 	}
-	if own, ok := st.Sys().(*syscall.Stat_t); !ok || int(own.Uid) != os.Getuid() || !st.Mode().IsRegular() || st.Mode().Perm()&0o077 != 0 {
-		return file{}, fmt.Errorf("%s isn't a private file of ours", path)
+	if own, ok := st.Sys().(*syscall.Stat_t); !ok || int(own.Uid) != os.Getuid() || !st.Mode().IsRegular() || st.Mode().Perm()&0o022 != 0 {
+		return file{}, fmt.Errorf("%s isn't a file that is ours and nobody else's to write", path)
 	}
 	out := file{Size: st.Size(), ModTime: st.ModTime().UnixNano()}
 	if full {

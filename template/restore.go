@@ -83,13 +83,15 @@ func (s *Store) Reject(id string, why error) error {
 	if errors.Is(why, banger.ErrKilled) {
 		return fmt.Errorf("the restoring from template %s was disturbed: %w", id, why)
 	}
-	s.mu.Lock()
-	for _, m := range s.all() {
-		if m.ID == id {
-			s.failures[m.Kind]++
-		}
+	m, err := s.read(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the template %s was removed meanwhile: %w", id, why)
 	}
-	s.mu.Unlock()
+	if err == nil {
+		s.mu.Lock()
+		s.failures[m.Kind]++
+		s.mu.Unlock()
+	}
 	return fmt.Errorf("the template %s was no good and is removed: %w", id, errors.Join(why, s.remove(id)))
 }
 

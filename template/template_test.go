@@ -115,6 +115,21 @@ func TestMakeAndRestore(t *testing.T) {
 	}
 }
 
+// A driver may let a VMM that is another user read a template's files.
+func TestReadByAnother(t *testing.T) {
+	dir := t.TempDir()
+	b := newBed(t, dir, fake.NewHost(), always)
+	made := b.make(t, machine(t, "a1"))
+	if err := os.Chmod(filepath.Join(dir, made.ID, "state"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a2", "a3"} {
+		if _, _, err := b.Restore(t.Context(), "fake", machine(t, id)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // Whatever is wrong with a template, it isn't used, and the next one is sound.
 func TestDamage(t *testing.T) {
 	write := func(path, text string) error { return os.WriteFile(path, []byte(text), 0o600) }
@@ -126,7 +141,7 @@ func TestDamage(t *testing.T) {
 		"a link": func(dir string) error {
 			return errors.Join(os.Rename(dir+"/state", dir+"/x"), os.Symlink("x", dir+"/state"))
 		},
-		"public":       func(dir string) error { return os.Chmod(filepath.Join(dir, "state"), 0o644) },
+		"others' too":  func(dir string) error { return os.Chmod(filepath.Join(dir, "state"), 0o664) },
 		"no manifest":  func(dir string) error { return write(filepath.Join(dir, "template.json"), "{}") },
 		"torn":         func(dir string) error { return os.Truncate(filepath.Join(dir, "template.json"), 40) },
 		"silent decay": decay,

@@ -96,12 +96,18 @@ func restoreAtOnce(t *testing.T, h *vmtest.Host, n int) {
 			h.Run(nil, "vm", "delete", name(i))
 		}
 	}()
+	restored := true
+	for i := range n {
+		if vm := h.Show(t, name(i)); vm.Launch == nil || vm.Launch.Template == "" {
+			t.Errorf("%s was not restored: %+v", name(i), vm.Launch)
+			restored = false
+		}
+	}
+	if !restored {
+		t.FailNow()
+	}
 	seen := map[string]int{}
 	for i := range n {
-		vm := h.Show(t, name(i))
-		if vm.Launch == nil || vm.Launch.Template == "" {
-			t.Fatalf("%s was not restored: %+v", name(i), vm.Launch)
-		}
 		if len(found[i]) != len(what) {
 			t.Fatalf("%s says %q", name(i), found[i])
 		}
