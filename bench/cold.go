@@ -27,8 +27,8 @@ const firstLine = "banger-agent"
 // configuration and the same files: until the agent answers, which is when -d lets
 // the command end, and until the first byte of a guest's command.
 func (b *bench) cold(ctx context.Context) error {
-	spec := coldSpec(b.hypervisor)
-	spec.Name = "bench-floor"
+	spec := kind(b.hypervisor)
+	spec.Cold, spec.Name = true, "bench-floor"
 	vm, err := b.client.CreateVM(ctx, spec, true, nil)
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func (b *bench) cold(ctx context.Context) error {
 	plain := byHand{"plain QEMU to the first line of /init", func(context.Context) (time.Duration, error) {
 		return plainQEMU(argv, b.vmDir(vm.ID))
 	}}
-	if b.hypervisor != driven {
+	if b.hypervisor != qemu {
 		if plain, err = plainFirecracker(argv, b.vmDir(vm.ID)); err != nil {
 			return err
 		}
@@ -57,7 +57,7 @@ func (b *bench) cold(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", plain.what, err)
 		}
 		floor = append(floor, d)
-		if d, err = b.run(coldFlags(b.hypervisor)...); err != nil {
+		if d, err = b.run(append(flags(b.hypervisor), "--cold")...); err != nil {
 			return err
 		}
 		ours = append(ours, d)
@@ -78,21 +78,6 @@ func (b *bench) cold(ctx context.Context) error {
 		print("  "+name, stages[name])
 	}
 	return nil
-}
-
-// coldSpec is the VM that is started. Firecracker's has no network, which would take
-// a namespace and a TAP in it to drive by hand.
-func coldSpec(hypervisor string) banger.Spec {
-	spec := banger.Spec{Hypervisor: hypervisor, Net: banger.NetUser, Cold: true}
-	if hypervisor != driven {
-		spec.Net = banger.NetNone
-	}
-	return spec
-}
-
-// coldFlags are coldSpec for the command.
-func coldFlags(hypervisor string) []string {
-	return []string{"--cold", "--hypervisor", hypervisor, "--net", string(coldSpec(hypervisor).Net)}
 }
 
 // byHand is how a hypervisor is driven by hand, and what that measures.
@@ -180,7 +165,7 @@ func (b *bench) run(flags ...string) (time.Duration, error) {
 func (b *bench) answer(ctx context.Context) (time.Duration, error) {
 	const name = "bench-answer"
 	start := time.Now()
-	cmd := exec.Command(b.banger, slices.Concat([]string{"vm", "run", "-d", "-q", "--name", name}, coldFlags(b.hypervisor))...)
+	cmd := exec.Command(b.banger, slices.Concat([]string{"vm", "run", "-d", "-q", "--cold", "--name", name}, flags(b.hypervisor))...)
 	out, err := cmd.CombinedOutput()
 	took := time.Since(start)
 	if err != nil {
@@ -201,7 +186,9 @@ func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) e
 	begun := time.Now()
 	n, name := 0, ""
 	last = begun
-	vm, err := b.client.CreateVM(ctx, coldSpec(b.hypervisor), true, func(e banger.Event) {
+	spec := kind(b.hypervisor)
+	spec.Cold = true
+	vm, err := b.client.CreateVM(ctx, spec, true, func(e banger.Event) {
 		if name != "" {
 			stages[name] = append(stages[name], e.Time.Sub(last))
 		}

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"banger"
 	"banger/guest"
 	"banger/link"
 )
@@ -23,32 +26,113 @@ func plainFirecracker(argv []string, dir string) (byHand, error) {
 	if err != nil {
 		return byHand{}, fmt.Errorf("drive Firecracker by hand: it wants a VM outside of a jail: %w", err)
 	}
-	drives, err := filepath.Glob(filepath.Join(dir, "drive.*"))
+	links, err := drives(dir)
 	if err != nil {
 		return byHand{}, err
 	}
-	links := map[string]string{}
-	for _, d := range drives {
-		if links[filepath.Base(d)], err = os.Readlink(d); err != nil {
-			return byHand{}, err
-		}
-	}
 	return byHand{"plain Firecracker to the agent's answer", func(ctx context.Context) (time.Duration, error) {
-		room, err := os.MkdirTemp("", "banger-bench")
+		room, err := furnish(links)
+		defer func() { _ = os.RemoveAll(room) }() // of a temporary directory
 		if err != nil {
 			return 0, err
-		}
-		defer func() { _ = os.RemoveAll(room) }() // of a temporary directory
-		for name, to := range links {
-			if err := os.Symlink(to, filepath.Join(room, name)); err != nil {
-				return 0, err
-			}
 		}
 		if err := os.WriteFile(filepath.Join(room, "c.json"), config, 0o600); err != nil {
 			return 0, err
 		}
 		return alone(ctx, argv[0], room)
 	}}, nil
+}
+
+// drives are the files that Firecracker knows by names in a running VM's directory.
+func drives(dir string) (map[string]string, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "drive.*"))
+	links := map[string]string{}
+	for _, d := range names {
+		if err == nil {
+			links[filepath.Base(d)], err = os.Readlink(d)
+		}
+	}
+	if err == nil && len(links) == 0 {
+		err = fmt.Errorf("no drives in %s: it wants a VM outside of a jail", dir)
+	}
+	return links, err
+}
+
+// furnish makes a directory for a Firecracker, with its drives in it.
+func furnish(links map[string]string) (room string, err error) {
+	room, err = os.MkdirTemp("", "banger-bench")
+	for name, to := range links {
+		if err == nil {
+			err = os.Symlink(to, filepath.Join(room, name))
+		}
+	}
+	return room, err
+}
+
+// restoreFirecracker restores the template by a Firecracker that nothing but this
+// function speaks to.
+func (f fork) restoreFirecracker(ctx context.Context, vm banger.VM) (laps, error) {
+	links := map[string]string{}
+	for name, to := range f.drives {
+		links[name] = f.of(vm, to)
+	}
+	room, err := furnish(links)
+	defer func() { _ = os.RemoveAll(room) }() // of a temporary directory
+	if err != nil {
+		return nil, err
+	}
+	load, err := json.Marshal(map[string]any{
+		"snapshot_path": filepath.Join(f.dir, "state"), "resume_vm": true,
+		"mem_backend": map[string]string{"backend_type": "File", "backend_path": filepath.Join(f.dir, "ram")},
+	})
+	if err != nil {
+		return nil, err
+	}
+	watch := newStopwatch()
+	cmd := exec.Command(f.argv[0], "--id", "plain", "--api-sock", "a.sock")
+	cmd.Dir, cmd.Stderr = room, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // as ours has one
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	api, err := listening(ctx, filepath.Join(room, "a.sock"))
+	if err != nil {
+		return nil, err
+	}
+	defer api.Close()
+	watch.lap("Firecracker's start")
+	if _, err := fmt.Fprintf(api, "PUT /snapshot/load HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(load), load); err != nil {
+		return nil, err
+	}
+	answer := make([]byte, 512)
+	n, err := api.Read(answer)
+	if err != nil || !bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 204")) {
+		return nil, fmt.Errorf("load the snapshot: %q, %w", answer[:n], err)
+	}
+	watch.lap("its state loaded")
+	channel, err := listening(ctx, filepath.Join(room, "v.sock"))
+	if err != nil {
+		return nil, err
+	}
+	defer channel.Close()
+	if !connected(channel) {
+		return nil, errors.New("the guest's agent doesn't listen")
+	}
+	return f.become(ctx, vm, channel, watch)
+}
+
+// listening connects to a socket that is about to be there.
+func listening(ctx context.Context, path string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		conn, err := net.Dial("unix", path)
+		if err == nil || ctx.Err() != nil {
+			return conn, err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // alone is the smallest program that drives Firecracker.

@@ -20,15 +20,15 @@ const (
 	vmDisk       = "disk.ext4"
 )
 
-// imageTemplate is warm for an image whose init is up: the floor is plain QEMU
-// that restores the same image template on a copy of the template's disk, which
+// imageTemplate is warm for an image whose init is up: the floor is a plain
+// hypervisor that restores the same image template on a copy of the template's disk, which
 // banger has to make while the clock runs and the floor has beforehand.
 //
 // The user's own image template would be replaced, so where there is one, of
 // whatever --after, it is what is measured; one that was made for this goes.
 func (b *bench) imageTemplate(ctx context.Context) (err error) {
 	templates := api.Templates{Client: b.client}
-	probe, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven}, false, nil)
+	probe, err := b.client.CreateVM(ctx, kind(b.hypervisor), false, nil)
 	if err != nil {
 		return err
 	}
@@ -41,12 +41,12 @@ func (b *bench) imageTemplate(ctx context.Context) (err error) {
 		return err
 	}
 	for _, t := range have {
-		if t.Image == image && t.DiskMiB == probe.Spec.DiskMiB && t.Hypervisor == driven {
+		if t.Image == image && t.DiskMiB == probe.Spec.DiskMiB && t.Hypervisor == b.hypervisor && t.Net == probe.Spec.Net {
 			fmt.Printf("of %s, after %q, made %s\n", image, cmp.Or(t.After, "nothing"), t.Created.Format(time.RFC3339))
 			return b.restored(ctx, image)
 		}
 	}
-	made, err := templates.CreateTemplate(ctx, banger.TemplateSpec{Image: image}, nil)
+	made, err := templates.CreateTemplate(ctx, banger.TemplateSpec{Hypervisor: b.hypervisor, Net: probe.Spec.Net, Image: image}, nil)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"time"
 
+	"banger"
 	"banger/api"
 	"banger/xdg"
 )
@@ -26,7 +27,7 @@ import (
 func main() {
 	n := flag.Int("n", 15, "runs of each kind")
 	only := flag.String("only", "", "run only the measurement of this name")
-	hypervisor := flag.String("hypervisor", driven, "measure the cold start on this one: firecracker is driven by hand too, as a user without root")
+	hypervisor := flag.String("hypervisor", qemu, "measure starts on this one: firecracker is driven by hand too, as a user without root")
 	flag.Parse()
 	dirs, err := xdg.Of(os.Getenv)
 	if err == nil {
@@ -41,13 +42,11 @@ func main() {
 	}
 }
 
-// driven is the hypervisor that these measurements drive by hand, so that VMs run on
-// the same wherever another is the default.
-const driven = "qemu"
+const qemu = "qemu"
 
 type bench struct {
 	n          int
-	hypervisor string // the cold start's
+	hypervisor string // whose starts are measured, and which is driven by hand
 	dirs       xdg.Dirs
 	banger     string // the CLI, in PATH
 	client     *api.Client
@@ -75,6 +74,21 @@ func (b *bench) all(ctx context.Context, only string) error {
 		return fmt.Errorf("there is no measurement %q", only)
 	}
 	return errors.Join(errs...)
+}
+
+// kind is the VM that is started. Firecracker's has no network, which would take a
+// namespace and a TAP in it to drive by hand.
+func kind(hypervisor string) banger.Spec {
+	spec := banger.Spec{Hypervisor: hypervisor, Net: banger.NetUser}
+	if hypervisor != qemu {
+		spec.Net = banger.NetNone
+	}
+	return spec
+}
+
+// flags are kind for the command.
+func flags(hypervisor string) []string {
+	return []string{"--hypervisor", hypervisor, "--net", string(kind(hypervisor).Net)}
 }
 
 func (b *bench) vmDir(id string) string { return filepath.Join(b.dirs.State, "vms", id) }

@@ -21,25 +21,29 @@ import (
 )
 
 // warm compares `vm run --rm -- echo`, restored from a template, to its first
-// byte with the floor: plain QEMU that restores the very same template on a disk
-// and an image just like it, told by nothing but this program to become a VM and
-// to run the same command. So floor and banger have the same guest, and the same
+// byte with the floor: a plain hypervisor that restores the very same template on a
+// disk and an image just like it, told by nothing but this program to become a VM
+// and to run the same command. So floor and banger have the same guest, and the same
 // work in it; what is between them is all that banger is on the host.
 func (b *bench) warm(ctx context.Context) error {
-	if _, err := (api.Templates{Client: b.client}).CreateTemplate(ctx, banger.TemplateSpec{}, nil); err != nil {
+	if _, err := (api.Templates{Client: b.client}).CreateTemplate(ctx, banger.TemplateSpec{Hypervisor: b.hypervisor, Net: kind(b.hypervisor).Net}, nil); err != nil {
 		return err
 	}
 	return b.restored(ctx, "")
 }
 
-// fork is what is restored, by banger and by plain QEMU.
+// fork is what is restored, by banger and by a plain hypervisor.
 type fork struct {
-	image  string    // its name: from the image template; empty: the default one, from a template
-	like   banger.VM // stopped, but for its number what each of them is
-	argv   []string  // plain QEMU's, for like
-	kernel string    // its version
-	dir    string    // the template's
+	image  string            // its name: from the image template; empty: the default one, from a template
+	like   banger.VM         // stopped, but for its number what each of them is
+	argv   []string          // the VMM's, for like
+	drives map[string]string // Firecracker's names of them, and their paths
+	kernel string            // its version
+	dir    string            // the template's
 }
+
+// of is one of like's arguments or paths for another VM.
+func (f fork) of(vm banger.VM, s string) string { return strings.ReplaceAll(s, f.like.ID, vm.ID) }
 
 // told is what the guest has done when it has its identity.
 func (f fork) told() string {
@@ -49,6 +53,9 @@ func (f fork) told() string {
 	return "a mounted root, everything renewed"
 }
 
+// plains are the floors.
+var plains = map[string]string{qemu: "plain QEMU", "firecracker": "plain Firecracker"}
+
 // restored measures both, interleaved.
 func (b *bench) restored(ctx context.Context, image string) error {
 	f, err := b.fork(ctx, image)
@@ -56,26 +63,26 @@ func (b *bench) restored(ctx context.Context, image string) error {
 		return err
 	}
 	defer func() { _ = b.client.DeleteVM(ctx, f.like.ID) }()
-	flags := []string{"--hypervisor", driven}
+	plain, these := plains[b.hypervisor], flags(b.hypervisor)
 	if image != "" {
-		flags = append(flags, "--image", image)
+		these = append(these, "--image", image)
 	}
 	var ours, floor, cold []time.Duration
 	var stages, floorStages timings
 	for i := range b.n {
 		t, err := b.restorePlain(ctx, f)
 		if err != nil {
-			return fmt.Errorf("plain QEMU: %w", err)
+			return fmt.Errorf("%s: %w", plain, err)
 		}
 		floor = append(floor, t.total())
 		floorStages.add(t)
-		d, err := b.run(flags...)
+		d, err := b.run(these...)
 		if err != nil {
 			return err
 		}
 		ours = append(ours, d)
 		if i%3 == 0 { // for comparison only, and long
-			if d, err = b.run(append(flags, "--cold")...); err != nil {
+			if d, err = b.run(append(these, "--cold")...); err != nil {
 				return err
 			}
 			cold = append(cold, d)
@@ -84,21 +91,23 @@ func (b *bench) restored(ctx context.Context, image string) error {
 			return err
 		}
 	}
-	print("plain QEMU restoring the same, to the output", floor)
+	print(plain+" restoring the same, to the output", floor)
 	print("banger vm run --rm -- echo, to its output", ours)
 	print("the same with --cold", cold)
 	fmt.Printf("ratio of medians: %.2f; cold over warm: %.1f\n", float64(median(ours))/float64(median(floor)), float64(median(cold))/float64(median(ours)))
-	fmt.Println("\nwhere plain QEMU's time goes:")
+	fmt.Printf("\nwhere %s's time goes:\n", plain)
 	floorStages.print()
 	fmt.Println("\nwhere create's time goes, as vm show tells it:")
 	stages.print()
 	return nil
 }
 
-// fork has a VM restored and learns of it what plain QEMU must be told.
+// fork has a VM restored and learns of it what a plain hypervisor must be told.
 func (b *bench) fork(ctx context.Context, image string) (f fork, err error) {
 	f.image = image
-	f.like, err = b.client.CreateVM(ctx, banger.Spec{Name: "bench-floor", Hypervisor: driven, Image: image}, true, nil)
+	spec := kind(b.hypervisor)
+	spec.Name, spec.Image = "bench-floor", image
+	f.like, err = b.client.CreateVM(ctx, spec, true, nil)
 	if err != nil {
 		return f, err
 	}
@@ -112,6 +121,11 @@ func (b *bench) fork(ctx context.Context, image string) (f fork, err error) {
 	}
 	if f.argv, err = b.argv(f.like.ID); err != nil {
 		return f, err
+	}
+	if b.hypervisor != qemu {
+		if f.drives, err = drives(b.vmDir(f.like.ID)); err != nil {
+			return f, err
+		}
 	}
 	if _, err = b.client.StopVM(ctx, f.like.ID, banger.StopOptions{Force: true}); err != nil {
 		return f, err
@@ -136,7 +150,9 @@ func (b *bench) restoredFrom(vm banger.VM, image string) error {
 
 // launched creates a VM and notes its stages.
 func (b *bench) launched(ctx context.Context, f fork, t *timings) error {
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven, Image: f.image}, true, nil)
+	spec := kind(b.hypervisor)
+	spec.Image = f.image
+	vm, err := b.client.CreateVM(ctx, spec, true, nil)
 	if err != nil {
 		return err
 	}
@@ -166,31 +182,37 @@ func (b *bench) kernelVersion(ctx context.Context, id string) (string, error) {
 }
 
 // restorePlain restores the template on a new disk, or on a copy of its own, by a
-// QEMU that nothing but this function speaks to.
-func (b *bench) restorePlain(ctx context.Context, f fork) (t laps, err error) {
+// hypervisor that nothing but this program speaks to.
+func (b *bench) restorePlain(ctx context.Context, f fork) (laps, error) {
 	// Its disk is as new as ours will be, made before the clock starts.
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Hypervisor: driven, Image: f.image}, false, nil)
+	spec := kind(b.hypervisor)
+	spec.Image = f.image
+	vm, err := b.client.CreateVM(ctx, spec, false, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = b.client.DeleteVM(ctx, vm.ID) }()
-	dir := b.vmDir(vm.ID)
 	if f.image != "" {
 		if err := b.copyDisk(f, vm.ID); err != nil {
 			return nil, err
 		}
 	}
+	if b.hypervisor != qemu {
+		return f.restoreFirecracker(ctx, vm)
+	}
+	return f.restoreQEMU(ctx, vm, b.vmDir(vm.ID))
+}
+
+func (f fork) restoreQEMU(ctx context.Context, vm banger.VM, dir string) (laps, error) {
 	argv := slices.Clone(f.argv)
 	for i := range argv {
-		argv[i] = strings.ReplaceAll(argv[i], f.like.ID, vm.ID)
+		argv[i] = f.of(vm, argv[i])
 	}
 	state, err := os.Open(filepath.Join(f.dir, "state"))
 	if err != nil {
 		return nil, err
 	}
 	defer state.Close()
-	id := plainIdentity(vm, f.kernel)
-
 	watch := newStopwatch()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
@@ -216,10 +238,15 @@ func (b *bench) restorePlain(ctx context.Context, f fork) (t laps, err error) {
 		return nil, err
 	}
 	watch.lap("its state loaded")
+	return f.become(ctx, vm, channel, watch)
+}
+
+// become makes the restored guest a VM and runs the command.
+func (f fork) become(ctx context.Context, vm banger.VM, channel net.Conn, watch *stopwatch) (laps, error) {
 	mux := link.New(channel, link.Host)
 	defer func() { _ = mux.Close() }()
 	client := guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return mux.Open(ctx) }}
-	if _, err := client.Configure(ctx, id); err != nil {
+	if _, err := client.Configure(ctx, plainIdentity(vm, f.kernel)); err != nil {
 		return nil, err
 	}
 	watch.lap(f.told())
@@ -234,9 +261,12 @@ func (b *bench) restorePlain(ctx context.Context, f fork) (t laps, err error) {
 func plainIdentity(vm banger.VM, kernel string) guest.Identity {
 	seed := make([]byte, 64)
 	_, _ = rand.Read(seed) // never fails (crypto/rand)
-	return guest.Identity{
+	id := guest.Identity{
 		ID: vm.ID, Hostname: "floor", MachineID: hex.EncodeToString(seed[:16]), Entropy: seed, KernelVersion: kernel,
-		Net:    &guest.NetIdentity{MAC: "02:00:00:00:00:02", Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: "10.0.2.3"},
 		Drives: guest.DriveSerials{Image: "image", Modules: "modules", Disk: "disk"},
 	}
+	if vm.Spec.Net != banger.NetNone {
+		id.Net = &guest.NetIdentity{MAC: "02:00:00:00:00:02", Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: "10.0.2.3"}
+	}
+	return id
 }
