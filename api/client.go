@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -28,19 +29,25 @@ type Client struct {
 }
 
 // NewClient returns a client whose every connection is made by dial, which may
-// start the daemon for it. Each connection begins with a comparison of the API
-// versions.
+// start the daemon for it. The first connection to each daemon begins with a
+// comparison of the API versions.
 func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
+	var agreed atomic.Int64 // the daemon's process
 	return &Client{http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := dial(ctx)
 			if err != nil {
 				return nil, err
 			}
+			pid, _ := peer(conn)
+			if pid > 0 && agreed.Load() == int64(pid) {
+				return conn, nil
+			}
 			if err := agree(ctx, conn); err != nil {
 				_ = conn.Close()
 				return nil, err
 			}
+			agreed.Store(int64(pid))
 			return conn, nil
 		},
 		DisableCompression: true,

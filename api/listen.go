@@ -91,25 +91,26 @@ func shorten(path string) (short string, done func(), err error) {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", fd, filepath.Base(path)), func() { _ = unix.Close(fd) }, nil
 }
 
-// peerUID returns the user at the other end, as the kernel recorded it when
-// the connection was made (SO_PEERCRED, unix(7)), -1 when it can't be told.
-func peerUID(c net.Conn) int {
+// peer returns the process at the other end and its user, as the kernel recorded
+// them when the connection was made or listened for (SO_PEERCRED, unix(7)), -1 where
+// that can't be told.
+func peer(c net.Conn) (pid, uid int) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
-		return -1
+		return -1, -1
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return -1
+		return -1, -1
 	}
-	uid := -1
+	pid, uid = -1, -1
 	err = raw.Control(func(fd uintptr) {
 		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			uid = int(cred.Uid)
+			pid, uid = int(cred.Pid), int(cred.Uid)
 		}
 	})
 	if err != nil {
-		return -1
+		return -1, -1
 	}
-	return uid
+	return pid, uid
 }

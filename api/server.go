@@ -116,7 +116,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		Handler:     mux,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, uidKey{}, peerUID(c))
+			_, uid := peer(c)
+			return context.WithValue(ctx, uidKey{}, uid)
 		},
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
