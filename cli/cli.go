@@ -178,6 +178,7 @@ func (a *App) root() *cobra.Command {
 		Use:           "banger",
 		Short:         "A Linux machine of its own, a microVM, for you, your agent or a command",
 		Example:       fiveThings,
+		Version:       version.String(), // `banger version` says more, and asks the daemon
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
@@ -191,6 +192,7 @@ func (a *App) root() *cobra.Command {
 	ps := listCommand(a)
 	ps.Use = "ps"
 	root.SetHelpTemplate(rootHelp)
+	root.SetVersionTemplate("banger {{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"}, &cobra.Group{ID: groupMakes, Title: "What they are made of:"},
 		&cobra.Group{ID: groupSystem, Title: "banger itself:"})
 	root.AddCommand(grouped(groupVMs, vmCommand(a), ps, operationCommand(a), eventsCommand(a))...)
