@@ -134,7 +134,13 @@ func (s *Server) answer(req guest.Request) (any, error) {
 		}
 		return nil, s.Freeze()
 	case guest.OpHealth:
-		return s.health(), nil
+		var b guest.HealthRequest
+		if len(req.Body) > 0 { // clients of before sent none
+			if err := decode(req.Body, &b); err != nil {
+				return nil, err
+			}
+		}
+		return s.health(b), nil
 	case guest.OpClock:
 		return nil, s.clock(req.Body)
 	case guest.OpShutdown:
@@ -170,12 +176,12 @@ func (s *Server) configure(body json.RawMessage) (any, error) {
 	return s.Configure(context.Background(), id)
 }
 
-func (s *Server) health() guest.Health {
+func (s *Server) health(req guest.HealthRequest) guest.Health {
 	h := guest.Health{Agent: s.Version, Configured: s.Configured == nil || s.Configured(), Time: time.Now(), Sessions: s.Sessions.Len()}
 	if s.Now != nil {
 		h.Time = s.Now()
 	}
-	if s.InitState != nil {
+	if s.InitState != nil && !req.NoInit {
 		h.Init = s.InitState()
 	}
 	var up unix.Timespec

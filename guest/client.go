@@ -66,8 +66,12 @@ func (s leaving) MarshalJSON() ([]byte, error) {
 
 // Health asks for a sign of life.
 func (c *Client) Health(ctx context.Context) (Health, error) {
+	return c.health(ctx, HealthRequest{})
+}
+
+func (c *Client) health(ctx context.Context, req HealthRequest) (Health, error) {
 	var h Health
-	err := c.call(ctx, OpHealth, nil, &h)
+	err := c.call(ctx, OpHealth, req, &h)
 	h.Agent, h.Init = clean(h.Agent), clean(h.Init)
 	return h, err
 }
@@ -126,7 +130,7 @@ func (c *Client) SyncClock(ctx context.Context) (time.Duration, error) {
 func (c *Client) readClock(ctx context.Context) (offset, trip time.Duration, err error) {
 	for n := range clockReadings {
 		start := time.Now()
-		h, err := c.Health(ctx)
+		h, err := c.health(ctx, HealthRequest{NoInit: true})
 		if err != nil {
 			return 0, 0, err
 		}

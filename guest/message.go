@@ -16,7 +16,7 @@ const MaxMessage = 256 << 10
 const (
 	OpConfigure = "configure" // Identity → Ready
 	OpFreeze    = "freeze"    // → nothing: the guest is at its freeze point until it is configured
-	OpHealth    = "health"    // → Health
+	OpHealth    = "health"    // nothing or HealthRequest → Health
 	OpClock     = "clock"     // Clock → nothing
 	OpShutdown  = "shutdown"  // ShutdownRequest → nothing
 	OpWatch     = "watch"     // → nothing, then FrameNotice until either side closes
@@ -78,6 +78,13 @@ type Final struct {
 	Exit   ExitStatus `json:"exit"`
 	Stdout int64      `json:"stdout"`
 	Stderr int64      `json:"stderr"`
+}
+
+// HealthRequest says what of Health isn't wanted.
+type HealthRequest struct {
+	// NoInit leaves Init out: the image's init is asked for it, which takes it 20 ms in
+	// an emulated guest.
+	NoInit bool `json:"no_init,omitempty"`
 }
 
 // SessionRequest names a session.
