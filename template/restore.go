@@ -84,15 +84,16 @@ func (s *Store) Reject(id string, why error) error {
 		return fmt.Errorf("the restoring from template %s was disturbed: %w", id, why)
 	}
 	m, err := s.read(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the template %s was removed meanwhile: %w", id, why)
-	}
 	if err == nil {
 		s.mu.Lock()
 		s.failures[m.Kind]++
 		s.mu.Unlock()
 	}
-	return fmt.Errorf("the template %s was no good and is removed: %w", id, errors.Join(why, s.remove(id)))
+	why = errors.Join(why, s.remove(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the template %s was removed meanwhile: %w", id, why)
+	}
+	return fmt.Errorf("the template %s was no good and is removed: %w", id, why)
 }
 
 // clockSlack is how far a renewed clock may be from the host's, which is set
