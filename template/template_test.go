@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"io"
 	"log/slog"
 	"net"
@@ -476,5 +477,9 @@ func TestKilledIsNoFault(t *testing.T) {
 		if names := left(t, dir); len(names) != c.left || !errors.Is(err, c.why) || !strings.Contains(err.Error(), made.ID) {
 			t.Errorf("after %v: %q, %v", c.why, names, err)
 		}
+	}
+	// Another VM's fault took the template away under this one.
+	if err := b.Reject(made.ID, fs.ErrNotExist); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "removed meanwhile") {
+		t.Errorf("of a template that is no more: %v", err)
 	}
 }
