@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -230,6 +231,13 @@ func helpOrUsage(cmd *cobra.Command, args []string) error {
 		return cmd.Help()
 	}
 	err := banger.Errorf(banger.CodeInvalid, "%s has no command %q", cmd.CommandPath(), args[0])
+	// What other tools call it, or have without the word before it.
+	vm, _, _ := cmd.Root().Find([]string{"vm"}) // there is one
+	for _, c := range slices.Concat(cmd.Commands(), vm.Commands()) {
+		if c.Name() == args[0] || c.HasAlias(args[0]) || slices.Contains(c.SuggestFor, args[0]) {
+			return err.WithHint("did you mean `%s`?", c.CommandPath())
+		}
+	}
 	if cmd.SuggestionsMinimumDistance = 2; len(cmd.SuggestionsFor(args[0])) > 0 {
 		return err.WithHint("did you mean `%s %s`?", cmd.CommandPath(), cmd.SuggestionsFor(args[0])[0])
 	}

@@ -11,8 +11,9 @@ import (
 func execCommand(a *App) *cobra.Command {
 	var f commandFlags
 	cmd := &cobra.Command{
-		Use:   "exec [flags] VM [-- COMMAND...]",
-		Short: "Run a command or a shell in a running VM",
+		Use:        "exec [flags] VM [-- COMMAND...]",
+		SuggestFor: []string{"ssh", "shell", "enter", "attach"},
+		Short:      "Run a command or a shell in a running VM",
 		Long: `Runs COMMAND in a VM, or a login shell. It begins in the VM's repository, else in
 the user's home. Streams, signals and status are the command's own; output goes
 on without a gap when the daemon is replaced meanwhile.

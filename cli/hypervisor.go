@@ -22,7 +22,7 @@ that don't say. Nothing is fetched unless you ask for it.`
 
 func hypervisorListCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the hypervisors that this host has, and which one new VMs get", Args: nargs(0, 0),
+		Use: "list", Aliases: []string{"ls"}, Short: "List the hypervisors that this host has, and which one new VMs get", Args: nargs(0, 0),
 		Example: `  banger hypervisor list
   banger hypervisor list --json | jq -r '.[] | select(.default).name'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

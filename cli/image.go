@@ -76,7 +76,7 @@ func imageName(file string) string {
 
 func imageListCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List images", Example: "  banger image list", Args: nargs(0, 0),
+		Use: "list", Aliases: []string{"ls"}, Short: "List images", Example: "  banger image list", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()

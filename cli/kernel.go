@@ -61,7 +61,7 @@ func kernelDeleteCommand(a *App) *cobra.Command {
 
 func kernelListCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List kernels", Example: "  banger kernel list", Args: nargs(0, 0),
+		Use: "list", Aliases: []string{"ls"}, Short: "List kernels", Example: "  banger kernel list", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()

@@ -16,9 +16,10 @@ import (
 func listCommand(a *App) *cobra.Command {
 	var quiet bool
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List VMs",
-		Long:  "Lists all VMs, oldest first.",
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List VMs",
+		Long:    "Lists all VMs, oldest first.",
 		Example: `  banger ps
   banger vm list --json
   banger vm delete $(banger ps -q)`,

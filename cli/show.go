@@ -13,8 +13,9 @@ import (
 
 func showCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use:   "show VM",
-		Short: "Show one VM: what it is, how it is, why",
+		Use:        "show VM",
+		SuggestFor: []string{"inspect", "info", "describe"},
+		Short:      "Show one VM: what it is, how it is, why",
 		Example: `  banger vm show web
   banger vm show web --json`,
 		Args:              nargs(1, 1),

@@ -28,7 +28,7 @@ init is up, for new VMs of that image.`
 
 func templateListCommand(a *App) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List templates, the last used first", Example: "  banger template list", Args: nargs(0, 0),
+		Use: "list", Aliases: []string{"ls"}, Short: "List templates, the last used first", Example: "  banger template list", Args: nargs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
