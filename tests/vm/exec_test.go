@@ -32,13 +32,17 @@ func TestExecCost(t *testing.T) {
 	daemon := api.NewClient(func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", status.Socket)
 	})
-	c := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return daemon.Dial(ctx, vm.ID) }}
+	var opening time.Duration
+	c := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) {
+		defer func(began time.Time) { opening = time.Since(began) }(time.Now())
+		return daemon.Dial(ctx, vm.ID)
+	}}
 	echo, err := c.Echo(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer echo.Close()
-	var trips, own, bytes, ours []time.Duration
+	var trips, own, bytes, ours, opens []time.Duration
 	for range *execRuns {
 		began := time.Now()
 		b := []byte{'x'}
@@ -56,8 +60,9 @@ func TestExecCost(t *testing.T) {
 		}
 		trip, o := time.Since(began), time.Duration(status.TookUS)*time.Microsecond
 		trips, own, bytes, ours = append(trips, trip), append(own, o), append(bytes, e), append(ours, trip-o)
+		opens = append(opens, opening)
 	}
 	middle := func(d []time.Duration) time.Duration { return slices.Sorted(slices.Values(d))[len(d)/2] }
-	t.Logf("%s, n=%d, medians: round trip %v, the guest's own fork, exec and wait %v, a byte's echo %v", *vmtest.Hypervisor, *execRuns, middle(trips), middle(own), middle(bytes))
+	t.Logf("%s, n=%d, medians: round trip %v, the guest's own fork, exec and wait %v, a byte's echo %v, a stream's opening %v", *vmtest.Hypervisor, *execRuns, middle(trips), middle(own), middle(bytes), middle(opens))
 	t.Logf("round trip less the guest's own: %v, %.3f of the guest's own", middle(ours), float64(middle(ours))/float64(middle(own)))
 }
