@@ -25,7 +25,7 @@ const stateName = "template-state"
 
 // formatVersion is part of every kind: a change in how machines are described
 // here makes templates of before strangers.
-const formatVersion = 1
+const formatVersion = 2
 
 // Kind digests what a restored machine must have in common with its template.
 func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {

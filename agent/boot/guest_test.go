@@ -199,7 +199,7 @@ func start(t *testing.T, image, disk string) *vm {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"-M", "microvm,accel=tcg", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+	args := []string{"-M", "microvm,accel=tcg,pic=off,pit=off", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", boot.Vmlinux, "-initrd", boot.Initramfs,
 		"-append", "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz=" + tscKHz(t),
 		"-serial", "file:" + v.path("console"),
@@ -269,10 +269,11 @@ func (v *vm) cleanup() {
 	if v.mux != nil {
 		v.mux.Close()
 	}
+	early := v.ctx.Err() != nil
 	_ = v.cmd.Process.Kill() // it may have ended
 	<-v.ctx.Done()
 	if v.t.Failed() {
-		v.t.Logf("console:\n%s", v.console())
+		v.t.Logf("ended by itself: %v, %v; console:\n%s", early, context.Cause(v.ctx), v.console())
 	}
 }
 
