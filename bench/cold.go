@@ -113,15 +113,9 @@ func plainQEMU(argv []string, dir string) (time.Duration, error) {
 		return 0, err
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	var console net.Conn
-	for end := start.Add(20 * time.Second); console == nil; {
-		var err error
-		if console, err = net.Dial("unix", filepath.Join(dir, "console.sock")); err != nil {
-			if time.Now().After(end) {
-				return 0, fmt.Errorf("no console: %w: %s", err, words.String())
-			}
-			time.Sleep(time.Millisecond)
-		}
+	console, err := listening(filepath.Join(dir, "console.sock"))
+	if err != nil {
+		return 0, fmt.Errorf("no console: %w: %s", err, words.String())
 	}
 	defer console.Close()
 	_ = console.SetReadDeadline(start.Add(time.Minute))

@@ -96,7 +96,7 @@ func (f fork) restoreFirecracker(ctx context.Context, vm banger.VM) (laps, error
 		return nil, err
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	api, err := listening(ctx, filepath.Join(room, "a.sock"))
+	api, err := listening(filepath.Join(room, "a.sock"))
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (f fork) restoreFirecracker(ctx context.Context, vm banger.VM) (laps, error
 		return nil, fmt.Errorf("load the snapshot: %q, %w", answer[:n], err)
 	}
 	watch.lap("its state loaded")
-	channel, err := listening(ctx, filepath.Join(room, "v.sock"))
+	channel, err := listening(filepath.Join(room, "v.sock"))
 	if err != nil {
 		return nil, err
 	}
@@ -120,19 +120,6 @@ func (f fork) restoreFirecracker(ctx context.Context, vm banger.VM) (laps, error
 		return nil, errors.New("the guest's agent doesn't listen")
 	}
 	return f.become(ctx, vm, channel, watch)
-}
-
-// listening connects to a socket that is about to be there.
-func listening(ctx context.Context, path string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	for {
-		conn, err := net.Dial("unix", path)
-		if err == nil || ctx.Err() != nil {
-			return conn, err
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // alone is the smallest program that drives Firecracker.

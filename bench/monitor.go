@@ -17,18 +17,24 @@ type monitor struct {
 
 // dialMonitor waits for a QEMU to make its socket, and to greet.
 func dialMonitor(path string) (*monitor, error) {
+	conn, err := listening(path)
+	if err != nil {
+		return nil, fmt.Errorf("no monitor: %w", err)
+	}
+	q := &monitor{conn.(*net.UnixConn), json.NewDecoder(conn)}
+	var greeting map[string]any
+	if err := q.in.Decode(&greeting); err != nil {
+		return nil, err
+	}
+	return q, q.do("qmp_capabilities", nil, nil, nil)
+}
+
+// listening connects to a socket that is about to be there.
+func listening(path string) (net.Conn, error) {
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		conn, err := net.Dial("unix", path)
-		if err == nil {
-			q := &monitor{conn.(*net.UnixConn), json.NewDecoder(conn)}
-			var greeting map[string]any
-			if err := q.in.Decode(&greeting); err != nil {
-				return nil, err
-			}
-			return q, q.do("qmp_capabilities", nil, nil, nil)
-		}
-		if time.Now().After(end) {
-			return nil, fmt.Errorf("no monitor: %w", err)
+		if err == nil || time.Now().After(end) {
+			return conn, err
 		}
 	}
 }

@@ -143,8 +143,9 @@ func (d *Driver) launch(ctx context.Context, m banger.Machine, by how) (h banger
 // answers after. One that takes its time on a busy host to boot may go on: the
 // guest boots meanwhile.
 func awaitMachine(ctx context.Context, m banger.Machine, vmm banger.Process, by how) error {
-	within, boots := loadTimeout, false
-	if _, boots = by.(boot); boots {
+	_, boots := by.(boot)
+	within := loadTimeout
+	if boots {
 		within = machineTimeout
 	}
 	err := answer(ctx, m, by, within)
