@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -78,5 +79,27 @@ func TestAnotherProcessOfThatPID(t *testing.T) {
 	}
 	if !proc.Alive(p) {
 		t.Error("it was killed")
+	}
+}
+
+// A process that is just becoming another program has no arguments for a moment.
+// Whoever looks for it then finds it all the same.
+func TestArgsWhileItBecomesAnother(t *testing.T) {
+	for range 200 {
+		cmd := exec.Command("sh", "-c", "exec sleep 1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var argv []string
+		for ok, end := false, time.Now().Add(time.Minute); !ok; argv, ok = proc.OwnArgs(cmd.Process.Pid, "sleep") {
+			if time.Now().After(end) {
+				t.Fatal("it didn't become sleep")
+			}
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if !slices.Equal(argv, []string{"sleep", "1000"}) {
+			t.Fatalf("its arguments are %q", argv)
+		}
 	}
 }

@@ -42,6 +42,11 @@ func OwnArgs(pid int, program string) (argv []string, ok bool) {
 	return Args(pid, program, os.Getuid())
 }
 
+// execTimeout is how long a process may take to become another program. Until it
+// has that one's arguments it has none (load_elf_binary in the kernel's
+// fs/binfmt_elf.c): 10 ms were seen, and who looks then must not miss it.
+const execTimeout = time.Second
+
 // Args is OwnArgs for another user id of ours. Arguments alone say nothing: anybody
 // may choose theirs; nobody else may choose that id.
 func Args(pid int, program string, uid int) (argv []string, ok bool) {
@@ -56,6 +61,12 @@ func Args(pid int, program string, uid int) (argv []string, ok bool) {
 		return nil, false
 	}
 	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	for end := time.Now().Add(execTimeout); err == nil && len(cmdline) == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+		if _, err = os.Readlink(filepath.Join(dir, "exe")); err == nil { // a zombie has none, and no arguments either
+			cmdline, err = os.ReadFile(filepath.Join(dir, "cmdline"))
+		}
+	}
 	return strings.Split(string(bytes.TrimSuffix(cmdline, []byte{0})), "\x00"), err == nil
 }
 
