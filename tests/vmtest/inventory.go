@@ -115,11 +115,8 @@ func (h *Host) Inventory(t *testing.T) (lines []string) {
 			add("device", strings.TrimSpace(string(name)))
 		}
 	}
-	memory, _ := filepath.Glob("/dev/shm/banger-*")
-	for _, m := range memory {
-		if h.ownsMemory(m) {
-			add("memory", m)
-		}
+	for _, m := range h.memory() {
+		add("memory", m)
 	}
 	for _, root := range []string{h.Dir(), "/sys/fs/cgroup"} {
 		_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
@@ -131,6 +128,18 @@ func (h *Host) Inventory(t *testing.T) (lines []string) {
 	}
 	slices.Sort(lines)
 	return lines
+}
+
+// memory lists the memory files of this installation's guests, and nobody's, with
+// the time each was made.
+func (h *Host) memory() (files []string) {
+	all, _ := filepath.Glob("/dev/shm/banger-*")
+	for _, path := range all {
+		if st, err := os.Stat(path); err == nil && h.ownsMemory(path) {
+			files = append(files, path+" of "+st.ModTime().Format(time.TimeOnly))
+		}
+	}
+	return files
 }
 
 // ownsMemory reports whether a memory file is this installation's or nobody's: tests

@@ -90,8 +90,16 @@ func Main(m *testing.M) {
 			fmt.Println(err)
 			return 1
 		}
-		defer Shared.end()
-		return m.Run()
+		before := Shared.memory()
+		status := m.Run()
+		Shared.end()
+		for _, file := range Shared.memory() {
+			if !slices.Contains(before, file) {
+				fmt.Println("FAIL: guest memory was left behind:", file)
+				status = 1
+			}
+		}
+		return status
 	}())
 }
 
