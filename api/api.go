@@ -4,7 +4,8 @@
 //
 // It owns the route table, who may use it, and the form of errors and
 // progress. It refuses to know what a VM is made of, how a daemon is started,
-// and what flows through a guest's channel: those bytes are copied unread.
+// and what flows through a guest's channel: those bytes are copied unread, or don't
+// come by here at all (see passing).
 package api
 
 import (

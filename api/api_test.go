@@ -3,7 +3,6 @@ package api_test
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -356,80 +355,6 @@ func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errors.New("disk on fire") }
-
-// A channel carries any bytes both ways; its guest's end is its end.
-func TestChannel(t *testing.T) {
-	agentSide := make(chan net.Conn, 1)
-	c := newClient(t, &services{dial: func(context.Context, string) (net.Conn, error) {
-		near, far := net.Pipe()
-		agentSide <- far
-		return near, nil
-	}})
-	conn, err := c.Dial(t.Context(), "web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	far := <-agentSide
-	data := make([]byte, 3<<20+17)
-	_, _ = rand.Read(data)
-	go func() { _, _ = conn.Write(data) }()
-	echo := make([]byte, len(data))
-	go func() {
-		up := make([]byte, len(data))
-		_, _ = io.ReadFull(far, up)
-		_, _ = far.Write(up)
-		_ = far.Close()
-	}()
-	n, err := io.ReadFull(conn, echo)
-	if err != nil || !bytes.Equal(echo, data) {
-		t.Fatalf("%d of %d bytes came back right, %v", n, len(data), err)
-	}
-	if _, err := conn.Read(echo); err != io.EOF {
-		t.Errorf("after the guest's end: %v, want EOF", err)
-	}
-	_ = conn.Close()
-
-	if conn, err = c.Dial(t.Context(), "web"); err != nil {
-		t.Fatal(err)
-	}
-	far = <-agentSide
-	_ = conn.Close()
-	if _, err := far.Read(echo); err == nil {
-		t.Error("the client's close doesn't reach the guest")
-	}
-}
-
-// A daemon that ends closes what it carries, and doesn't wait for it.
-func TestEndClosesChannels(t *testing.T) {
-	agentSide := make(chan net.Conn, 1)
-	held := make(chan bool)
-	path := socket(t)
-	end := serve(t, path, &services{
-		dial: func(context.Context, string) (net.Conn, error) {
-			near, far := net.Pipe()
-			agentSide <- far
-			return near, nil
-		},
-		vm:   func(context.Context, string) (banger.VM, error) { return aVM, nil },
-		hold: func(ctx context.Context, _ string) error { close(held); <-ctx.Done(); return nil },
-	})
-	c := connect(path)
-	conn, err := c.Dial(t.Context(), "web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	go func() { _ = c.HoldVM(ctx, "web") }()
-	wait(t, held)
-	end()
-	if _, err := conn.Read(make([]byte, 1)); err == nil {
-		t.Error("the client's end is still open")
-	}
-	if _, err := (<-agentSide).Read(make([]byte, 1)); err == nil {
-		t.Error("the guest's end is still open")
-	}
-}
 
 // The console comes as it is written, whatever its bytes.
 func TestLogsFollow(t *testing.T) {

@@ -15,8 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"banger"
 	"banger/version"
 )
@@ -25,7 +23,8 @@ import (
 // call that may be repeated is repeated once, on a new connection, when the
 // daemon goes away under it.
 type Client struct {
-	http *http.Client
+	http    *http.Client
+	connect func(ctx context.Context) (net.Conn, error)
 }
 
 // NewClient returns a client whose every connection is made by dial, which may
@@ -33,23 +32,24 @@ type Client struct {
 // comparison of the API versions.
 func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
 	var agreed atomic.Int64 // the daemon's process
-	return &Client{http: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := dial(ctx)
-			if err != nil {
-				return nil, err
-			}
-			pid, _ := peer(conn)
-			if pid > 0 && agreed.Load() == int64(pid) {
-				return conn, nil
-			}
-			if err := agree(ctx, conn); err != nil {
-				_ = conn.Close()
-				return nil, err
-			}
-			agreed.Store(int64(pid))
+	connect := func(ctx context.Context) (net.Conn, error) {
+		conn, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		pid, _ := peer(conn)
+		if pid > 0 && agreed.Load() == int64(pid) {
 			return conn, nil
-		},
+		}
+		if err := agree(ctx, conn); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		agreed.Store(int64(pid))
+		return conn, nil
+	}
+	return &Client{connect: connect, http: &http.Client{Transport: &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return connect(ctx) },
 		DisableCompression: true,
 		IdleConnTimeout:    time.Minute,
 	}}}
@@ -265,38 +265,6 @@ func (c *Client) VMs(ctx context.Context) ([]banger.VM, error) {
 	err := c.callRepeated(ctx, "GET", "/v1/vms", nil, &vms, nil)
 	return vms, err
 }
-
-// Dial implements banger.VMService.
-func (c *Client) Dial(ctx context.Context, ref string) (conn net.Conn, err error) {
-	_, err = repeat(ctx, func() error {
-		conn, err = c.dial(ctx, ref)
-		return err
-	})
-	return conn, err
-}
-
-func (c *Client) dial(ctx context.Context, ref string) (net.Conn, error) {
-	ws, resp, err := websocket.Dial(ctx, "http://banger"+vmPath(ref, "channel"), &websocket.DialOptions{
-		HTTPClient:      c.http,
-		CompressionMode: websocket.CompressionDisabled,
-	})
-	if err != nil {
-		if resp != nil && resp.StatusCode >= 400 {
-			return nil, answeredError(resp)
-		}
-		return nil, transportError(ctx, err)
-	}
-	return channel{websocket.NetConn(context.WithoutCancel(ctx), ws, websocket.MessageBinary), ws}, nil
-}
-
-// channel closes without WebSocket's closing handshake, which would wait for a
-// peer that has nothing left to say: what was written is in the socket.
-type channel struct {
-	net.Conn
-	ws *websocket.Conn
-}
-
-func (c channel) Close() error { return c.ws.CloseNow() }
 
 // Logs implements banger.VMService.
 func (c *Client) Logs(ctx context.Context, ref string, follow bool) (io.ReadCloser, error) {

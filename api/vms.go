@@ -1,11 +1,8 @@
 package api
 
 import (
-	"context"
 	"io"
 	"net/http"
-
-	"github.com/coder/websocket"
 
 	"banger"
 )
@@ -105,35 +102,5 @@ func (s *Server) hold(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && r.Context().Err() == nil {
 		(&lineWriter{w: w, begun: true}).write(line{Error: banger.AsError(err)})
 	}
-	return nil
-}
-
-// channel turns the connection into one stream to the guest's agent. Errors
-// before the upgrade are plain HTTP errors. A WebSocket can't be closed in one
-// direction; package guest's operations say their ends in frames.
-func (s *Server) channel(w http.ResponseWriter, r *http.Request) error {
-	conn, err := s.VMs.Dial(r.Context(), r.PathValue("ref"))
-	if err != nil {
-		return err
-	}
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
-	if err != nil { // it has answered
-		_ = conn.Close()
-		return nil
-	}
-	// The daemon's end ends the request's context, and with it both copies.
-	client := websocket.NetConn(r.Context(), ws, websocket.MessageBinary)
-	stop := context.AfterFunc(r.Context(), func() { _ = conn.Close() })
-	defer stop()
-	up := make(chan struct{})
-	go func() {
-		defer close(up)
-		_, _ = io.Copy(conn, client)
-		_ = conn.Close()
-	}()
-	_, _ = io.Copy(client, conn)
-	_ = conn.Close()
-	_ = ws.Close(websocket.StatusNormalClosure, "")
-	<-up
 	return nil
 }

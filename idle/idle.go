@@ -9,11 +9,13 @@ package idle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"banger"
@@ -106,6 +108,15 @@ func (w *Watcher) Dial(ctx context.Context, ref string) (net.Conn, error) {
 type conn struct {
 	net.Conn
 	leave func()
+}
+
+// SyscallConn is for passing a descriptor of the stream on.
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	s, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return s.SyscallConn()
 }
 
 // Close also ends the client's use.

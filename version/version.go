@@ -12,7 +12,7 @@ import (
 
 // API is the version of the HTTP interface between CLI and daemon. It changes
 // when one side would misunderstand the other, not when something is added.
-const API = 1
+const API = 2
 
 // Version is set by the linker (-X banger/version.Version=…) in releases.
 var Version string

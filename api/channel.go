@@ -1,0 +1,231 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/coder/websocket"
+	"golang.org/x/sys/unix"
+)
+
+// passing is what a client on this host upgrades to. The answer, 101, carries a
+// descriptor of the stream itself (SCM_RIGHTS, unix(7)): no byte of it goes through
+// the daemon, and it outlives the daemon. The client keeps the connection for as
+// long as it uses the stream, and says nothing more on it.
+const passing = "banger-descriptor"
+
+// channel gives the client one stream to the guest's agent: a descriptor of it, or,
+// for browsers and whoever can't take one, as a WebSocket. Errors before the upgrade
+// are plain HTTP errors.
+func (s *Server) channel(w http.ResponseWriter, r *http.Request) error {
+	conn, err := s.VMs.Dial(r.Context(), r.PathValue("ref"))
+	if err != nil {
+		return err
+	}
+	// The daemon's end ends the request's context, and with it what it carries.
+	stop := context.AfterFunc(r.Context(), func() { _ = conn.Close() })
+	defer stop()
+	defer func() { _ = conn.Close() }()
+	if r.Header.Get("Upgrade") == passing {
+		return pass(w, r, conn)
+	}
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	if err != nil {
+		return nil // it has answered
+	}
+	// A WebSocket can't be closed in one direction; package guest's operations say
+	// their ends in frames.
+	client := websocket.NetConn(r.Context(), ws, websocket.MessageBinary)
+	carry(client, conn, func() { _ = ws.Close(websocket.StatusNormalClosure, "") })
+	return nil
+}
+
+// carry copies both ways until either side ends, and closes both.
+func carry(client io.ReadWriter, conn net.Conn, hangUp func()) {
+	up := make(chan struct{})
+	go func() {
+		defer close(up)
+		_, _ = io.Copy(conn, client)
+		_ = conn.Close()
+	}()
+	_, _ = io.Copy(client, conn)
+	_ = conn.Close()
+	hangUp()
+	<-up
+}
+
+// pass hands a descriptor of the stream over and returns when the client has closed
+// its connection.
+func pass(w http.ResponseWriter, r *http.Request, conn net.Conn) error {
+	stream, done, err := descriptor(conn)
+	if err != nil {
+		return err
+	}
+	defer done()
+	raw, err := stream.SyscallConn()
+	if err != nil {
+		return err
+	}
+	hijacked, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = hijacked.Close() }()
+	client, ok := hijacked.(*net.UnixConn)
+	if !ok {
+		return nil // it isn't on this host, and can't have asked for this
+	}
+	answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + passing + "\r\n\r\n"
+	_ = client.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	cerr := raw.Control(func(fd uintptr) {
+		_, _, err = client.WriteMsgUnix([]byte(answer), unix.UnixRights(int(fd)), nil)
+	})
+	if errors.Join(cerr, err) != nil {
+		return nil // the client has left
+	}
+	stop := context.AfterFunc(r.Context(), func() { _ = client.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_, _ = io.Copy(io.Discard, client)
+	return nil
+}
+
+// descriptor returns what a client can be given of a stream: the stream, or, when
+// that is none of the kernel's, an end of a pair whose other end is copied to it.
+func descriptor(conn net.Conn) (stream syscall.Conn, done func(), err error) {
+	if s, ok := conn.(syscall.Conn); ok {
+		if _, err := s.SyscallConn(); err == nil {
+			return s, func() {}, nil
+		}
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("a pair of sockets: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fds[0]), "theirs")
+	ours, err := connOf(fds[1])
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		carry(ours, conn, func() { _ = ours.Close() })
+	}()
+	return theirs, func() { _ = theirs.Close(); _ = conn.Close(); <-copied }, nil
+}
+
+// connOf takes a descriptor over.
+func connOf(fd int) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(fd), "stream")
+	defer func() { _ = f.Close() }()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(errors.New("the stream is no Unix socket"), c.Close())
+	}
+	return u, nil
+}
+
+// Dial implements banger.VMService.
+func (c *Client) Dial(ctx context.Context, ref string) (conn net.Conn, err error) {
+	_, err = repeat(ctx, func() error {
+		conn, err = c.dial(ctx, ref)
+		return err
+	})
+	return conn, err
+}
+
+func (c *Client) dial(ctx context.Context, ref string) (net.Conn, error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, transportError(ctx, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	stream, err := take(ctx, conn, ref)
+	if !stop() && err == nil {
+		err = errors.Join(ctx.Err(), stream.Close())
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, transportError(ctx, err)
+	}
+	return &channel{stream, conn}, nil
+}
+
+// take asks for a stream and receives it.
+func take(ctx context.Context, conn net.Conn, ref string) (*net.UnixConn, error) {
+	daemon, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.New("a stream can only be taken from a Unix socket")
+	}
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://banger"+vmPath(ref, "channel"), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", passing)
+	if err := req.Write(daemon); err != nil {
+		return nil, err
+	}
+	// The descriptor comes with the answer's first byte.
+	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := daemon.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := received(oob[:oobn])
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(buf[:n]), daemon)), req)
+	switch {
+	case err != nil:
+	case resp.StatusCode >= 400:
+		err = answeredError(resp)
+	case resp.StatusCode != http.StatusSwitchingProtocols || stream == nil:
+		err = fmt.Errorf("the daemon answered %s without a stream", resp.Status)
+	default:
+		return stream, nil
+	}
+	if stream != nil {
+		_ = stream.Close()
+	}
+	return nil, err
+}
+
+// received takes the descriptor out of a control message; nil when there is none.
+func received(oob []byte) (*net.UnixConn, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) != 1 {
+		return nil, errors.Join(errors.New("the daemon's answer has no descriptor"), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0]) // there was room for one
+	if err != nil {
+		return nil, err
+	}
+	return connOf(fds[0])
+}
+
+// channel is a stream, and the connection that tells the daemon that it is used.
+type channel struct {
+	*net.UnixConn
+	daemon net.Conn
+}
+
+// Close ends the stream and its use.
+func (c *channel) Close() error { return errors.Join(c.UnixConn.Close(), c.daemon.Close()) }
