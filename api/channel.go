@@ -15,6 +15,8 @@ import (
 
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
+
+	"banger"
 )
 
 // passing is what a client on this host upgrades to. The answer, 101, carries a
@@ -133,7 +135,7 @@ func connOf(fd int) (*net.UnixConn, error) {
 	}
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return nil, errors.Join(errors.New("the stream is no Unix socket"), c.Close())
+		return nil, errors.Join(banger.Errorf(banger.CodeInternal, "the stream is no Unix socket"), c.Close())
 	}
 	return u, nil
 }
@@ -168,7 +170,7 @@ func (c *Client) dial(ctx context.Context, ref string) (net.Conn, error) {
 func take(ctx context.Context, conn net.Conn, ref string) (*net.UnixConn, error) {
 	daemon, ok := conn.(*net.UnixConn)
 	if !ok {
-		return nil, errors.New("a stream can only be taken from a Unix socket")
+		return nil, banger.Errorf(banger.CodeInternal, "a stream can only be taken from a Unix socket")
 	}
 	req, err := http.NewRequestWithContext(ctx, "GET", "http://banger"+vmPath(ref, "channel"), nil)
 	if err != nil {
@@ -195,7 +197,7 @@ func take(ctx context.Context, conn net.Conn, ref string) (*net.UnixConn, error)
 	case resp.StatusCode >= 400:
 		err = answeredError(resp)
 	case resp.StatusCode != http.StatusSwitchingProtocols || stream == nil:
-		err = fmt.Errorf("the daemon answered %s without a stream", resp.Status)
+		err = banger.Errorf(banger.CodeInternal, "the daemon answered %s without a stream", resp.Status)
 	default:
 		return stream, nil
 	}
@@ -207,18 +209,16 @@ func take(ctx context.Context, conn net.Conn, ref string) (*net.UnixConn, error)
 
 // received takes the descriptor out of a control message; nil when there is none.
 func received(oob []byte) (*net.UnixConn, error) {
-	if len(oob) == 0 {
-		return nil, nil
-	}
 	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil || len(messages) != 1 {
-		return nil, errors.Join(errors.New("the daemon's answer has no descriptor"), err)
-	}
-	fds, err := unix.ParseUnixRights(&messages[0]) // there was room for one
 	if err != nil {
 		return nil, err
 	}
-	return connOf(fds[0])
+	for _, m := range messages {
+		if fds, err := unix.ParseUnixRights(&m); err == nil && len(fds) > 0 { // there was room for one
+			return connOf(fds[0])
+		}
+	}
+	return nil, nil
 }
 
 // channel is a stream, and the connection that tells the daemon that it is used.

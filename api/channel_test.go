@@ -1,13 +1,18 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/coder/websocket"
@@ -15,6 +20,7 @@ import (
 
 	"banger"
 	"banger/api"
+	"banger/version"
 )
 
 // A channel carries any bytes both ways, however the client takes it; its guest's
@@ -163,5 +169,72 @@ func TestEndClosesChannels(t *testing.T) {
 	}
 	if _, err := (<-agentSide).Read(make([]byte, 1)); err == nil {
 		t.Error("the guest's end is still open")
+	}
+}
+
+// A daemon that breaks its promise is told of, and isn't asked again.
+func TestNoStream(t *testing.T) {
+	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	raw, err := udp.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rights []byte
+	if err := raw.Control(func(fd uintptr) { rights = unix.UnixRights(int(fd)) }); err != nil {
+		t.Fatal(err)
+	}
+	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: banger-descriptor\r\n\r\n"
+	for want, answer := range map[string]struct {
+		text   string
+		rights []byte
+	}{
+		"without a stream":            {switching, nil},
+		"answered 204":                {"HTTP/1.1 204 No Content\r\n\r\n", nil},
+		"the stream is no Unix":       {switching, rights},
+		"answered 500 Internal Error": {"HTTP/1.1 500 Internal Error\r\nContent-Length: 0\r\n\r\n", nil},
+	} {
+		path := filepath.Join(t.TempDir(), "sock")
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mux := http.NewServeMux()
+		mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) {
+			_ = json.NewEncoder(w).Encode(version.Daemon{API: version.API})
+		})
+		mux.HandleFunc("GET /v1/vms/web/channel", func(w http.ResponseWriter, _ *http.Request) {
+			c, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			if _, _, err := c.(*net.UnixConn).WriteMsgUnix([]byte(answer.text), answer.rights, nil); err != nil {
+				t.Error(err)
+			}
+		})
+		daemon := &http.Server{Handler: mux}
+		go func() { _ = daemon.Serve(l) }()
+		if _, err := connect(path).Dial(t.Context(), "web"); banger.CodeOf(err) != banger.CodeInternal || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+		_ = daemon.Close()
+	}
+	near, far := net.Pipe()
+	defer far.Close()
+	go func() {
+		if req, err := http.ReadRequest(bufio.NewReader(far)); err != nil || req.URL.Path != "/v1/version" {
+			t.Errorf("%v, %v", req, err)
+		}
+		body := fmt.Sprintf(`{"api":%d}`, version.API)
+		fmt.Fprintf(far, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	}()
+	c := api.NewClient(func(context.Context) (net.Conn, error) { return near, nil })
+	if _, err := c.Dial(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "only be taken from a Unix socket") {
+		t.Errorf("from what is no socket: %v", err)
 	}
 }
