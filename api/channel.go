@@ -73,10 +73,6 @@ func pass(w http.ResponseWriter, r *http.Request, conn net.Conn) error {
 		return err
 	}
 	defer done()
-	raw, err := stream.SyscallConn()
-	if err != nil {
-		return err
-	}
 	hijacked, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return err
@@ -88,7 +84,7 @@ func pass(w http.ResponseWriter, r *http.Request, conn net.Conn) error {
 	}
 	answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + passing + "\r\n\r\n"
 	_ = client.SetWriteDeadline(time.Now().Add(10 * time.Second))
-	cerr := raw.Control(func(fd uintptr) {
+	cerr := stream.Control(func(fd uintptr) {
 		_, _, err = client.WriteMsgUnix([]byte(answer), unix.UnixRights(int(fd)), nil)
 	})
 	if errors.Join(cerr, err) != nil {
@@ -102,10 +98,10 @@ func pass(w http.ResponseWriter, r *http.Request, conn net.Conn) error {
 
 // descriptor returns what a client can be given of a stream: the stream, or, when
 // that is none of the kernel's, an end of a pair whose other end is copied to it.
-func descriptor(conn net.Conn) (stream syscall.Conn, done func(), err error) {
+func descriptor(conn net.Conn) (stream syscall.RawConn, done func(), err error) {
 	if s, ok := conn.(syscall.Conn); ok {
-		if _, err := s.SyscallConn(); err == nil {
-			return s, func() {}, nil
+		if stream, err = s.SyscallConn(); err == nil {
+			return stream, func() {}, nil
 		}
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -117,12 +113,15 @@ func descriptor(conn net.Conn) (stream syscall.Conn, done func(), err error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, theirs.Close())
 	}
+	if stream, err = theirs.SyscallConn(); err != nil {
+		return nil, nil, errors.Join(err, theirs.Close(), ours.Close())
+	}
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
 		carry(ours, conn, func() { _ = ours.Close() })
 	}()
-	return theirs, func() { _ = theirs.Close(); _ = conn.Close(); <-copied }, nil
+	return stream, func() { _ = theirs.Close(); _ = conn.Close(); <-copied }, nil
 }
 
 // connOf takes a descriptor over.
