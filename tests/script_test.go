@@ -115,7 +115,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Condition: func(cond string) (bool, error) {
-			return cond == *host || cond == "root" && os.Getuid() == 0, nil
+			return cond == *host || cond == "root" && os.Getuid() == 0 || cond == "lab" && os.Getenv("BANGER_LAB") != "", nil
 		},
 		Setup: func(env *testscript.Env) error {
 			for key, dir := range map[string]string{"HOME": "home", "XDG_STATE_HOME": "state", "XDG_DATA_HOME": "data",
