@@ -121,6 +121,56 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// The host wakes once for a command that ends at once; one that runs on in silence
+// is answered all the same, and its signals wait for that.
+func TestAnswerWaitsForAMoment(t *testing.T) {
+	signals := make(chan string, 1)
+	signals <- "TERM"
+	c := openAgent(t, &agent.Server{})
+	if st, err := c.Exec(deadline(t), guest.ExecSpec{Argv: []string{"sleep", "60"}}, guest.IO{Signals: signals}); err != nil || st.Signal != "TERM" {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	var wrote atomic.Int64
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		_ = (&agent.Server{Sessions: &session.Table{Hold: time.Hour}}).Serve(countingListener{l, &wrote})
+	}()
+	c = &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", l.Addr().String())
+	}}
+	if st, err := c.Exec(deadline(t), guest.ExecSpec{Argv: []string{"true"}}, guest.IO{}); err != nil || st.Code != 0 {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	if n := wrote.Load(); n != 1 {
+		t.Errorf("the answer and the end came in %d writes", n)
+	}
+}
+
+// countingListener counts what is written to its connections.
+type countingListener struct {
+	net.Listener
+	wrote *atomic.Int64
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return countingConn{c, l.wrote}, err
+}
+
+type countingConn struct {
+	net.Conn
+	wrote *atomic.Int64
+}
+
+func (c countingConn) Write(b []byte) (int, error) {
+	c.wrote.Add(1)
+	return c.Conn.Write(b)
+}
+
 func TestFinishedSessionsAreForgotten(t *testing.T) {
 	c := openAgent(t, &agent.Server{})
 	ctx := deadline(t)

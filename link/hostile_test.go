@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"io"
 	"net"
@@ -163,14 +164,62 @@ func readError(s *link.Stream) error {
 	return err
 }
 
+// spoken opens a stream and says a byte on it, which the liar waits for.
+func spoken(t *testing.T, host *link.Mux, l *liar) *link.Stream {
+	t.Helper()
+	s, err := host.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.mu.Lock()
+	l.kinds = nil
+	l.mu.Unlock()
+	if _, err := s.Write([]byte("?")); err != nil {
+		t.Fatal(err)
+	}
+	l.heard(data)
+	return s
+}
+
+// A guest wakes once for a stream and its first bytes, and never for a stream on
+// which nothing was said; silent streams count all the same.
+func TestOpeningSaysNothing(t *testing.T) {
+	t.Parallel()
+	host, l := openLiar(t)
+	silent := make([]*link.Stream, link.MaxStreams-1)
+	for i := range silent {
+		s, err := host.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		silent[i] = s
+	}
+	spoken(t, host, l)
+	if _, err := host.Open(t.Context()); !errors.Is(err, link.ErrTooMany) {
+		t.Errorf("one stream too many: %v", err)
+	}
+	l.send(data, 1, []byte("hello")) // the first that spoke, not the first that was opened
+	for i, s := range silent {
+		if i%2 == 0 {
+			s.Close()
+		} else {
+			s.Reset()
+		}
+	}
+	spoken(t, host, l).Close() // the place of one of them
+	l.heard(fin)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if want := []byte{opened, data, fin, reset}; !bytes.Equal(l.kinds, want) {
+		t.Errorf("the guest heard frames of kinds %v, want %v", l.kinds, want)
+	}
+}
+
 // The liar can tell the truth: what the cases below show isn't its own fault.
 func TestHonestLiar(t *testing.T) {
 	t.Parallel()
 	host, l := openLiar(t)
-	s, err := host.Open(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := spoken(t, host, l)
 	l.send(data, 1, []byte("hello"))
 	l.send(fin, 1, nil)
 	if got, err := io.ReadAll(s); err != nil || string(got) != "hello" {
@@ -214,10 +263,7 @@ func TestLies(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			host, l := openLiar(t)
-			s, err := host.Open(context.Background())
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := spoken(t, host, l)
 			epoch := l.hostEpoch(0)
 			if test.session {
 				test.lie(l)
@@ -245,17 +291,12 @@ func TestLies(t *testing.T) {
 func TestReplayedSession(t *testing.T) {
 	t.Parallel()
 	host, l := openLiar(t)
-	if _, err := host.Open(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	spoken(t, host, l)
 	old := encode(data, 1, 0, tagOf(l.hostEpoch(0), liarsEpoch), []byte("stale"))
 	l.epoch = 42
 	l.write(encodeHello(1, 1, l.epoch, l.hostEpoch(0)))
 	l.echoed(42)
-	s, err := host.Open(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := spoken(t, host, l)
 	for range 100 {
 		l.write(old)
 	}

@@ -52,15 +52,28 @@ func openLink(tb testing.TB) (host, guest *link.Mux) {
 // openStream returns both ends of a new stream.
 func openStream(tb testing.TB, host, guest *link.Mux) (*link.Stream, *link.Stream) {
 	tb.Helper()
-	s, err := host.Open(context.Background())
+	s, c, err := stream(host, guest)
 	if err != nil {
 		tb.Fatal(err)
+	}
+	return s, c
+}
+
+// stream opens a stream, of which the guest hears by its first byte.
+func stream(host, guest *link.Mux) (*link.Stream, *link.Stream, error) {
+	s, err := host.Open(context.Background())
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := s.Write([]byte{0}); err != nil {
+		return nil, nil, err
 	}
 	c, err := guest.Accept()
 	if err != nil {
-		tb.Fatal(err)
+		return nil, nil, err
 	}
-	return s, c.(*link.Stream)
+	_, err = c.Read(make([]byte, 1))
+	return s, c.(*link.Stream), err
 }
 
 // A stream is a net.Conn in every respect the standard test knows.
@@ -69,11 +82,7 @@ func TestStreamIsAConn(t *testing.T) {
 	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
 		a, b := net.Pipe()
 		host, guest := link.New(a, link.Host), link.New(b, link.Guest)
-		s, err := host.Open(context.Background())
-		if err != nil {
-			return nil, nil, nil, err
-		}
-		c, err := guest.Accept()
+		s, c, err := stream(host, guest)
 		return s, c, func() { host.Close(); guest.Close() }, err
 	})
 }

@@ -7,7 +7,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 )
 
@@ -53,10 +55,15 @@ type session struct {
 	tag         uint64
 	sent, got   uint32 // frames, the next one's sequence number
 	streams     map[uint32]*Stream
-	lastID      uint32    // the newest id opened by the host
-	urgent      []*Stream // have OPEN, CREDIT or RESET due
-	bulk        []*Stream // have DATA, FIN or the RESET after it due, in turn
-	refused     []uint32  // OPENs to be answered by RESET
+	silent      map[*Stream]bool // of the host, without an id: nothing was said on them yet
+	lastID      uint32           // the newest id opened by the host
+	urgent      []*Stream        // have CREDIT or RESET due
+	bulk        []*Stream        // have DATA, FIN or the RESET after it due, in turn
+	refused     []uint32         // OPENs to be answered by RESET
+}
+
+func newSession(tag uint64) session {
+	return session{tag: tag, streams: map[uint32]*Stream{}, silent: map[*Stream]bool{}}
 }
 
 // New starts the link over rw, which it owns from now on: closing the Mux
@@ -65,14 +72,15 @@ func New(rw io.ReadWriteCloser, role Role) *Mux {
 	m := &Mux{rw: rw, role: role, done: make(chan struct{}), up: make(chan struct{})}
 	m.due.L, m.accepted.L = &m.mu, &m.mu
 	m.hs = handshake{mine: newEpoch(), helloDue: true, zerosDue: true}
-	m.session.streams = map[uint32]*Stream{}
+	m.session = newSession(0)
 	go m.read()
 	go m.write()
 	return m
 }
 
-// Open opens a stream, waiting for the peer until ctx ends. It doesn't wait for
-// the peer's answer: a stream the guest has no room for ends with ErrTooMany.
+// Open opens a stream, waiting for the peer until ctx ends. The peer hears of it
+// with the first bytes, so that a guest wakes once for both; a stream the guest
+// has no room for ends with ErrTooMany then.
 func (m *Mux) Open(ctx context.Context) (*Stream, error) {
 	if m.role != Host {
 		return nil, fmt.Errorf("the guest's side of the link can't open streams")
@@ -100,17 +108,13 @@ func (m *Mux) open() (*Stream, error) {
 		return nil, m.err
 	case m.hs.refused != nil:
 		return nil, m.hs.refused
-	case len(ses.streams) >= MaxStreams:
+	case len(ses.streams)+len(ses.silent) >= MaxStreams:
 		return nil, ErrTooMany
-	case ses.lastID == 1<<32-1:
+	case ses.lastID >= 1<<32-1-MaxStreams:
 		m.restart(fmt.Errorf("%w: stream ids are used up", ErrReset))
 		return nil, ErrReset
 	default:
-		ses.lastID++
-		s := m.newStream(ses.lastID)
-		s.openDue = true
-		m.pushUrgent(s)
-		return s, nil
+		return m.newStream(0), nil
 	}
 }
 
@@ -315,7 +319,8 @@ func (m *Mux) settle() {
 // drop ends the session: its streams fail with err, and what a new one needs is
 // clean.
 func (m *Mux) drop(err error) {
-	for _, s := range m.session.streams {
+	all := slices.Collect(maps.Values(m.session.streams))
+	for _, s := range slices.AppendSeq(all, maps.Keys(m.session.silent)) {
 		s.fail(err)
 		s.gone = true
 	}
@@ -323,7 +328,7 @@ func (m *Mux) drop(err error) {
 		m.settled, m.up = false, make(chan struct{})
 	}
 	m.incoming = nil
-	m.session = session{streams: map[uint32]*Stream{}, tag: m.tag()}
+	m.session = newSession(m.tag())
 }
 
 // restart ends a session the peer has broken, or that lost a frame, and offers

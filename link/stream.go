@@ -14,7 +14,7 @@ import (
 // guarded by the Mux's lock.
 type Stream struct {
 	m  *Mux
-	id uint32
+	id uint32 // 0: the peer hasn't heard of it
 
 	in       queue
 	inEnd    error // what Read returns after in: io.EOF after FIN, else why it broke
@@ -34,15 +34,20 @@ type Stream struct {
 
 // flags say what is due and what is over.
 type flags struct {
-	openDue, finDue, abortDue bool
-	finSent, closed, gone     bool // gone: no longer in the session
-	inUrgent, inBulk          bool // stands in the queue of that name
+	finDue, abortDue      bool
+	finSent, closed, gone bool // gone: no longer in the session
+	inUrgent, inBulk      bool // stands in the queue of that name
 }
 
+// newStream makes a stream of an id that both sides know, or a silent one of none.
 func (m *Mux) newStream(id uint32) *Stream {
 	s := &Stream{m: m, id: id, room: Window, window: Window}
 	s.readable.L, s.writable.L = &m.mu, &m.mu
-	m.session.streams[id] = s
+	if id == 0 {
+		m.session.silent[s] = true
+	} else {
+		m.session.streams[id] = s
+	}
 	return s
 }
 
@@ -132,6 +137,9 @@ func (s *Stream) Close() error {
 	if s.outEnd == nil {
 		s.closeWrite()
 	}
+	if s.id == 0 && s.out.len() == 0 {
+		s.forget() // nothing was ever said on it
+	}
 	s.m.pushBulk(s)
 	return nil
 }
@@ -159,6 +167,9 @@ func (s *Stream) close() {
 // abort has a RESET sent in place of all that is due.
 func (s *Stream) abort() {
 	s.out, s.abortDue = queue{}, true
+	if s.id == 0 {
+		s.forget()
+	}
 	s.m.pushUrgent(s)
 }
 
@@ -170,15 +181,11 @@ func (s *Stream) sendable() bool {
 	return s.finDue || s.closed && !s.abortDue
 }
 
-// fillUrgent frames OPEN, CREDIT and an abortive RESET.
+// fillUrgent frames CREDIT and an abortive RESET.
 func (s *Stream) fillUrgent(b []byte) []byte {
 	s.inUrgent = false
 	if s.gone {
 		return b
-	}
-	if s.openDue {
-		s.openDue = false
-		b = s.m.session.frame(b, kindOpen, s.id, nil)
 	}
 	if s.abortDue {
 		reason := byte(reasonProtocol)
@@ -196,12 +203,16 @@ func (s *Stream) fillUrgent(b []byte) []byte {
 	return b
 }
 
-// fillBulk frames one DATA, and the end of the stream when that was the last.
-// A stream with more to send goes to the end of the queue.
+// fillBulk frames one DATA, after OPEN where that is the first, and the end of
+// the stream when that was the last. A stream with more to send goes to the end
+// of the queue.
 func (s *Stream) fillBulk(b []byte) []byte {
 	s.inBulk = false
 	if s.gone || s.abortDue {
 		return b
+	}
+	if s.id == 0 {
+		b = s.announce(b)
 	}
 	if n := min(s.out.len(), s.window, maxPayload); n > 0 {
 		b = s.m.session.frame(b, kindData, s.id, s.out.first(n))
@@ -224,6 +235,16 @@ func (s *Stream) fillBulk(b []byte) []byte {
 	}
 	s.forgetIfDone()
 	return b
+}
+
+// announce frames OPEN.
+func (s *Stream) announce(b []byte) []byte {
+	ses := &s.m.session
+	delete(ses.silent, s)
+	ses.lastID++
+	s.id = ses.lastID
+	ses.streams[s.id] = s
+	return ses.frame(b, kindOpen, s.id, nil)
 }
 
 // handle takes a frame of this stream.
@@ -302,6 +323,7 @@ func (s *Stream) forgetIfDone() {
 // forget takes the stream out of its session, if it is of the present one.
 func (s *Stream) forget() {
 	s.gone = true
+	delete(s.m.session.silent, s)
 	if s.m.session.streams[s.id] == s {
 		delete(s.m.session.streams, s.id)
 	}

@@ -35,6 +35,7 @@ import (
 
 const (
 	defaultGrace = time.Minute
+	defaultHold  = 100 * time.Millisecond
 	drainBound   = 200 * time.Millisecond
 )
 

@@ -23,6 +23,7 @@ const goodbyeTimeout = 5 * time.Second
 type follower struct {
 	s        *session
 	at       cursor
+	held     bool // the answer waits
 	stdinAck int64
 	err      error // what the client is told before the stream ends early
 	gone     bool  // the client's side broke or said goodbye
@@ -57,6 +58,9 @@ func (t *Table) Exec(conn net.Conn, r *bufio.Reader, version int, req guest.Exec
 		defer close(done)
 		f.leave(f.receive(r))
 	}()
+	if !req.Attach {
+		defer f.hold().Stop()
+	}
 	if err := f.transmit(conn, hello); err != nil {
 		f.leave(err)
 		conn.Close()
@@ -66,6 +70,25 @@ func (t *Table) Exec(conn net.Conn, r *bufio.Reader, version int, req guest.Exec
 	}
 	<-done // the client says goodbye
 	return nil
+}
+
+// hold keeps the answer to a new command back for a moment: what the command says
+// first, or its end, mostly comes with it, which wakes the host once.
+func (f *follower) hold() *time.Timer {
+	s := f.s
+	wait := s.t.Hold
+	if wait == 0 {
+		wait = defaultHold
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.held = true
+	return time.AfterFunc(wait, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f.held = false
+		s.wake.Broadcast()
+	})
 }
 
 // told reports whether the client was sent away with an error.
@@ -134,27 +157,23 @@ func (f *follower) leave(err error) {
 // transmit sends hello and then what the session has, until it has ended, the
 // client has gone, or the stream breaks; that last one is returned.
 func (f *follower) transmit(conn net.Conn, hello []byte) error {
-	buf := hello
-	for last := false; ; {
-		if len(buf) > 0 {
-			if _, err := conn.Write(buf); err != nil || last {
-				return err
-			}
-		}
-		buf, last = f.gather(buf[:0])
-		if buf == nil {
+	for buf, last := hello, false; ; buf = buf[:0] {
+		if buf, last = f.gather(buf); buf == nil {
 			return nil
+		}
+		if _, err := conn.Write(buf); err != nil || last {
+			return err
 		}
 	}
 }
 
-// gather waits for frames to send and appends them to buf. Nil: the client has
-// gone; last: nothing comes after these.
+// gather waits for frames to send and appends them to buf, where the answer may
+// stand already. Nil: the client has gone; last: nothing comes after these.
 func (f *follower) gather(buf []byte) (_ []byte, last bool) {
 	s := f.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for {
+	for empty := len(buf); ; {
 		if f.gone {
 			return nil, true
 		}
@@ -176,7 +195,7 @@ func (f *follower) gather(buf []byte) (_ []byte, last bool) {
 		if s.over && !s.out.pending(f.at) {
 			return guest.AppendFrame(buf, s.exitFrame()), true
 		}
-		if len(buf) > 0 {
+		if len(buf) > empty || len(buf) > 0 && !f.held {
 			return buf, false
 		}
 		s.wake.Wait()

@@ -32,6 +32,9 @@ type Table struct {
 	// Grace is how long a command whose client's stream broke is held back rather
 	// than its output dropped; 0: a minute.
 	Grace time.Duration
+	// Hold is how long the answer to a new command waits for its first output or its
+	// end, to come with it; 0: 100 ms. A client's signals wait for the answer.
+	Hold time.Duration
 
 	groups cgroups
 	forkMu sync.Mutex // held while the agent's own OOM score is another
