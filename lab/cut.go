@@ -12,32 +12,29 @@ import (
 	"time"
 )
 
-// cutStep is the test that the power is cut under. It checks what the cut before
-// left, then begins the operation that the kernel's command line names.
-var cutStep = step{name: "power-cuts", what: "the lab's power cut in the middle of create, start, stop or delete", pkg: "tests/lab", args: []string{"-test.run=^TestPowerCut$"}}
-
 // powerCuts kills the lab's emulator in the middle of operations and boots it
-// again on the same disks, where the next boot's test looks at what is left.
-func (l *lab) powerCuts(ctx context.Context, r *report) error {
-	if err := l.prepare(ctx, []step{cutStep}); err != nil {
+// again on the same disks. Its step's test checks what the cut before left, then
+// begins the operation that the kernel's command line names.
+func (l *lab) powerCuts(ctx context.Context, s step, r *report) error {
+	if err := l.prepare(ctx, []step{s}); err != nil {
 		return err
 	}
 	rnd := rand.New(rand.NewPCG(l.o.seed, 0))
-	fmt.Printf("%-20s seed %d\n", cutStep.name, l.o.seed)
+	fmt.Printf("%-20s seed %d\n", s.name, l.o.seed)
 	ops := []string{"create", "start", "stop", "delete"}
 	first := rnd.IntN(len(ops))
-	res, began := result{name: cutStep.name}, time.Now()
+	res, began := result{name: s.name}, time.Now()
 	died := 0
 	for n := 0; n <= l.o.cuts && res.status == ""; {
 		if l.o.over() {
-			r.leave([]step{cutStep}, l.o.budget)
+			r.leave([]step{s}, l.o.budget)
 			return l.fetch(ctx)
 		}
 		op := ""
 		if n < l.o.cuts {
 			op = ops[(first+n)%len(ops)]
 		}
-		cut, err := l.runToCut(ctx, n, op, rnd, &res)
+		cut, err := l.runToCut(ctx, fmt.Sprintf("%s-%d", s.name, n), op, rnd, &res)
 		switch {
 		case err != nil:
 			return errors.Join(err, l.fetch(ctx))
@@ -63,15 +60,15 @@ func (l *lab) powerCuts(ctx context.Context, r *report) error {
 // runToCut boots the lab for one operation and cuts the power in its middle: at
 // a random moment of the time that the operation took before. It returns what it
 // cut, or "" when the job came to an end or the lab to its own.
-func (l *lab) runToCut(ctx context.Context, n int, op string, rnd *rand.Rand, res *result) (cut string, err error) {
+func (l *lab) runToCut(ctx context.Context, name, op string, rnd *rand.Rand, res *result) (cut string, err error) {
 	timed, cancel := l.o.within(ctx)
 	defer cancel()
-	log, err := os.Create(filepath.Join(l.o.out, fmt.Sprintf("power-cut-%d.log", n)))
+	log, err := os.Create(filepath.Join(l.o.out, name+".log"))
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	m, err := l.boot(timed, "job lab.op="+op, fmt.Sprintf("console-cut-%d.log", n))
+	m, err := l.boot(timed, "job lab.op="+op, "console-"+name+".log")
 	if err != nil {
 		return "", err
 	}

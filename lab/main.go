@@ -178,7 +178,7 @@ func inLab(o options, base string, do func(*lab) error) error {
 
 // run runs steps; the power cuts, which are several boots, after the others.
 func (l *lab) run(ctx context.Context, steps []step, r *report) error {
-	others := slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.name == cutStep.name })
+	others := slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.cuts })
 	if len(others) > 0 {
 		if err := l.prepare(ctx, others); err != nil {
 			return fmt.Errorf("make what goes into the lab: %w", err)
@@ -187,8 +187,12 @@ func (l *lab) run(ctx context.Context, steps []step, r *report) error {
 			return err
 		}
 	}
-	if len(others) < len(steps) {
-		return l.powerCuts(ctx, r)
+	for _, s := range steps {
+		if s.cuts {
+			if err := l.powerCuts(ctx, s, r); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ type step struct {
 	needs      string // a binary that isn't in the lab by itself
 	flag       bool   // runs only when -only names it
 	user       bool   // runs as the lab's ordinary user
+	cuts       bool   // the power is cut under it, again and again
 	without    string // why it isn't run
 	takes      int    // seconds on two quiet cores, about: what labs at once share the steps by
 }
@@ -60,6 +61,8 @@ func allSteps(o options) []step {
 		{name: "firecracker-warm", what: "a start from a template beside the least that loads it, 10 of each", pkg: "firecracker", args: []string{"-test.run=^TestWarmStart$", "-warm-runs=10"}, needs: "firecracker", flag: true},
 		{name: "firecracker-exec", what: "a command's round trip beside the guest's own cost of it, on Firecracker", pkg: "tests/vm", args: []string{"-test.run=^TestExecCost$", "-exec-runs=200", "-busybox", "-hypervisor=firecracker"}, needs: "jailer", flag: true},
 		{name: "exec", what: "the same on QEMU+KVM", pkg: "tests/vm", args: []string{"-test.run=^TestExecCost$", "-exec-runs=200", "-busybox"}, flag: true},
+		{name: "power-cuts", takes: 30 + 115*o.cuts, what: "the lab's power cut in the middle of create, start, stop or delete", pkg: "tests/lab", args: []string{"-test.run=^TestPowerCut$"}, cuts: true},
+		{name: "firecracker-power-cuts", takes: 30 + 115*o.cuts, what: "the same with VMs on Firecracker in its jail", pkg: "tests/lab", args: []string{"-test.run=^TestPowerCut$", "-hypervisor=firecracker"}, needs: "jailer", cuts: true},
 		{name: "qemu-all", what: "all of the QEMU driver's tests on KVM", pkg: "qemu", flag: true},
 		{name: "vm-all", what: "all of first light's tests on QEMU+KVM", pkg: "tests/vm", flag: true},
 	}
@@ -74,9 +77,7 @@ func hostDrivers(run string) []string {
 
 // choose parts the steps into those to run and those left out, which know why.
 func choose(o options) (run, left []step) {
-	cut := cutStep
-	cut.takes = 30 + 115*o.cuts
-	for _, s := range append(allSteps(o), cut) {
+	for _, s := range allSteps(o) {
 		if _, err := os.Stat(s.pkg); err != nil {
 			continue // not in this tree
 		}
@@ -84,7 +85,7 @@ func choose(o options) (run, left []step) {
 		switch {
 		case named && !o.only.MatchString(s.name):
 			continue
-		case s.name == cutStep.name && o.cuts == 0:
+		case s.cuts && o.cuts == 0:
 			s.without = "ask with -cuts 3"
 		case s.flag && !named:
 			s.without = "ask with -only " + s.name
