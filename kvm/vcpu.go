@@ -19,6 +19,7 @@ const (
 	kvmGetAPIVersion       = 0xAE00
 	kvmCreateVM            = 0xAE01
 	kvmGetVCPUMmapSize     = 0xAE04
+	kvmGetSupportedCPUID   = 0xC008AE05
 	kvmCreateVCPU          = 0xAE41
 	kvmSetUserMemoryRegion = 0x4020AE46
 	kvmSetTSSAddr          = 0xAE47
@@ -26,6 +27,7 @@ const (
 	kvmSetRegs             = 0x4090AE82
 	kvmGetSregs            = 0x8138AE83
 	kvmSetSregs            = 0x4138AE84
+	kvmSetCPUID2           = 0x4008AE90
 
 	apiVersion   = 12
 	exitIO       = 2
@@ -77,6 +79,12 @@ type specialRegisters struct {
 	InterruptBitmap [4]uint64
 }
 
+// cpuid is struct kvm_cpuid2 with room for more entries than any kernel has.
+type cpuid struct {
+	Entries, _ uint32
+	Entry      [256][10]uint32
+}
+
 // vcpu is a machine with one CPU in long mode, about to run its code.
 type vcpu struct {
 	vm, cpu *os.File
@@ -126,6 +134,15 @@ func newVCPU(dev *os.File, code []byte) (v *vcpu, err error) {
 	}
 	if v.run, err = unix.Mmap(int(v.cpu.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map vCPU: %w", err)
+	}
+	// A CPU that doesn't say that it has long mode may not be in it: Linux 6.12
+	// refuses such registers.
+	has := cpuid{Entries: uint32(len(cpuid{}.Entry))}
+	if _, err := ioctl(dev, kvmGetSupportedCPUID, uintptr(unsafe.Pointer(&has))); err != nil {
+		return nil, fmt.Errorf("what a vCPU may have: %w", err)
+	}
+	if _, err := ioctl(v.cpu, kvmSetCPUID2, uintptr(unsafe.Pointer(&has))); err != nil {
+		return nil, fmt.Errorf("set what the vCPU has: %w", err)
 	}
 	return v, v.longMode()
 }
