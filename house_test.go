@@ -38,17 +38,18 @@ var mayImport = map[string][]string{
 	"agent/renew":   {"guest"},                 // of agent/boot, which was full: what a restored guest does differently
 
 	// Per VM on the host.
-	"proc":    {"banger"},
-	"netns":   {"banger", "proc"}, // of shim, which was full: a TAP where no root is
-	"shim":    {"banger", "guest", "link", "netns", "proc"},
-	"usernet": {},
+	"proc":     {"banger"},
+	"unixsock": {},                             // of five that had it each
+	"netns":    {"banger", "proc", "unixsock"}, // of shim, which was full: a TAP where no root is
+	"shim":     {"banger", "guest", "link", "netns", "proc", "unixsock"},
+	"usernet":  {},
 
 	// Drivers.
 	"kvm":  {},
 	"kind": {"banger"},
-	"qemu": {"banger", "kind", "kvm", "proc", "shim"},
+	"qemu": {"banger", "kind", "kvm", "proc", "shim", "unixsock"},
 
-	"firecracker": {"banger", "kind", "kvm", "proc", "shim"},
+	"firecracker": {"banger", "kind", "kvm", "proc", "shim", "unixsock"},
 
 	"hostfs":    {"banger"}, // what disk drivers and templates ask of a filesystem, once
 	"diskfile":  {"banger", "hostfs"},
@@ -75,7 +76,7 @@ var mayImport = map[string][]string{
 	"gc":       {"banger"},
 	"engine":   {"banger", "console", "guest"},
 	"template": {"banger", "guest", "hostfs"}, // frozen guests and their making: the engine only asks for one
-	"api":      {"banger", "guest", "version"},
+	"api":      {"banger", "guest", "unixsock", "version"},
 	"cli":      {"banger", "config", "doctor", "guest", "images", "version", "workspace"},
 
 	// What goes on without its client.
@@ -83,8 +84,8 @@ var mayImport = map[string][]string{
 	"idle":      {"banger", "guest"},
 
 	// Wiring.
-	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "fcrelease", "version", "xdg"},
-	"cmd/bangerd":      {"banger", "api", "bootstrap", "bridge", "catalog", "config", "debian", "diskfile", "dmsnap", "doctor", "engine", "fcrelease", "firecracker", "gc", "idle", "initramfs", "journal", "kvm", "netns", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "version", "xdg"},
+	"cmd/banger":       {"banger", "api", "cli", "config", "doctor", "fcrelease", "unixsock", "version", "xdg"},
+	"cmd/bangerd":      {"banger", "api", "bootstrap", "bridge", "catalog", "config", "debian", "diskfile", "dmsnap", "doctor", "engine", "fcrelease", "firecracker", "gc", "idle", "initramfs", "journal", "kvm", "netns", "operation", "proc", "qemu", "rootfs", "sqlite", "template", "unixsock", "version", "xdg"},
 	"cmd/banger-shim":  {"shim", "usernet"},
 	"cmd/banger-agent": {"agent", "agent/boot", "agent/channel", "agent/renew", "agent/session", "agent/tool", "guest", "link", "version"},
 
@@ -109,7 +110,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/renew", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "firecracker", "lab", "netns", "qemu", "shim", "tests/vmtest", "workspace"},
 	"net/http":              {"archivetest", "api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian", "fcrelease", "firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "hostfs", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "usernet", "workspace", "tests/vmtest"},
+	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "hostfs", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "unixsock", "usernet", "workspace", "tests/vmtest"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -21,6 +21,7 @@ import (
 
 	"banger"
 	"banger/api"
+	"banger/unixsock"
 	"banger/version"
 )
 
@@ -116,7 +117,7 @@ func newClient(t *testing.T, s *services) *api.Client {
 }
 
 func connect(path string) *api.Client {
-	return api.NewClient(func(ctx context.Context) (net.Conn, error) { return api.Connect(ctx, path) })
+	return api.NewClient(func(ctx context.Context) (net.Conn, error) { return unixsock.Dial(ctx, path) })
 }
 
 var aVM = banger.VM{
@@ -398,7 +399,7 @@ func TestDaemonDies(t *testing.T) {
 	// A dialer that waits for a daemon, as the autostart does.
 	c := api.NewClient(func(ctx context.Context) (net.Conn, error) {
 		for {
-			if conn, err := api.Connect(ctx, path); err == nil || ctx.Err() != nil {
+			if conn, err := unixsock.Dial(ctx, path); err == nil || ctx.Err() != nil {
 				return conn, err
 			}
 			time.Sleep(time.Millisecond)
@@ -471,7 +472,7 @@ func TestOtherVersion(t *testing.T) {
 	if !ok || !strings.Contains(e.Message, "9.9") || !strings.Contains(e.Hint, "banger daemon stop") {
 		t.Errorf("error %#v", err)
 	}
-	conn, err := api.Connect(t.Context(), path)
+	conn, err := unixsock.Dial(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -520,7 +521,7 @@ func TestBadRequests(t *testing.T) {
 		t.Error("served")
 		return banger.VM{}, nil
 	}})
-	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return api.Connect(ctx, path) }}}
+	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return unixsock.Dial(ctx, path) }}}
 	for name, body := range map[string]io.Reader{
 		"unknown field": strings.NewReader(`{"spec":{"nmae":"x"}}`),
 		"no JSON":       strings.NewReader(`{`),
@@ -545,7 +546,7 @@ func TestBadRequests(t *testing.T) {
 func TestBadExec(t *testing.T) {
 	path := socket(t)
 	serve(t, path, &services{})
-	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return api.Connect(ctx, path) }}}
+	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return unixsock.Dial(ctx, path) }}}
 	for body, want := range map[string]string{
 		`{}`:                            "argv is empty",
 		`{"argv":[]}`:                   "argv is empty",

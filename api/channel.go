@@ -1,15 +1,14 @@
 package api
 
 import (
+	"banger/unixsock"
 	"bufio"
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"syscall"
 	"time"
 
@@ -104,14 +103,9 @@ func descriptor(conn net.Conn) (stream syscall.RawConn, done func(), err error) 
 			return stream, func() {}, nil
 		}
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := unixsock.Pair()
 	if err != nil {
-		return nil, nil, fmt.Errorf("a pair of sockets: %w", err)
-	}
-	theirs := os.NewFile(uintptr(fds[0]), "theirs")
-	ours, err := connOf(fds[1])
-	if err != nil {
-		return nil, nil, errors.Join(err, theirs.Close())
+		return nil, nil, err
 	}
 	if stream, err = theirs.SyscallConn(); err != nil {
 		return nil, nil, errors.Join(err, theirs.Close(), ours.Close())
@@ -122,21 +116,6 @@ func descriptor(conn net.Conn) (stream syscall.RawConn, done func(), err error) 
 		carry(ours, conn, func() { _ = ours.Close() })
 	}()
 	return stream, func() { _ = theirs.Close(); _ = conn.Close(); <-copied }, nil
-}
-
-// connOf takes a descriptor over.
-func connOf(fd int) (*net.UnixConn, error) {
-	f := os.NewFile(uintptr(fd), "stream")
-	defer func() { _ = f.Close() }()
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, err
-	}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return nil, errors.Join(banger.Errorf(banger.CodeInternal, "the stream is no Unix socket"), c.Close())
-	}
-	return u, nil
 }
 
 // Dial implements banger.VMService.
@@ -181,12 +160,8 @@ func take(ctx context.Context, conn net.Conn, ref string) (*net.UnixConn, error)
 		return nil, err
 	}
 	// The descriptor comes with the answer's first byte.
-	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := daemon.ReadMsgUnix(buf, oob)
-	if err != nil {
-		return nil, err
-	}
-	stream, err := received(oob[:oobn])
+	buf := make([]byte, 4096)
+	n, stream, err := unixsock.Receive(daemon, buf)
 	if err != nil {
 		return nil, err
 	}
@@ -198,26 +173,16 @@ func take(ctx context.Context, conn net.Conn, ref string) (*net.UnixConn, error)
 	case resp.StatusCode != http.StatusSwitchingProtocols || stream == nil:
 		err = banger.Errorf(banger.CodeInternal, "the daemon answered %s without a stream", resp.Status)
 	default:
-		return stream, nil
+		conn, err := unixsock.Take(stream)
+		if err != nil {
+			err = banger.Errorf(banger.CodeInternal, "what came as the stream: %w", err)
+		}
+		return conn, err
 	}
 	if stream != nil {
 		_ = stream.Close()
 	}
 	return nil, err
-}
-
-// received takes the descriptor out of a control message; nil when there is none.
-func received(oob []byte) (*net.UnixConn, error) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range messages {
-		if fds, err := unix.ParseUnixRights(&m); err == nil && len(fds) > 0 { // there was room for one
-			return connOf(fds[0])
-		}
-	}
-	return nil, nil
 }
 
 // channel is a stream, and the connection that tells the daemon that it is used.

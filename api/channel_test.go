@@ -20,6 +20,7 @@ import (
 
 	"banger"
 	"banger/api"
+	"banger/unixsock"
 	"banger/version"
 )
 
@@ -86,7 +87,7 @@ func carries(t *testing.T, dial func() (net.Conn, error), agentSide <-chan net.C
 func webSocket(t *testing.T, path string) (net.Conn, error) {
 	t.Helper()
 	ws, _, err := websocket.Dial(t.Context(), "http://banger/v1/vms/web/channel", &websocket.DialOptions{HTTPClient: &http.Client{
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return api.Connect(ctx, path) }},
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return unixsock.Dial(ctx, path) }},
 	}})
 	if err != nil {
 		return nil, err
@@ -194,7 +195,7 @@ func TestNoStream(t *testing.T) {
 	}{
 		"without a stream":            {switching, nil},
 		"answered 204":                {"HTTP/1.1 204 No Content\r\n\r\n", nil},
-		"the stream is no Unix":       {switching, rights},
+		"no Unix":                     {switching, rights},
 		"answered 500 Internal Error": {"HTTP/1.1 500 Internal Error\r\nContent-Length: 0\r\n\r\n", nil},
 	} {
 		path := filepath.Join(t.TempDir(), "sock")

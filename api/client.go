@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/unixsock"
 	"banger/version"
 )
 
@@ -37,7 +38,7 @@ func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
 		if err != nil {
 			return nil, err
 		}
-		pid, _ := peer(conn)
+		pid, _, _ := unixsock.Peer(conn) // -1 of a connection that has none
 		if pid > 0 && agreed.Load() == int64(pid) {
 			return conn, nil
 		}

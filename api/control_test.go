@@ -13,6 +13,7 @@ import (
 
 	"banger"
 	"banger/api"
+	"banger/unixsock"
 )
 
 // controlled notes what it is asked for.
@@ -105,7 +106,7 @@ func TestControlCrosses(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	c := api.NewClient(func(ctx context.Context) (net.Conn, error) { return api.Connect(ctx, path) })
+	c := api.NewClient(func(ctx context.Context) (net.Conn, error) { return unixsock.Dial(ctx, path) })
 	sys := api.System{Client: c}
 	const ref = "a/b?c#d e"
 	opt, change := banger.StopOptions{Timeout: time.Second, Force: true}, banger.Change{Name: "n", VCPU: 1, MemoryMiB: 2, DiskMiB: 3}
@@ -156,7 +157,7 @@ func TestControlCrosses(t *testing.T) {
 		t.Error(err)
 	}
 	resp, err := (&http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return api.Connect(ctx, path)
+		return unixsock.Dial(ctx, path)
 	}}}).Post("http://banger/v1/vms/x/kill", "", nil)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("%v, %v", resp, err)

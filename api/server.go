@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/unixsock"
 	"banger/version"
 )
 
@@ -116,7 +117,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		Handler:     mux,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			_, uid := peer(c)
+			_, uid, _ := unixsock.Peer(c) // -1 is nobody
 			return context.WithValue(ctx, uidKey{}, uid)
 		},
 		ReadHeaderTimeout: 10 * time.Second,

@@ -1,21 +1,17 @@
 package firecracker
 
 import (
+	"banger/unixsock"
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"banger"
 )
@@ -33,24 +29,18 @@ type api struct {
 // dialAPI connects to the API of the machine in dir. What listens is only believed
 // to be a Firecracker; see isVMM.
 func dialAPI(ctx context.Context, dir string) (*api, error) {
-	// A socket's path may have 107 bytes; through the directory's descriptor the
-	// path is short wherever the state directory lies.
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	var c net.Conn
+	var c *net.UnixConn
+	var err error
 	for _, name := range apiSockets(dir) {
-		if c, err = (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), name)); err == nil {
+		if c, err = unixsock.Dial(ctx, filepath.Join(dir, name)); err == nil {
 			break
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("connect to the API of %s: %w", dir, errors.Unwrap(err))
+		return nil, fmt.Errorf("the API of %s: %w", dir, err)
 	}
-	a := &api{conn: c.(*net.UnixConn)}
-	if a.pid, err = peer(a.conn); err != nil {
+	a := &api{conn: c}
+	if a.pid, _, err = unixsock.Peer(c); err != nil {
 		a.close()
 		return nil, err
 	}
@@ -75,20 +65,6 @@ func apiSockets(dir string) []string {
 
 func globQuote(s string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(s)
-}
-
-func peer(conn *net.UnixConn) (pid int, err error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	if cerr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); cerr != nil || err != nil {
-		return 0, fmt.Errorf("credentials of the peer: %w", errors.Join(cerr, err))
-	}
-	return int(cred.Pid), nil
 }
 
 // onAPI has f ask the API of the machine in dir, for so long at most.

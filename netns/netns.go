@@ -27,6 +27,7 @@ import (
 
 	"banger"
 	"banger/proc"
+	"banger/unixsock"
 )
 
 const (
@@ -48,7 +49,7 @@ func Command(dir, tap string, owner int, argv []string) (cmd *exec.Cmd, received
 	if err != nil {
 		return nil, nil, err
 	}
-	ours, theirs, err := socketPair()
+	ours, theirs, err := unixsock.Pair()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -173,7 +174,7 @@ func packetSocket(name string) (fd int, err error) {
 // Probe tries whether this user may have a VMM with a TAP; exe is the shim's
 // program. The error says why not.
 func Probe(ctx context.Context, exe string) error {
-	ours, theirs, err := socketPair()
+	ours, theirs, err := unixsock.Pair()
 	if err != nil {
 		return err
 	}
@@ -245,43 +246,20 @@ func joinAsRoot(p banger.Process, tap string) (*os.File, error) {
 	return os.NewFile(uintptr(r.fd), "frames"), nil
 }
 
-func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	f := os.NewFile(uintptr(fds[0]), "shim")
-	defer f.Close() // FileConn duplicates
-	theirs = os.NewFile(uintptr(fds[1]), "vmm")
-	conn, err := net.FileConn(f)
-	if err != nil {
-		return nil, nil, errors.Join(err, theirs.Close())
-	}
-	return conn.(*net.UnixConn), theirs, nil
-}
-
 // receiveFile waits for the one descriptor that comes. An end of file means that
 // the child has ended.
 func receiveFile(conn *net.UnixConn) (*os.File, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(handOver)); err != nil {
 		return nil, err
 	}
-	oob := make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := conn.ReadMsgUnix(make([]byte, 1), oob)
-	if err != nil {
+	n, f, err := unixsock.Receive(conn, make([]byte, 1))
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if n == 0 {
+	case n == 0:
 		return nil, io.ErrUnexpectedEOF
+	case f == nil:
+		return nil, errors.New("no descriptor came")
 	}
-	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || len(messages) != 1 {
-		return nil, fmt.Errorf("%d control messages came: %w", len(messages), err)
-	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return nil, fmt.Errorf("%d descriptors came: %w", len(fds), err)
-	}
-	unix.CloseOnExec(fds[0])
-	return os.NewFile(uintptr(fds[0]), "frames"), nil
+	return f, nil
 }

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"banger/unixsock"
 	"bufio"
 	"context"
 	"encoding/json"
@@ -8,9 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,19 +30,11 @@ type monitor struct {
 // dialMonitor connects and negotiates. The connection ends with ctx. What
 // listens is only believed to be a QEMU; see isVMM.
 func dialMonitor(ctx context.Context, dir string) (*monitor, error) {
-	// A socket's path may have 107 bytes; through the directory's descriptor the
-	// path is short wherever the state directory lies.
-	d, err := os.Open(dir)
+	conn, err := unixsock.Dial(ctx, filepath.Join(dir, monitorSocket))
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close()
-	short := filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), monitorSocket)
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", short)
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, monitorSocket), errors.Unwrap(err))
-	}
-	q := &monitor{conn: conn.(*net.UnixConn), lines: bufio.NewScanner(conn)}
+	q := &monitor{conn: conn, lines: bufio.NewScanner(conn)}
 	q.lines.Buffer(nil, maxReply)
 	context.AfterFunc(ctx, func() { _ = q.conn.SetDeadline(time.Unix(1, 0)) })
 	if err := q.negotiate(); err != nil {
@@ -57,17 +48,10 @@ func dialMonitor(ctx context.Context, dir string) (*monitor, error) {
 func (q *monitor) Close() { _ = q.conn.Close() } // nothing of ours is buffered
 
 func (q *monitor) negotiate() error {
-	raw, err := q.conn.SyscallConn()
-	if err != nil {
+	var err error
+	if q.pid, _, err = unixsock.Peer(q.conn); err != nil {
 		return err
 	}
-	var cred *unix.Ucred
-	if cerr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); cerr != nil || err != nil {
-		return fmt.Errorf("credentials of the peer: %w", errors.Join(cerr, err))
-	}
-	q.pid = int(cred.Pid)
 	var greeting struct {
 		QMP *json.RawMessage `json:"QMP"`
 	}

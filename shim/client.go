@@ -19,6 +19,7 @@ import (
 
 	"banger"
 	"banger/proc"
+	"banger/unixsock"
 )
 
 const (
@@ -210,21 +211,13 @@ func Wait(ctx context.Context, dir string) (banger.Exit, error) {
 
 // ask connects to a shim and says what is wanted.
 func ask(ctx context.Context, dir, op string) (*net.UnixConn, error) {
-	// A socket's path is limited to 107 bytes (unix(7)); this one is short.
-	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, errors.Join(ErrNoShim, err)
-	}
-	defer d.Close()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), SocketFile))
+	c, err := unixsock.Dial(ctx, filepath.Join(dir, SocketFile))
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, fmt.Errorf("%w in %s: %w", ErrNoShim, dir, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoShim, err)
 	}
-	c := conn.(*net.UnixConn)
 	if err := json.NewEncoder(c).Encode(request{Op: op}); err != nil {
 		return nil, errors.Join(ErrNoShim, err, c.Close())
 	}

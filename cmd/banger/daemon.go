@@ -25,6 +25,7 @@ import (
 	"banger/api"
 	"banger/cli"
 	"banger/doctor"
+	"banger/unixsock"
 	"banger/version"
 	"banger/xdg"
 )
@@ -49,7 +50,7 @@ func (d *daemon) find(ctx context.Context) (net.Conn, error) {
 	if d.unusable != nil {
 		return nil, d.unusable // the file may have said where the daemon is
 	}
-	return api.Connect(ctx, d.dirs.Socket)
+	return unixsock.Dial(ctx, d.dirs.Socket)
 }
 
 // connect connects to the daemon, and starts it when there is none.

@@ -21,6 +21,7 @@ import (
 	"banger/config"
 	"banger/engine"
 	"banger/sqlite"
+	"banger/unixsock"
 	"banger/version"
 	"banger/xdg"
 )
@@ -181,7 +182,7 @@ func alone(ctx context.Context, dirs xdg.Dirs) (*os.File, error) {
 			_ = f.Close()
 			return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 		}
-		if conn, err := api.Connect(ctx, dirs.Socket); err == nil {
+		if conn, err := unixsock.Dial(ctx, dirs.Socket); err == nil {
 			_ = conn.Close()
 			_ = f.Close()
 			return nil, errTaken

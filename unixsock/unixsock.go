@@ -1,0 +1,119 @@
+// Package unixsock has what Unix domain sockets (unix(7)) need beyond package net:
+// paths of any length, who is at the other end, descriptors that come with bytes.
+//
+// It refuses to know what is said on them.
+package unixsock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dial connects to the stream socket at path.
+func Dial(ctx context.Context, path string) (*net.UnixConn, error) {
+	short, done, err := Short(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", short)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", path, errors.Unwrap(err)) // net's own text has the short path
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+// Short returns a path for the same socket that fits into sun_path, 108 bytes with
+// its NUL, valid until done is called.
+func Short(path string) (short string, done func(), err error) {
+	if len(path) < 108 {
+		return path, func() {}, nil
+	}
+	dir, name := filepath.Split(path)
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", fd, name), func() { _ = unix.Close(fd) }, nil
+}
+
+// Peer returns the process at the other end and its user, as the kernel recorded
+// them when the connection was made or listened for (SO_PEERCRED); -1 and -1 with
+// an error.
+func Peer(c net.Conn) (pid, uid int, err error) {
+	pid, uid = -1, -1
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return pid, uid, fmt.Errorf("credentials of the peer: %w", errors.ErrUnsupported)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return pid, uid, err
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); cerr != nil || err != nil {
+		return pid, uid, fmt.Errorf("credentials of the peer: %w", errors.Join(cerr, err))
+	}
+	return int(cred.Pid), int(cred.Uid), nil
+}
+
+// Pair returns two connected stream sockets, theirs to be given to another process.
+func Pair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("a pair of sockets: %w", err)
+	}
+	theirs = os.NewFile(uintptr(fds[1]), "theirs")
+	if ours, err = Take(os.NewFile(uintptr(fds[0]), "ours")); err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return ours, theirs, nil
+}
+
+// Take makes a connection of a descriptor, which it closes on error too.
+func Take(f *os.File) (*net.UnixConn, error) {
+	defer func() { _ = f.Close() }() // FileConn duplicates
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(errors.New("the descriptor is no Unix socket"), conn.Close())
+	}
+	return u, nil
+}
+
+// Receive reads once, and returns the descriptor that came with the bytes
+// (SCM_RIGHTS); nil when none did. One is expected: others are closed.
+func Receive(c *net.UnixConn, buf []byte) (n int, file *os.File, err error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return n, nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return n, nil, err
+	}
+	for _, m := range messages {
+		fds, _ := unix.ParseUnixRights(&m) // none where it is another kind of message
+		for _, fd := range fds {
+			if file == nil {
+				file = os.NewFile(uintptr(fd), "received")
+			} else {
+				_ = unix.Close(fd)
+			}
+		}
+	}
+	return n, file, nil
+}
