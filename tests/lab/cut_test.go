@@ -77,7 +77,11 @@ var hypervisor = flag.String("hypervisor", "qemu", "what VMs run on: qemu or fir
 
 // settings have VMs hold all that a host can have for them.
 func settings() string {
-	return fmt.Sprintf("net = \"bridge\"\ndisk_driver = \"dm-snapshot\"\nhypervisor = %q\nboot_deadline = \"3m\"\n", *hypervisor)
+	s := fmt.Sprintf("net = \"bridge\"\ndisk_driver = \"dm-snapshot\"\nhypervisor = %q\nboot_deadline = \"3m\"\n", *hypervisor)
+	if *hypervisor == "firecracker" {
+		s += fmt.Sprintf("firecracker = %q\n", os.Getenv("BANGER_FIRECRACKER"))
+	}
+	return s
 }
 
 // install gives root's banger a kernel, an image and a VM that runs through
