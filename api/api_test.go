@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -481,6 +482,25 @@ func TestOtherVersion(t *testing.T) {
 		t.Error(err)
 	}
 	wait(t, stopped)
+
+	c := connect(path)
+	c.Replace = func(context.Context, version.Daemon) (bool, error) { return false, io.ErrClosedPipe }
+	if _, err := c.VMs(t.Context()); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("a daemon that couldn't be replaced: %v", err)
+	}
+	met := []int{}
+	c.Replace = func(_ context.Context, d version.Daemon) (bool, error) {
+		met = append(met, d.API)
+		if d.API == version.API {
+			return false, nil
+		}
+		_ = srv.Close()
+		serve(t, path, &services{vms: func(context.Context) ([]banger.VM, error) { return nil, nil }})
+		return true, nil
+	}
+	if _, err := c.VMs(t.Context()); err != nil || !slices.Equal(met, []int{version.API + 1, version.API}) {
+		t.Errorf("replaced: %v, met %v", err, met)
+	}
 }
 
 // Only the daemon's own user may use it; who can't be told is nobody.

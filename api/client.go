@@ -24,52 +24,70 @@ import (
 // call that may be repeated is repeated once, on a new connection, when the
 // daemon goes away under it.
 type Client struct {
-	http    *http.Client
-	connect func(ctx context.Context) (net.Conn, error)
+	// Replace, where it is set, is asked about each daemon that is met, and says
+	// whether it has ended that one, so that the next connection reaches another.
+	Replace func(context.Context, version.Daemon) (bool, error)
+
+	http  *http.Client
+	reach func(ctx context.Context) (net.Conn, error) // NewClient's dial
+	met   atomic.Int64                                // the process of the daemon that was met and agreed with
 }
 
 // NewClient returns a client whose every connection is made by dial, which may
 // start the daemon for it. The first connection to each daemon begins with a
 // comparison of the API versions.
 func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
-	var agreed atomic.Int64 // the daemon's process
-	connect := func(ctx context.Context) (net.Conn, error) {
-		conn, err := dial(ctx)
-		if err != nil {
-			return nil, err
-		}
-		pid, _, _ := unixsock.Peer(conn) // -1 of a connection that has none
-		if pid > 0 && agreed.Load() == int64(pid) {
-			return conn, nil
-		}
-		if err := agree(ctx, conn); err != nil {
-			_ = conn.Close()
-			return nil, err
-		}
-		agreed.Store(int64(pid))
-		return conn, nil
-	}
-	return &Client{connect: connect, http: &http.Client{Transport: &http.Transport{
-		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return connect(ctx) },
+	c := &Client{reach: dial}
+	c.http = &http.Client{Transport: &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.connect(ctx) },
 		DisableCompression: true,
 		IdleConnTimeout:    time.Minute,
-	}}}
+	}}
+	return c
 }
 
 // errLost marks that the daemon went away in the middle of a call.
 var errLost = errors.New("the daemon went away")
 
-// agree asks a fresh connection's daemon for its version.
-func agree(ctx context.Context, conn net.Conn) error {
+// connect makes a connection to a daemon that we agree with.
+func (c *Client) connect(ctx context.Context) (net.Conn, error) {
+	for {
+		conn, err := c.reach(ctx)
+		if err != nil {
+			return nil, err
+		}
+		pid, _, _ := unixsock.Peer(conn) // -1 of a connection that has none
+		if pid > 0 && c.met.Load() == int64(pid) {
+			return conn, nil
+		}
+		replaced, err := c.meet(ctx, conn)
+		if err == nil && !replaced {
+			c.met.Store(int64(pid))
+			return conn, nil
+		}
+		_ = conn.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// meet asks the daemon at the other end of conn what it is.
+func (c *Client) meet(ctx context.Context, conn net.Conn) (replaced bool, err error) {
 	d, err := Hello(ctx, conn)
 	if err != nil {
-		return err
+		return false, err
+	}
+	if c.Replace != nil {
+		if replaced, err = c.Replace(ctx, d); replaced || err != nil {
+			return replaced, err
+		}
 	}
 	if d.API != version.API {
-		return banger.Errorf(banger.CodeUnavailable, "the running daemon (bangerd %s) speaks API version %d, this banger (%s) version %d", d.Build, d.API, version.String(), version.API).
+		return false, banger.Errorf(banger.CodeUnavailable, "the running daemon (bangerd %s) speaks API version %d, this banger (%s) version %d", d.Build, d.API, version.String(), version.API).
 			WithHint("end it with `banger daemon stop`; running VMs run on, and the next command starts the daemon that belongs to it")
 	}
-	return nil
+	return false, nil
 }
 
 // Hello asks the daemon at the other end of conn what it is. It works with a

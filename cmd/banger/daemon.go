@@ -55,15 +55,7 @@ func (d *daemon) find(ctx context.Context) (net.Conn, error) {
 
 // connect connects to the daemon, and starts it when there is none.
 func (d *daemon) connect(ctx context.Context) (net.Conn, error) {
-	conn, err := d.find(ctx)
-	if err == nil && !d.judged.Swap(true) && outdated(ctx, conn) {
-		_ = conn.Close()
-		err = d.Stop(ctx)
-		if err == nil {
-			err = syscall.ENOENT // the next one is started below
-		}
-	}
-	if err == nil || !absent(err) {
+	if conn, err := d.find(ctx); err == nil || !absent(err) {
 		return conn, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startBound, errors.New("the daemon was started but didn't answer"))
@@ -329,16 +321,14 @@ func (d *daemon) Restart(ctx context.Context) error {
 	return err
 }
 
-// outdated reports whether the daemon at the other end of conn is older than
-// this program and can be replaced: it is a release before this one, or its file
-// has been replaced since it began. One that is in the middle of a change is left
-// to finish it.
-func outdated(ctx context.Context, conn net.Conn) bool {
-	v, err := api.Hello(ctx, conn)
-	if err != nil || v.Busy > 0 {
-		return false
+// replace ends a daemon that is older than this program: it is a release before
+// this one, or its file has been replaced since it began. One that is in the middle
+// of a change is left to finish it, and none is judged twice.
+func (d *daemon) replace(ctx context.Context, v version.Daemon) (bool, error) {
+	if d.judged.Swap(true) || v.Busy > 0 || !version.Older(v.Build, version.String()) && !fileReplaced(v.PID) {
+		return false, nil
 	}
-	return version.Older(v.Build, version.String()) || fileReplaced(v.PID)
+	return true, d.Stop(ctx)
 }
 
 // fileReplaced reports whether the bangerd of this program lies where a process's

@@ -24,12 +24,12 @@ func run() int {
 		return cli.ExitInvalid
 	}
 	d := &daemon{dirs: dirs, unusable: err, firecrackerMirror: conf.FirecrackerAt}
-	connect := d.connect
-	// A shell asking for completions must not start anything.
+	client := api.NewClient(d.connect)
+	client.Replace = d.replace
+	// A shell asking for completions must not start or end anything.
 	if len(os.Args) > 1 && (os.Args[1] == "__complete" || os.Args[1] == "__completeNoDesc") {
-		connect = d.find
+		client = api.NewClient(d.find)
 	}
-	client := api.NewClient(connect)
 	return cli.Run(context.Background(), cli.App{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Term: os.Getenv("TERM"),
 		VMs: client, Control: api.Control{Client: client}, System: api.System{Client: client}, Catalog: client, Builder: api.Builds{Client: client}, Leases: client, Making: api.Operations{Client: client}, Frozen: api.Templates{Client: client}, Daemon: d,
