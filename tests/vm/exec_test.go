@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"slices"
@@ -47,8 +48,8 @@ func TestExecCost(t *testing.T) {
 	defer echo.Close()
 	var bytes []time.Duration
 	for range *execRuns {
-		for _, w := range ways {
-			w.exec(t)
+		for _, i := range rand.Perm(len(ways)) { // the second pays for the first one's goodbye
+			ways[i].exec(t)
 		}
 		began := time.Now()
 		b := []byte{'x'}
