@@ -94,7 +94,7 @@ func Take(f *os.File) (*net.UnixConn, error) {
 }
 
 // Receive reads once, and returns the descriptor that came with the bytes
-// (SCM_RIGHTS); nil when none did. One is expected: others are closed.
+// (SCM_RIGHTS); nil when none did. More than one is an error, and they are closed.
 func Receive(c *net.UnixConn, buf []byte) (n int, file *os.File, err error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)
@@ -105,15 +105,19 @@ func Receive(c *net.UnixConn, buf []byte) (n int, file *os.File, err error) {
 	if err != nil {
 		return n, nil, err
 	}
+	var fds []int
 	for _, m := range messages {
-		fds, _ := unix.ParseUnixRights(&m) // none where it is another kind of message
-		for _, fd := range fds {
-			if file == nil {
-				file = os.NewFile(uintptr(fd), "received")
-			} else {
-				_ = unix.Close(fd)
-			}
-		}
+		more, _ := unix.ParseUnixRights(&m) // none where it is another kind of message
+		fds = append(fds, more...)
 	}
-	return n, file, nil
+	switch len(fds) {
+	case 0:
+		return n, nil, nil
+	case 1:
+		return n, os.NewFile(uintptr(fds[0]), "received"), nil
+	}
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+	return n, nil, fmt.Errorf("%d descriptors came in place of one", len(fds))
 }
