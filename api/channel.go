@@ -1,7 +1,6 @@
 package api
 
 import (
-	"banger/unixsock"
 	"bufio"
 	"bytes"
 	"context"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/unixsock"
 )
 
 // passing is what a client on this host upgrades to. The answer, 101, carries a

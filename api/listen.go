@@ -1,7 +1,6 @@
 package api
 
 import (
-	"banger/unixsock"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"banger/unixsock"
 )
 
 // Listen binds the daemon's socket: mode 0600 in a directory of mode 0700 that

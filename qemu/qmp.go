@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"banger/unixsock"
 	"bufio"
 	"context"
 	"encoding/json"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/unixsock"
 )
 
 // maxReply bounds a line of QMP; the replies we ask for are a few hundred bytes.

@@ -23,6 +23,7 @@
 package session
 
 import (
+	"cmp"
 	"os"
 	"sync"
 	"syscall"
@@ -335,11 +336,7 @@ func (s *session) abandoned() {
 		s.setLossy()
 		return
 	}
-	wait := s.t.Grace
-	if wait == 0 {
-		wait = defaultGrace
-	}
-	s.grace = time.AfterFunc(wait, func() {
+	s.grace = time.AfterFunc(cmp.Or(s.t.Grace, defaultGrace), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.follower == nil {

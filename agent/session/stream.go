@@ -2,6 +2,7 @@ package session
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -76,14 +77,10 @@ func (t *Table) Exec(conn net.Conn, r *bufio.Reader, version int, req guest.Exec
 // first, or its end, mostly comes with it, which wakes the host once.
 func (f *follower) hold() *time.Timer {
 	s := f.s
-	wait := s.t.Hold
-	if wait == 0 {
-		wait = defaultHold
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.held = true
-	return time.AfterFunc(wait, func() {
+	return time.AfterFunc(cmp.Or(s.t.Hold, defaultHold), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		f.held = false
