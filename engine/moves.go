@@ -161,7 +161,8 @@ func (j *job) greet(ctx context.Context) error {
 	}
 	select {
 	case exit := <-ended:
-		j.vm.Exit = &exit
+		last := final(exit)
+		j.vm.Exit = &last
 		return exit.Excuse(banger.Errorf(banger.CodeUnavailable, "the guest ended before its agent answered: %s", endedBy(exit)).
 			WithHint("the end of its console: %s", console.Tail(m.Dir)))
 	default:

@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"banger"
@@ -77,6 +78,11 @@ func (j *job) start(ctx context.Context) error {
 		return surface(j.op.ID, doing, banger.Errorf(banger.CodeConflict, "it is %s: %s", j.vm.State, j.vm.Reason))
 	}
 	if err := room(j.vm.Spec, j.e.HostMemoryMiB); err != nil {
+		if rebooting(j.vm) { // it stays stopped, and not until the next daemon only
+			last := final(*j.vm.Exit)
+			j.vm.Exit, j.vm.Reason = &last, doing+": "+err.Error()
+			err = errors.Join(err, j.done(ctx))
+		}
 		return surface(j.op.ID, doing, err)
 	}
 	ctx, done := j.interruptible(ctx)
@@ -176,9 +182,7 @@ func (j *job) shutdown(ctx context.Context, opt banger.StopOptions) *banger.Exit
 	})
 	exit, err := hv.Wait(ctx, m, j.held())
 	if err == nil {
-		if exit.Kind == banger.ExitReboot { // which would have it started again
-			exit.Kind, exit.Detail = banger.ExitPoweroff, "it asked for a reboot"
-		}
+		exit = final(exit)
 		return &exit
 	}
 	select {
@@ -187,6 +191,15 @@ func (j *job) shutdown(ctx context.Context, opt banger.StopOptions) *banger.Exit
 	default:
 		return killed("the guest did not end within " + opt.Timeout.Round(time.Second).String())
 	}
+}
+
+// final is the end of a run that nobody wants another after: recorded as a
+// reboot, it would have the VM started again.
+func final(x banger.Exit) banger.Exit {
+	if x.Kind == banger.ExitReboot {
+		x.Kind, x.Detail = banger.ExitPoweroff, "it asked for a reboot"
+	}
+	return x
 }
 
 // DeleteVM ends a VM in any state, with everything it has.

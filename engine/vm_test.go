@@ -314,6 +314,38 @@ func TestReboots(t *testing.T) {
 	report(t, w.check(d), "after the loop")
 }
 
+// A reboot whose start fails is over: the VM stays stopped, and no later daemon
+// starts it.
+func TestRebootsThatFail(t *testing.T) {
+	for name, fail := range map[string]func(*world, *daemon){
+		"no memory": func(_ *world, d *daemon) { d.HostMemoryMiB = func() int { return 64 } },
+		"another reboot, before the agent answered": func(w *world, _ *daemon) {
+			w.host.Agent = func(g *fake.Guest) { w.host.EndGuest(g.ID(), banger.Exit{Kind: banger.ExitReboot}) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, d := begun(t)
+			vm := d.make(t, banger.Spec{})
+			fail(w, d)
+			if _, err := d.RestartVM(t.Context(), vm.ID, banger.StopOptions{Force: true}, nil); err == nil {
+				t.Fatal("it restarted")
+			}
+			failed, _ := d.VM(t.Context(), vm.ID)
+			if failed.State != banger.Stopped || failed.Exit == nil || !strings.HasPrefix(failed.Reason, "start vm") {
+				t.Errorf("%+v", failed)
+			}
+			d.kill()
+			w.host.Agent = nil
+			d = w.open(nil)
+			defer d.kill()
+			w.settled(d)
+			if got, _ := d.VM(t.Context(), vm.ID); got.State != banger.Stopped || got.Boots != failed.Boots {
+				t.Errorf("the next daemon made of it %+v", got)
+			}
+		})
+	}
+}
+
 // A guest that doesn't power off in time is killed, one whose agent can't be
 // asked at once.
 func TestStopOfAStubbornGuest(t *testing.T) {
@@ -539,7 +571,9 @@ func anything(ctx context.Context, d *daemon, rnd *rand.Rand, name string) error
 		err = d.DeleteVM(ctx, name)
 	case 5:
 		if vm, e := d.VM(ctx, name); e == nil {
-			d.host.EndGuest(vm.ID, banger.Exit{Kind: []banger.ExitKind{banger.ExitPoweroff, banger.ExitReboot, banger.ExitPanic}[rnd.IntN(3)]})
+			exit := banger.Exit{Kind: []banger.ExitKind{banger.ExitPoweroff, banger.ExitReboot, banger.ExitPanic}[rnd.IntN(3)]}
+			// A step, so that none comes when the world is being looked at.
+			err = d.life.Step("end of a guest", func() error { d.host.EndGuest(vm.ID, exit); return nil })
 		}
 	}
 	return err

@@ -220,7 +220,7 @@ func (w *world) settled(d *daemon) {
 			return
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("operations that never end: %+v\n%v", ops, w.host)
+			w.t.Fatalf("never settled: operations %+v\nVMs %+v\n%v", ops, vms, w.host)
 		}
 		time.Sleep(100 * time.Microsecond)
 	}

@@ -45,15 +45,14 @@ func (v *Hypervisor) Start(ctx context.Context, m banger.Machine) (banger.Handle
 		err = v.locked("start vmm", func() {
 			held.VMM = h.spawn("vmm", m.ID)
 			h.guests[m.ID] = &machine{Machine: m, vmm: held.VMM, ended: make(chan struct{})}
+			if f, err := os.OpenFile(filepath.Join(m.Dir, "console.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err == nil {
+				_, _ = f.WriteString("the fake guest " + m.ID + " boots\n")
+				f.Close()
+			}
 		})
 	}
 	if err != nil {
-		v.clear(m.ID)
-		return banger.Handles{}, err
-	}
-	if f, err := os.OpenFile(filepath.Join(m.Dir, "console.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err == nil {
-		_, _ = f.WriteString("the fake guest " + m.ID + " boots\n")
-		f.Close()
+		return banger.Handles{}, errors.Join(err, v.clear(m.ID))
 	}
 	return held, nil
 }
@@ -69,12 +68,11 @@ func (v *Hypervisor) locked(name string, effect func()) error {
 }
 
 // clear removes all a VM has but its disk, as a driver does on its own error.
-func (v *Hypervisor) clear(vm string) {
-	h := v.l.host
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.end(vm, banger.Exit{Kind: banger.ExitKilled, Status: -1})
-	h.remove(vm)
+func (v *Hypervisor) clear(vm string) error {
+	return v.locked("clear", func() {
+		v.l.host.end(vm, banger.Exit{Kind: banger.ExitKilled, Status: -1})
+		v.l.host.remove(vm)
+	})
 }
 
 // remove takes away a VM's processes and memory. h.mu is held.

@@ -48,8 +48,15 @@ func (h *Host) Live(fate func(point string) Fate) *Life {
 // Dead is closed when the life is over.
 func (l *Life) Dead() <-chan struct{} { return l.dead }
 
-// Kill ends the life from outside: kill -9 of the daemon.
-func (l *Life) Kill() { l.once.Do(func() { close(l.dead) }) }
+// Kill ends the life from outside: kill -9 of the daemon. It returns when no
+// step is under way: a process is not gone before the system call it is in.
+func (l *Life) Kill() {
+	l.die()
+	l.steps.Lock()
+	defer l.steps.Unlock()
+}
+
+func (l *Life) die() { l.once.Do(func() { close(l.dead) }) }
 
 // Step does one named effect, unless its fate is another.
 func (l *Life) Step(name string, effect func() error) error {
@@ -71,7 +78,7 @@ func (l *Life) at(point string) error {
 	case Fail:
 		return ErrInjected
 	case Die:
-		l.Kill()
+		l.die()
 		l.mustLive()
 	}
 	return nil

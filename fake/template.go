@@ -71,8 +71,7 @@ func (v *Hypervisor) Restore(ctx context.Context, m banger.Machine, dir string) 
 		})
 	}
 	if err != nil {
-		v.clear(m.ID)
-		return banger.Handles{}, err
+		return banger.Handles{}, errors.Join(err, v.clear(m.ID))
 	}
 	return held, nil
 }
