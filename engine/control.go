@@ -77,11 +77,8 @@ func (c Control) killed(ctx context.Context, j *job, signal string) error {
 		return banger.Errorf(banger.CodeTimeout, "it still runs %s after %s", killTime, signal).
 			WithHint("banger vm kill %s", j.vm.Spec.Name)
 	}
-	if exit.Kind == banger.ExitReboot { // which would have it started again
-		exit.Kind = banger.ExitKilled
-	}
 	c.unwatch(j.r, j.vm.Boots)
-	if err := j.finish(ctx, exit); err != nil {
+	if err := j.finish(ctx, *final(exit)); err != nil {
 		c.later(j.r)
 		return err
 	}

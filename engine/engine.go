@@ -10,6 +10,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -133,21 +134,9 @@ func (e *Engine) Open(ctx context.Context) error {
 }
 
 func (d Defaults) complete() Defaults {
-	set := func(d *time.Duration, v time.Duration) {
-		if *d == 0 {
-			*d = v
-		}
-	}
-	if d.Disk == "" {
-		d.Disk = "file"
-	}
-	if d.Net == "" {
-		d.Net = banger.NetUser
-	}
-	set(&d.Boot, 60*time.Second)
-	set(&d.Stop, 30*time.Second)
-	set(&d.Lease, 30*time.Second)
-	set(&d.Retry, 5*time.Second)
+	d.Disk, d.Net = cmp.Or(d.Disk, "file"), cmp.Or(d.Net, banger.NetUser)
+	d.Boot, d.Stop = cmp.Or(d.Boot, 60*time.Second), cmp.Or(d.Stop, 30*time.Second)
+	d.Lease, d.Retry = cmp.Or(d.Lease, 30*time.Second), cmp.Or(d.Retry, 5*time.Second)
 	return d
 }
 

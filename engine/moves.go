@@ -161,8 +161,7 @@ func (j *job) greet(ctx context.Context) error {
 	}
 	select {
 	case exit := <-ended:
-		last := final(exit)
-		j.vm.Exit = &last
+		j.vm.Exit = final(exit)
 		return exit.Excuse(banger.Errorf(banger.CodeUnavailable, "the guest ended before its agent answered: %s", endedBy(exit)).
 			WithHint("the end of its console: %s", console.Tail(m.Dir)))
 	default:

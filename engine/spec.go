@@ -75,26 +75,9 @@ func (j *job) name(ctx context.Context, asked string) error {
 
 // fill completes what was left open.
 func (d Defaults) fill(s banger.Spec) banger.Spec {
-	text := func(field *string, v string) {
-		if *field == "" {
-			*field = v
-		}
-	}
-	number := func(field *int, v int) {
-		if *field == 0 {
-			*field = v
-		}
-	}
-	text(&s.Hypervisor, d.Hypervisor)
-	text(&s.DiskDriver, d.Disk)
-	text(&s.Image, d.Image)
-	text(&s.Kernel, d.Kernel)
-	number(&s.VCPU, d.VCPU)
-	number(&s.MemoryMiB, d.MemoryMiB)
-	number(&s.DiskMiB, d.DiskMiB)
-	if s.Net == "" {
-		s.Net = d.Net
-	}
+	s.Hypervisor, s.DiskDriver = cmp.Or(s.Hypervisor, d.Hypervisor), cmp.Or(s.DiskDriver, d.Disk)
+	s.Image, s.Kernel, s.Net = cmp.Or(s.Image, d.Image), cmp.Or(s.Kernel, d.Kernel), cmp.Or(s.Net, d.Net)
+	s.VCPU, s.MemoryMiB, s.DiskMiB = cmp.Or(s.VCPU, d.VCPU), cmp.Or(s.MemoryMiB, d.MemoryMiB), cmp.Or(s.DiskMiB, d.DiskMiB)
 	return s
 }
 

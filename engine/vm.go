@@ -79,8 +79,7 @@ func (j *job) start(ctx context.Context) error {
 	}
 	if err := room(j.vm.Spec, j.e.HostMemoryMiB); err != nil {
 		if rebooting(j.vm) { // it stays stopped, and not until the next daemon only
-			last := final(*j.vm.Exit)
-			j.vm.Exit, j.vm.Reason = &last, doing+": "+err.Error()
+			j.vm.Exit, j.vm.Reason = final(*j.vm.Exit), doing+": "+err.Error()
 			err = errors.Join(err, j.done(ctx))
 		}
 		return surface(j.op.ID, doing, err)
@@ -182,8 +181,7 @@ func (j *job) shutdown(ctx context.Context, opt banger.StopOptions) *banger.Exit
 	})
 	exit, err := hv.Wait(ctx, m, j.held())
 	if err == nil {
-		exit = final(exit)
-		return &exit
+		return final(exit)
 	}
 	select {
 	case err := <-refused:
@@ -195,11 +193,11 @@ func (j *job) shutdown(ctx context.Context, opt banger.StopOptions) *banger.Exit
 
 // final is the end of a run that nobody wants another after: recorded as a
 // reboot, it would have the VM started again.
-func final(x banger.Exit) banger.Exit {
+func final(x banger.Exit) *banger.Exit {
 	if x.Kind == banger.ExitReboot {
 		x.Kind, x.Detail = banger.ExitPoweroff, "it asked for a reboot"
 	}
-	return x
+	return &x
 }
 
 // DeleteVM ends a VM in any state, with everything it has.
