@@ -16,7 +16,7 @@ import (
 
 const (
 	maxRequest  = 4 << 10
-	requestWait = 10 * time.Second // for a request line and for an answer to be taken
+	requestWait = 10 * time.Second // for a request line, for an answer to be taken, and for a stream's first bytes
 	linger      = 10 * time.Second // for a dead client's last bytes to be taken by the guest
 )
 
@@ -143,7 +143,7 @@ func (s *shim) dial(conn *net.UnixConn, rest []byte) {
 // toGuest copies a client's bytes and passes on its half-close. A client that
 // has gone altogether ends the stream, even if the guest never writes to it.
 func toGuest(stream *link.Stream, conn *net.UnixConn, rest []byte) {
-	_, err := stream.Write(rest)
+	err := begin(stream, conn, rest)
 	if err == nil {
 		_, err = io.Copy(stream, conn)
 	}
@@ -154,6 +154,23 @@ func toGuest(stream *link.Stream, conn *net.UnixConn, rest []byte) {
 	}
 	_ = stream.Close() // likewise
 	time.AfterFunc(linger, stream.Reset)
+}
+
+// begin passes on a stream's first bytes. Who says nothing doesn't keep one of the
+// guest's streams from the others: the guest has not heard of it and can't end it.
+func begin(stream *link.Stream, conn *net.UnixConn, first []byte) error {
+	if len(first) == 0 {
+		first = make([]byte, maxRequest)
+		_ = conn.SetReadDeadline(time.Now().Add(requestWait)) // a unix socket always can
+		n, err := conn.Read(first)
+		_ = conn.SetReadDeadline(time.Time{})
+		if err != nil && err != io.EOF {
+			return err
+		}
+		first = first[:n]
+	}
+	_, err := stream.Write(first)
+	return err
 }
 
 // fromGuest copies the guest's bytes and passes on its half-close. A stream

@@ -20,6 +20,7 @@ import (
 
 	"banger"
 	"banger/guest"
+	"banger/link"
 	"banger/proc"
 	"banger/shim"
 )
@@ -367,6 +368,33 @@ func TestDeadClientsLeaveNoStreams(t *testing.T) {
 
 // The daemon is killed 500 times and the shim 50 times while four streams run
 // through both. Each object completes by offset, no byte is stale, nothing hangs.
+// Clients that say nothing take no places for ever.
+func TestSilentClientsLeaveNoStreams(t *testing.T) {
+	t.Parallel()
+	cfg, _ := spawn(t)
+	for range link.MaxStreams {
+		c, err := shim.Dial(t.Context(), cfg.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if c, err := shim.Dial(t.Context(), cfg.Dir); err == nil {
+		c.Close()
+		t.Fatal("there is room for one more")
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		c, err := shim.Dial(t.Context(), cfg.Dir)
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestKillDaemonsAndShims(t *testing.T) {
 	t.Parallel()
 	daemons, shims := 500, 50
