@@ -24,13 +24,14 @@ var mayImport = map[string][]string{
 	"images":  {},
 
 	// What host and guest share.
-	"link":  {},
-	"guest": {},
+	"link":    {},
+	"guest":   {},
+	"tartree": {}, // of agent/tool: the host unpacks what a guest sends by the same rules, and stricter ones
 
 	// In the guest.
 	"agent":         {"guest", "agent/session", "version"},
 	"agent/session": {"agent/tool", "guest"},
-	"agent/tool":    {},
+	"agent/tool":    {"tartree"},
 	"agent/boot":    {"agent/channel", "agent/nic", "agent/renew", "agent/uevent", "guest"},
 	"agent/nic":     {"agent/uevent", "guest"}, // of agent/boot, which was full: speaking rtnetlink
 	"agent/channel": {"agent/uevent", "link"},  // of agent/boot: what carries the streams, one kind per hypervisor
@@ -77,7 +78,7 @@ var mayImport = map[string][]string{
 	"engine":   {"banger", "console", "guest"},
 	"template": {"banger", "guest", "hostfs"}, // frozen guests and their making: the engine only asks for one
 	"api":      {"banger", "guest", "unixsock", "version"},
-	"cli":      {"banger", "config", "doctor", "guest", "images", "version", "workspace"},
+	"cli":      {"banger", "config", "doctor", "guest", "images", "tartree", "version", "workspace"},
 
 	// What goes on without its client.
 	"operation": {"banger"},
@@ -110,7 +111,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"bench", "dist", "agent", "agent/boot", "agent/renew", "agent/session", "cli", "cmd/banger", "cmd/bangerd", "diskfile", "firecracker", "lab", "netns", "qemu", "shim", "tests/vmtest", "workspace"},
 	"net/http":              {"archivetest", "api", "cmd/banger", "cmd/bangerd", "bootstrap", "debian", "fcrelease", "firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"sqlite"},
-	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "hostfs", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "unixsock", "usernet", "workspace", "tests/vmtest"},
+	"golang.org/x/sys/unix": {"bridge", "cli", "agent", "agent/boot", "agent/channel", "agent/nic", "agent/renew", "agent/session", "agent/tool", "agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "debian", "diskfile", "dmsnap", "firecracker", "hostfs", "kvm", "netns", "proc", "qemu", "rootfs", "shim", "sqlite", "tartree", "unixsock", "usernet", "workspace", "tests/vmtest"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.
@@ -130,7 +131,7 @@ const (
 // raised are the budgets of packages that have a reason for more.
 var raised = map[string]int{
 	"engine": 2400, // attached disks, host networks and addresses joined the moves: the order of all moves stays in one room
-	"cli":    3900, // one small file a command: it grows in breadth with what banger can do, not in depth
+	"cli":    4100, // one small file a command: it grows in breadth with what banger can do, not in depth
 }
 
 // plainData names structs that only carry values: specs, configs, wire types.

@@ -214,7 +214,7 @@ func vmCommand(a *App) *cobra.Command {
 	cmd := group("vm", "Make, use and delete VMs")
 	cmd.AddCommand(runCommand(a), createCommand(a), startCommand(a), stopCommand(a), restartCommand(a), killCommand(a),
 		deleteCommand(a), pruneCommand(a), setCommand(a), renameCommand(a),
-		listCommand(a), showCommand(a), healthCommand(a), statsCommand(a), execCommand(a), logsCommand(a))
+		listCommand(a), showCommand(a), healthCommand(a), statsCommand(a), execCommand(a), cpCommand(a), logsCommand(a))
 	return cmd
 }
 

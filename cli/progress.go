@@ -56,6 +56,7 @@ var waitsFor = map[string]string{
 	"configure": "configuring in a VM",
 	"export":    "making the image",
 	"workspace": "copying the repository",
+	"copy":      "copying",
 }
 
 func (a *App) progress(quiet bool) *progress {

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 )
 
-// PutOptions say how Put writes.
+// PutOptions say how Put and Copy write.
 type PutOptions struct {
 	User string // name or uid[:gid] that writes and owns the files; empty: root
 }
@@ -17,16 +17,30 @@ type PutOptions struct {
 // Put unpacks a tar stream below a directory of the guest, which is created.
 // Existing files are replaced. Nothing is written outside of dir.
 func (c *Client) Put(ctx context.Context, dir string, tar io.Reader, opt PutOptions) error {
+	return c.unpack(ctx, ExecSpec{Tool: "untar", Argv: []string{"untar", dir}, User: opt.User}, dir, tar)
+}
+
+// Copy unpacks a tar stream of a tree of this name where cp would put that: below
+// dest if that is a directory, else as dest. The name is ".", and dest is created,
+// where all of the stream goes below dest. An agent of before there was a Copy
+// refuses it.
+func (c *Client) Copy(ctx context.Context, name, dest string, tar io.Reader, opt PutOptions) error {
+	return c.unpack(ctx, ExecSpec{Tool: "cp", Argv: []string{"cp", name, dest}, User: opt.User}, dest, tar)
+}
+
+func (c *Client) unpack(ctx context.Context, spec ExecSpec, dest string, tar io.Reader) error {
 	src := &source{r: tar}
-	err := c.tool(ctx, ExecSpec{Tool: "untar", Argv: []string{"untar", dir}, User: opt.User, Dir: "/", Stdin: true}, IO{Stdin: src})
+	spec.Dir, spec.Stdin = "/", true
+	err := c.tool(ctx, spec, IO{Stdin: src})
 	if failed := src.err.Load(); failed != nil {
-		return fmt.Errorf("read what goes to %s: %w", dir, *failed)
+		return fmt.Errorf("read what goes to %s: %w", dest, *failed)
 	}
 	return err
 }
 
 // Get writes a tar stream of a file or directory of the guest to w; names in it
-// begin with the path's last element. What comes is the guest's word: unpack it
+// begin with the path's last element, or with "." for a path that ends in /. as for
+// what is in it. What comes is the guest's word: unpack it
 // as you would anything untrusted.
 func (c *Client) Get(ctx context.Context, path string, w io.Writer) error {
 	return c.tool(ctx, ExecSpec{Tool: "tar", Argv: []string{"tar", path}, Dir: "/"}, IO{Stdout: w})

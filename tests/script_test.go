@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"banger/agent/tool"
 )
 
 var (
@@ -28,6 +30,9 @@ var (
 var bin string
 
 func TestMain(m *testing.M) {
+	if os.Args[0] == tool.Name { // of a guest on the fake host
+		os.Exit(tool.Main(os.Args))
+	}
 	if filepath.Base(os.Args[0]) == "bangerd" {
 		if err := fakeDaemon(); err != nil {
 			fmt.Fprintln(os.Stderr, "bangerd:", err)

@@ -1,13 +1,19 @@
-package tool
+// Package tartree makes a tar of a tree of files, and a tree of a tar: in a guest
+// and on its host, where what a guest sent isn't believed.
+//
+// It refuses to know where a tar comes from and who asked for it.
+package tartree
 
 import (
 	"archive/tar"
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -25,19 +31,22 @@ type archiver struct {
 	changed string // a file that shrank while it was read
 }
 
-// writeTar writes a tar of a file or directory; names begin with the path's
-// last element. A symbolic link is written, not followed. Sockets are left out:
-// nobody could listen on a copy.
-func writeTar(args []string, _ io.Reader, out io.Writer) error {
-	if len(args) != 1 {
-		return errors.New("one path, please")
+// Name is what the names in a tar of a path begin with: its last element, or "."
+// for what is in a directory, which a path that ends in /. stands for.
+func Name(path string) string {
+	base := filepath.Base(path)
+	if strings.HasSuffix(path, "/.") || base == "/" || base == ".." {
+		return "."
 	}
-	top := filepath.Clean(args[0])
-	base := filepath.Base(top)
-	if base == "/" || base == ".." {
-		base = "."
-	}
-	a := &archiver{w: tar.NewWriter(out), links: make(map[inode]string), buf: make([]byte, bufferSize)}
+	return base
+}
+
+// Pack writes a tar of a file or directory, under its Name. A symbolic link is
+// written, not followed. Sockets are left out: nobody could listen on a copy.
+func Pack(w io.Writer, path string) error {
+	top, base := filepath.Clean(path), Name(path)
+	b := bufio.NewWriterSize(w, bufferSize)
+	a := &archiver{w: tar.NewWriter(b), links: make(map[inode]string), buf: make([]byte, bufferSize)}
 	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -51,7 +60,7 @@ func writeTar(args []string, _ io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := a.w.Close(); err != nil {
+	if err := errors.Join(a.w.Close(), b.Flush()); err != nil {
 		return err
 	}
 	if a.changed != "" {
