@@ -177,9 +177,15 @@ func driveArgs(id string, d banger.Drive) ([]string, error) {
 
 // kernelArgs returns the kernel's command line. Emulated, the guest reads the
 // host's time stamp counter; told its rate, the kernel needn't calibrate it
-// against an emulated timer, on which it hangs when the host is busy.
+// against an emulated timer, on which it hangs when the host is busy. And its
+// programs lie at the same addresses each time: at others QEMU translates them
+// anew, 2,500 blocks for /bin/true and 100 where it is known; commands take two to
+// four times as long, and the cache of translations is soon full (docs/benchmarks.md).
 func (d *Driver) kernelArgs(m banger.Machine) string {
 	args := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1"}
+	if !d.cfg.KVM {
+		args = append(args, "norandmaps")
+	}
 	if !d.cfg.KVM && d.cfg.TSCKHz > 0 {
 		args = append(args, fmt.Sprintf("tsc_early_khz=%d", d.cfg.TSCKHz), "tsc=reliable")
 	}

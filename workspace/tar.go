@@ -2,6 +2,7 @@ package workspace
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,8 @@ func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
 		return banger.Errorf(banger.CodeInvalid, "open %s: %w", r.Top, err)
 	}
 	defer func() { _ = unix.Close(top) }()
-	t := &tree{w: tar.NewWriter(w), name: r.Name, top: top, now: time.Now(), made: map[string]bool{}}
+	b := bufio.NewWriterSize(w, 128<<10) // else each header would travel by itself
+	t := &tree{w: tar.NewWriter(b), name: r.Name, top: top, now: time.Now(), made: map[string]bool{}}
 	if err := r.writeGit(ctx, t, files.index); err != nil {
 		return err
 	}
@@ -45,7 +47,7 @@ func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
 			return err
 		}
 	}
-	return t.w.Close()
+	return errors.Join(t.w.Close(), b.Flush())
 }
 
 // tree is a tar in the making.
