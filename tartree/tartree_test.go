@@ -229,3 +229,34 @@ func TestName(t *testing.T) {
 		}
 	}
 }
+
+// TestRefused: by anybody, for whatever place.
+func TestRefused(t *testing.T) {
+	for want, entries := range map[string][]entry{
+		"not a name below the directory":    {file("../x", "")},
+		"only a directory can be the top":   {file(".", "")},
+		"can't be unpacked":                 {{tar.Header{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}, ""}},
+		`link to "/etc/passwd": not a name`: {link("l", "/etc/passwd")},
+		"no such file":                      {link("l", "nosuch")},
+	} {
+		top := t.TempDir()
+		err := tartree.Unpack(archive(t, entries...), tartree.Place{Dir: top + "/"})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %q", err, want)
+		}
+		if left, _ := os.ReadDir(top); len(left) != 0 {
+			t.Errorf("%s: there are %v", want, left)
+		}
+	}
+}
+
+// A file that says it is longer than it is, as one that shrinks does.
+func TestShrunk(t *testing.T) {
+	const name = "/sys/kernel/uevent_seqnum"
+	if st, err := os.Stat(name); err != nil || st.Size() < 100 {
+		t.Skipf("no such file here: %v", err)
+	}
+	if err := tartree.Pack(io.Discard, name); err == nil || !strings.Contains(err.Error(), name+" shrank") {
+		t.Errorf("%v", err)
+	}
+}
