@@ -53,6 +53,7 @@ func Build(w io.Writer, agent []byte, early, late []Module) error {
 		f.write(&buf, i+1)
 	}
 	entry{name: "TRAILER!!!"}.write(&buf, 0)
+	pad(&buf, pageSize)
 	if _, err := w.Write(buf.Bytes()); err != nil {
 		return fmt.Errorf("write initramfs: %w", err)
 	}
@@ -92,13 +93,18 @@ func (e entry) write(buf *bytes.Buffer, ino int) {
 		ino, e.mode, 0, 0, 1, 0, len(e.data), 0, 0, e.major, e.minor, len(e.name)+1, 0)
 	buf.WriteString(e.name)
 	buf.WriteByte(0)
-	pad(buf)
+	pad(buf, 4)
 	buf.Write(e.data)
-	pad(buf)
+	pad(buf, 4)
 }
 
-func pad(buf *bytes.Buffer) {
-	for buf.Len()%4 != 0 {
-		buf.WriteByte(0)
-	}
+// pageSize divides an initramfs's size, by zeros, which the kernel takes between
+// archives and after them. QEMU's microvm puts an initramfs as high in the guest's
+// memory as a page's start lets it be, and its firmware the ACPI tables into the end
+// of the last page: where the initramfs reaches into that, QEMU 10 guests find a part
+// of it in a table's place and hang before their first line.
+const pageSize = 4096
+
+func pad(buf *bytes.Buffer, size int) {
+	buf.Write(make([]byte, -buf.Len()&(size-1)))
 }

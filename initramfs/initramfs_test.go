@@ -65,6 +65,16 @@ func TestReadBack(t *testing.T) {
 	}
 }
 
+// TestWholePages: of whatever size the agent is.
+func TestWholePages(t *testing.T) {
+	for size := range 5000 {
+		var b bytes.Buffer
+		if err := initramfs.Build(&b, make([]byte, size), nil, nil); err != nil || b.Len()%4096 != 0 {
+			t.Fatalf("an agent of %d bytes: %d bytes, %v", size, b.Len(), err)
+		}
+	}
+}
+
 func TestRefusesBadModules(t *testing.T) {
 	for _, name := range []string{"", "a/b", "a\x00"} {
 		err := initramfs.Build(&bytes.Buffer{}, nil, []initramfs.Module{{Name: name}}, nil)
