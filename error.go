@@ -73,9 +73,10 @@ var ErrKilled = errors.New("killed")
 // started from has no part in that.
 func Killed(err error) error { return killed{err} }
 
-// Excuse returns an error that a machine's end caused as Killed, if x is such an end.
+// Excuse returns an error that a machine's end caused as Killed, if x is such an end,
+// or one that nobody saw: then the shim beside it was killed, too.
 func (x Exit) Excuse(err error) error {
-	if x.Kind == ExitKilled {
+	if x.Kind == ExitKilled || x.Kind == ExitUnknown {
 		return Killed(err)
 	}
 	return err

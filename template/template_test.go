@@ -471,6 +471,7 @@ func TestKilledIsNoFault(t *testing.T) {
 		left int
 	}{
 		{fmt.Errorf("start: %w", banger.Exit{Kind: banger.ExitKilled}.Excuse(errors.New("QEMU ended"))), 1},
+		{banger.Exit{Kind: banger.ExitUnknown}.Excuse(errors.New("QEMU ended")), 1},
 		{banger.Exit{Kind: banger.ExitFailed}.Excuse(errors.New("QEMU ended")), 0},
 	} {
 		err := b.Reject(made.ID, c.why)
