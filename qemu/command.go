@@ -179,8 +179,8 @@ func driveArgs(id string, d banger.Drive) ([]string, error) {
 // host's time stamp counter; told its rate, the kernel needn't calibrate it
 // against an emulated timer, on which it hangs when the host is busy. And its
 // programs lie at the same addresses each time: at others QEMU translates them
-// anew, 2,500 blocks for /bin/true and 100 where it is known; commands take two to
-// four times as long, and the cache of translations is soon full (docs/benchmarks.md).
+// anew, 2,500 blocks for /bin/true and 100 where it is known; commands take four to
+// five times as long, and the cache of translations is soon full (docs/benchmarks.md).
 func (d *Driver) kernelArgs(m banger.Machine) string {
 	args := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1"}
 	if !d.cfg.KVM {
