@@ -11,7 +11,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 RUN_PACKAGES  = qemu-system-x86 e2fsprogs git
 TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin mmdebstrap tmux uidmap xz-utils
 
-.PHONY: build quickstart test errors check lab lab-shell bench clean packages test-packages dist docs recording
+.PHONY: build quickstart unit test errors check fuzz lab lab-shell bench clean packages test-packages dist docs recording
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -25,13 +25,27 @@ packages:
 test-packages:
 	scripts/packages $(TEST_PACKAGES)
 
+# What boots no VM, and so answers soon: for whoever changes something. Searches take a
+# sample (-short). The packages in which much happens at once run with the race detector,
+# which wants a C compiler. More run at once than there are cores, as many tests wait;
+# those that wait longest begin.
+RACY = ./guest ./guest/link ./daemon/operation ./daemon/idle ./daemon/journal ./host/... ./vmm/shim
+LONG = ./test/scripts ./daemon/engine ./network/usernet ./dist
+SHORT = $(GO) test -short -p 4 -parallel 8
+unit: test-packages
+	$(SHORT) $$($(GO) list $(LONG) ./... | grep -vE '/test/(vm|crash|lab/inside)$$' | grep -vxF "$$($(GO) list $(RACY))")
+	@if command -v cc >/dev/null; then race='CGO_ENABLED=1 $(SHORT) -race'; else echo 'no C compiler here: nothing runs with the race detector'; race='$(SHORT)'; fi; \
+	echo "$$race $(RACY)"; env $$race $(RACY)
+
 # Everything, real VMs included. Two packages at a time, as a guest keeps one core
 # busy and two cores are the usual. VMs are restored, as users' are, but for the last
 # line's, which boot.
 test: test-packages build
 	$(GO) test -p 2 -timeout 50m ./...
-	$(GO) test -timeout 15m ./tests -host=qemu
-	$(GO) test -p 2 -timeout 15m ./tests/vm ./tests/crash -warm=false -run 'TestExitStatus|TestStreams|TestHandlesFile|TestKilledAtSpawn'
+	$(GO) test -timeout 30m ./daemon/engine -deep
+	$(GO) test -timeout 15m ./test/scripts -host=qemu
+	FUZZ=45s scripts/fuzz
+	$(GO) test -p 2 -timeout 15m ./test/vm ./test/crash -warm=false -run 'TestExitStatus|TestStreams|TestHandlesFile|TestKilledAtSpawn'
 
 # gofmt, vet, staticcheck, errcheck (of what ships: tests check what matters to them);
 # versions pinned here alone.
@@ -40,24 +54,28 @@ check:
 	$(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	$(GO) run github.com/kisielk/errcheck@v1.30.0 -ignoretests -exclude scripts/errcheck.txt ./...
-	@grep -q "suite.*$$(scripts/firecracker-hash)" docs/verification.md || echo "note: firecracker/ has changed since its suite ran on the real one: make lab LAB='-only firecracker', then docs/verification.md"
+	@grep -q "suite.*$$(scripts/firecracker-hash)" docs/verification.md || echo "note: vmm/firecracker/ has changed since its suite ran on the real one: make lab LAB='-only firecracker', then docs/verification.md"
 
-# Which error texts no test provokes, of those that tests/errors.txt has no reason for.
-# tests/vm and tests/crash are left out: their programs are built as they ship, without coverage.
+# Which error texts no test provokes, of those that test/errors.txt has no reason for.
+# test/vm and test/crash are left out: their programs are built as they ship, without coverage.
 errors: test-packages
 	rm -rf bin/coverage && mkdir -p bin/coverage
-	BANGER_COVERDIR=$(CURDIR)/bin/coverage $(GO) test -short -p 1 -timeout 50m -coverpkg=banger/... -coverprofile=bin/coverage/tests $$($(GO) list ./... | grep -vE "/tests/(vm|crash)$$")
+	BANGER_COVERDIR=$(CURDIR)/bin/coverage $(GO) test -short -p 1 -timeout 50m -coverpkg=banger/... -coverprofile=bin/coverage/tests $$($(GO) list ./... | grep -vE "/test/(vm|crash)$$")
 	$(GO) tool covdata textfmt -i bin/coverage -o bin/coverage/programs
 	$(GO) test . -run TestErrorTexts -v -profiles bin/coverage/tests,bin/coverage/programs
+
+# Every parser of others' bytes, for so long in all: FUZZ=30m. See scripts/fuzz.
+fuzz:
+	FUZZ=$(or $(FUZZ),30m) scripts/fuzz
 
 # What needs KVM, device-mapper, a firewall or a power cut, in a virtual machine
 # that has them: LAB='-list', LAB='-only storm -kills 200', LAB_SUITE=trixie.
 # Its value is the shell's to read: an expression's $ isn't make's.
 lab: test-packages
-	$(GO) run ./lab $(value LAB)
+	$(GO) run ./test/lab $(value LAB)
 
 lab-shell: test-packages
-	$(GO) run ./lab -shell $(value LAB)
+	$(GO) run ./test/lab -shell $(value LAB)
 
 bench: build
 	scripts/bench
@@ -66,9 +84,9 @@ bench: build
 dist:
 	$(GO) run ./dist -version $(VERSION) -o release
 
-# What is made from the commands; a test fails when it is stale.
+# What is made from the code; a test fails when it is stale.
 docs:
-	$(GO) run ./dist -docs docs/reference/cli.md
+	$(GO) run ./dist -docs
 
 # A real session of the installed banger, in a terminal that is written down.
 recording: build

@@ -5,23 +5,21 @@ import (
 	"time"
 )
 
-// VMControl is what can be done to a VM that exists beyond its plain life.
-// Engine and API client implement it; refs and errors are as in VMService.
+// VMControl is what can be done to a VM beyond creating, starting, stopping and
+// deleting it. Engine and API client implement it.
 type VMControl interface {
-	// KillVM sends a signal of Signals to the VMM and, when it is one that ends
-	// it, returns once it has ended: the guest is not asked. CodeTimeout when it
-	// goes on all the same.
+	// KillVM sends one of Signals to the VMM; the guest is not asked. If the signal
+	// ends the VMM, KillVM returns once it has ended. A VM that somebody deleted
+	// meanwhile is returned as Gone. CodeTimeout when the VMM doesn't end.
 	KillVM(ctx context.Context, ref, signal string) (VM, error)
-	// RestartVM stops a running VM as StopVM does and starts it again, as one
-	// operation: a daemon that dies in between leaves both to the next one. A
+	// RestartVM stops a running VM as StopVM does and starts it again, by one
+	// plan: if the daemon dies in between, the next one does what is left. A
 	// stopped VM is started.
 	RestartVM(ctx context.Context, ref string, opt StopOptions, p Progress) (VM, error)
-	// BootVM is VMService.StartVM, but never from a template.
-	BootVM(ctx context.Context, ref string, p Progress) (VM, error)
-	// SetVM changes a stopped or running VM. A running one has NeedsRestart
-	// afterwards: its guest keeps what it was started with.
+	// SetVM changes a stopped or running VM. A running VM keeps what it was started
+	// with, and has NeedsRestart set.
 	SetVM(ctx context.Context, ref string, change Change) (VM, error)
-	// PruneVM deletes a VM if it is stopped, else it is CodeConflict.
+	// PruneVM deletes a stopped VM. CodeConflict when it isn't stopped.
 	PruneVM(ctx context.Context, ref string) error
 	// StatsVM says what a VM uses of its host now.
 	StatsVM(ctx context.Context, ref string) (Stats, error)
@@ -31,64 +29,65 @@ type VMControl interface {
 // write guest memory to a core file aren't among them.
 func Signals() []string { return []string{"KILL", "TERM", "INT", "STOP", "CONT"} }
 
-// Change is what SetVM changes. Zero fields stay as they are.
+// Change is what SetVM changes. A zero field changes nothing.
 type Change struct {
 	Name      string `json:"name,omitempty"`
 	VCPU      int    `json:"vcpu,omitempty"`
 	MemoryMiB int    `json:"memory_mib,omitempty"`
-	DiskMiB   int    `json:"disk_mib,omitempty"` // never less than it was
+	DiskMiB   int    `json:"disk_mib,omitempty"` // a disk can only grow
 }
 
-// Usage is what a process uses of its host. Memory counts in bytes, as
-// /proc/PID/smaps_rollup has it (proc_pid_smaps(5)).
+// Usage is what a process uses of its host. Memory is in bytes, counted as in
+// /proc/PID/smaps_rollup (proc_pid_smaps(5)).
 type Usage struct {
-	CPU     time.Duration `json:"cpu_ns"`  // user and system, since it began
-	RSS     int64         `json:"rss"`     // resident
-	PSS     int64         `json:"pss"`     // resident, shared pages counted by their share
-	Shared  int64         `json:"shared"`  // of the resident: what others map too
-	Private int64         `json:"private"` // and what only it has
+	CPUMS   int64 `json:"cpu_ms"`  // CPU time, user and system, since the process began
+	RSS     int64 `json:"rss"`     // resident
+	PSS     int64 `json:"pss"`     // resident; a page that N processes map counts for 1/N
+	Shared  int64 `json:"shared"`  // resident, and mapped by others too
+	Private int64 `json:"private"` // resident, and mapped by no other
 }
 
-// Stats is what a VM uses of its host. Usage is its VMM's and zero unless it runs.
+// Stats is what a VM uses of its host. Usage is its VMM's; zero unless the VM runs.
 type Stats struct {
 	ID    string    `json:"id"`
 	Name  string    `json:"name"`
 	State State     `json:"state"`
 	Time  time.Time `json:"time"`
 	Usage
-	Disk int64 `json:"disk"` // bytes that all its files take on the host
+	Disk int64 `json:"disk"` // bytes that all the VM's files take on the host
 }
 
-// Processes looks at and signals processes of the host. A recycled id is never
-// taken for the process it was.
+// Processes looks at and signals processes of the host. A process whose PID was
+// given to another one counts as ended.
 type Processes interface {
-	// Signal sends a signal by its name. To one that has ended it does nothing.
+	// Signal sends a signal by its name. A process that has ended gets nothing, and
+	// that is no error.
 	Signal(p Process, signal string) error
-	// Usage of a process that has ended is CodeNotRunning.
+	// Usage says what a process uses. CodeNotRunning when it has ended.
 	Usage(p Process) (Usage, error)
 }
 
-// System is what the daemon tells of itself as a whole. Its parts implement it
-// together, and so does the API client.
-type System interface {
-	// Events calls each for what happened to VMs, oldest kept first; with follow
-	// it goes on until ctx ends. Who reads too slowly finds an event with the
-	// stage StageGap where others are missing.
+// SystemService is what the daemon offers that isn't about one VM, image,
+// kernel or template.
+type SystemService interface {
+	// Events calls each for what happened to VMs, starting with the oldest event
+	// kept; with follow it goes on until ctx ends. A slow reader misses events; one
+	// with the stage StageGap stands in their place.
 	Events(ctx context.Context, follow bool, each func(Event)) error
-	// Collect finds what lies on the host in our places and under our names, and
-	// removes what no VM owns.
+	// Collect finds what lies on the host in our directories or under our names,
+	// and removes what no VM owns.
 	Collect(ctx context.Context, opt CollectOptions) ([]Found, error)
-	// Space says what banger's files take of the host, each thing once.
+	// Space says what banger's files take of the host; what is shared counts once.
 	Space(ctx context.Context) ([]Space, error)
-	// Prune removes what no VM uses and what can be made or fetched again.
+	// Prune removes what no VM uses and can be made or fetched again.
 	Prune(ctx context.Context, opt PruneOptions) ([]Pruned, error)
 }
 
 // PruneOptions say how far Prune goes.
 type PruneOptions struct {
 	DryRun bool `json:"dry_run,omitempty"` // look only
-	// All takes what the next VM would want, too: the default image and kernel,
-	// if the image was built, and all templates.
+	// All also removes what the next VM would need: the default image and kernel,
+	// if that image was built here, and all templates.
 	All bool `json:"all,omitempty"`
 }
 
@@ -97,25 +96,25 @@ type Pruned struct {
 	Kind    string `json:"kind"` // "image", "kernel", "template", "download"
 	ID      string `json:"id"`
 	Name    string `json:"name"`
-	Bytes   int64  `json:"bytes"` // what it takes
+	Bytes   int64  `json:"bytes"` // on disk
 	Removed bool   `json:"removed"`
 	Detail  string `json:"detail,omitempty"` // why it is still there
 }
 
-// Space is what one thing takes of the host.
+// Space is what one thing takes of the host's disks.
 type Space struct {
-	Kind   string `json:"kind"` // "image", "kernel", "disk", "disk template", "template", "memory", "log", "download", "records", "other"
+	Kind   string `json:"kind"` // "image", "kernel", "disk", "disk base", "template", "memory", "log", "download", "records", "other"
 	Name   string `json:"name"`
-	VM     string `json:"vm,omitempty"` // whose it is
+	VM     string `json:"vm,omitempty"` // id of the VM that owns it
 	Bytes  int64  `json:"bytes"`
 	Unused bool   `json:"unused,omitempty"` // no VM needs it
 }
 
-// StageGap marks the place of events that are no longer kept.
+// StageGap is the stage of an event that stands for others no longer kept.
 const StageGap = "gap"
 
-// StageSpec is a creation's event once nothing is left open: its message says
-// what is made.
+// StageSpec is the stage of a creation's event that says, in its message, what
+// is made, once all defaults are filled in.
 const StageSpec = "spec"
 
 // CollectOptions say how far Collect goes.
@@ -131,15 +130,15 @@ type Claim string
 const (
 	Owned    Claim = "owned"    // a VM's
 	Orphaned Claim = "orphaned" // ours, and no VM's: removed
-	Foreign  Claim = "foreign"  // in our places or like our names, and not ours: never touched
+	Foreign  Claim = "foreign"  // in our directories or named like ours, but not ours: never touched
 )
 
-// Found is one thing on the host in our places or under our names.
+// Found is one thing on the host in our directories or under our names.
 type Found struct {
 	Claim   Claim  `json:"claim"`
 	Kind    string `json:"kind"` // "directory", "memory", "vmm", "shim", "tap", "dm", "loop"
-	Name    string `json:"name"` // path, process id, or the kernel's name of it
+	Name    string `json:"name"` // path, process id, or the name in the kernel
 	VM      string `json:"vm,omitempty"`
-	Detail  string `json:"detail,omitempty"` // why it is so claimed, or is still there
+	Detail  string `json:"detail,omitempty"` // why it has this claim, or why it is still there
 	Removed bool   `json:"removed,omitempty"`
 }

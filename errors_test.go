@@ -14,10 +14,10 @@ import (
 	"testing"
 )
 
-var profiles = flag.String("profiles", "", "coverage profiles of the tests, with commas: every error text must be in them, or have its reason in tests/errors.txt")
+var profiles = flag.String("profiles", "", "coverage profiles of the tests, with commas: every error text must be in them, or have its reason in test/errors.txt")
 
 // notShipped are packages whose errors no user of banger sees.
-var notShipped = []string{"fake", "bench", "lab", "dist", "archivetest", "disktest", "hypervisortest", "networktest", "storetest"}
+var notShipped = []string{"test/fake", "test/bench", "test/lab", "dist", "test/archivetest", "test/clienttest", "test/disktest", "test/hostile", "test/hypervisortest", "test/networktest", "test/storetest"}
 
 // errorText is a text that some code makes errors with, and where.
 type errorText struct{ pkg, text string }
@@ -53,7 +53,7 @@ func TestErrorTexts(t *testing.T) {
 			t.Errorf("%s: %q has what not every terminal can show", texts[e][0], e.text)
 		}
 		if !excuse(e) && *profiles != "" {
-			t.Errorf("%s: no test provokes %q, and tests/errors.txt doesn't say why", texts[e][0], e.text)
+			t.Errorf("%s: no test provokes %q, and test/errors.txt doesn't say why", texts[e][0], e.text)
 		}
 	}
 	if *profiles == "" {
@@ -62,7 +62,7 @@ func TestErrorTexts(t *testing.T) {
 		}
 		for x := range excused {
 			if !used[x] {
-				t.Errorf("tests/errors.txt: %s has no error text %q any more", x.pkg, x.text)
+				t.Errorf("test/errors.txt: %s has no error text %q any more", x.pkg, x.text)
 			}
 		}
 		return
@@ -160,11 +160,11 @@ func like(pattern, s string) bool {
 	return false
 }
 
-// excuses reads tests/errors.txt: paragraphs of a reason, in lines that begin with
+// excuses reads test/errors.txt: paragraphs of a reason, in lines that begin with
 // #, and below it texts as `package: text`, quoted as in Go but for the quotes. In
 // both, * is anything.
 func excuses(t *testing.T) map[errorText]bool {
-	data, err := os.ReadFile("tests/errors.txt")
+	data, err := os.ReadFile("test/errors.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,11 +178,11 @@ func excuses(t *testing.T) map[errorText]bool {
 		case strings.HasPrefix(line, "#"):
 			reason = true
 		case !ok || !reason:
-			t.Errorf("tests/errors.txt:%d: want `package: text`, below a reason", n+1)
+			t.Errorf("test/errors.txt:%d: want `package: text`, below a reason", n+1)
 		default:
 			text, err := strconv.Unquote(`"` + text + `"`)
 			if err != nil {
-				t.Errorf("tests/errors.txt:%d: %v", n+1, err)
+				t.Errorf("test/errors.txt:%d: %v", n+1, err)
 			}
 			all[errorText{pkg, text}] = true
 		}

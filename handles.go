@@ -1,18 +1,17 @@
 package banger
 
-// Process identifies one process for good: a PID alone is recycled by the
-// kernel, a PID with its start time and the boot it belongs to is not.
+// Process identifies one process for good. The kernel gives the same PID to another
+// process later, but never with the same start time in the same boot.
 type Process struct {
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"start_time"` // clock ticks after boot, field 22 of /proc/PID/stat (proc(5))
 	BootID    string `json:"boot_id"`    // /proc/sys/kernel/random/boot_id
 }
 
-// Handles is what one VM holds in its host's kernel right now. The daemon's
-// in-memory copy is the only truth about this identity while the daemon lives;
-// handles.json in the VM's directory and VM.Held in the store are copies, and
-// the loss of either changes nothing but the time recovery takes. A field is
-// cleared when, and only when, the thing was seen gone.
+// Handles is what one VM holds in its host's kernel right now. While the daemon
+// lives, what it has in memory is true. handles.json in the VM's directory and
+// VM.Held in the store are copies: without them recovery only takes longer. A field
+// is cleared only when the thing was seen gone.
 type Handles struct {
 	VMM      Process `json:"vmm,omitzero"`
 	Shim     Process `json:"shim,omitzero"`
@@ -27,17 +26,17 @@ type Handles struct {
 // Empty reports whether nothing is held.
 func (h Handles) Empty() bool { return h == Handles{} }
 
-// Share says which driver answers for a field of Handles.
+// Share is the part of Handles that one driver answers for.
 type Share int
 
-// The shares. Together they are all fields.
+// The shares. Every field belongs to one of them.
 const (
 	MachineHandles Share = iota // VMM, Shim, RAMFile
 	DiskHandles                 // BaseLoop, COWLoop, DMName, DMDev
 	NetHandles                  // Tap
 )
 
-// Of returns one driver's share alone.
+// Of returns h with all fields cleared but those of one share.
 func (h Handles) Of(s Share) Handles {
 	switch s {
 	case DiskHandles:
@@ -49,7 +48,7 @@ func (h Handles) Of(s Share) Handles {
 	return h
 }
 
-// With returns h with one driver's share as it is in part.
+// With returns h with the fields of one share taken from part.
 func (h Handles) With(s Share, part Handles) Handles {
 	switch s {
 	case DiskHandles:

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Drive is one block device of a machine. The guest finds it by its serial,
+// Drive is one block device of a machine. The guest finds it by its serial number,
 // never by its position.
 type Drive struct {
 	Serial   string `json:"serial"` // "image", "modules", "disk"; at most 20 bytes (virtio-blk's limit)
@@ -21,11 +21,11 @@ type NetConfig struct {
 	Address string  `json:"address,omitempty"` // CIDR, "10.0.2.15/24"
 	Gateway string  `json:"gateway,omitempty"`
 	DNS     string  `json:"dns,omitempty"`
-	Tap     string  `json:"tap,omitempty"` // the host's TAP device that the machine's network card is (NetBridge)
+	Tap     string  `json:"tap,omitempty"` // the TAP device on the host, with NetBridge
 }
 
-// Machine is all a driver needs to run one VM: plain data, complete, so that a
-// privileged helper could take it over a socket.
+// Machine is all a driver needs to run one VM. It is plain data, so that it could be
+// sent to a privileged helper over a socket.
 type Machine struct {
 	ID        string    `json:"id"`
 	Dir       string    `json:"dir"`     // the VM's own directory; sockets, logs and records go here
@@ -34,10 +34,11 @@ type Machine struct {
 	MemoryMiB int       `json:"memory_mib"`
 	Kernel    string    `json:"kernel"`    // path of an uncompressed vmlinux
 	Initramfs string    `json:"initramfs"` // path
-	Cmdline   string    `json:"cmdline"`   // arguments beyond the driver's own
+	Cmdline   string    `json:"cmdline"`   // kernel arguments beside the driver's own
 	Drives    []Drive   `json:"drives"`
 	Net       NetConfig `json:"net"`
 	Limits    Limits    `json:"limits,omitzero"`
+	Insecure  bool      `json:"insecure_vmm,omitempty"` // run without the VMM's sandbox where it can't have one
 }
 
 // Exit says how one run of a machine ended, as far as it could be seen.
@@ -46,13 +47,12 @@ type Exit struct {
 	Detail string    `json:"detail,omitempty"` // a panic's first line, a signal's name, QEMU's last words
 	Status int       `json:"status"`           // the VMM's own exit status; -1 when nobody could wait for it
 	Time   time.Time `json:"time"`
-	Cold   bool      `json:"cold,omitempty"` // of a reboot that was asked for: no template takes its place
 }
 
 // ExitKind is why a machine ended.
 type ExitKind string
 
-// The kinds. ExitReboot is the only one after which a machine is started again.
+// The kinds.
 const (
 	ExitPoweroff ExitKind = "poweroff" // the guest powered off
 	ExitReboot   ExitKind = "reboot"   // the guest asked to be rebooted
@@ -66,22 +66,21 @@ const (
 // Hypervisor runs machines. Every method is safe to repeat after a crash of the
 // caller at any instant. Contexts bound the call, never the VMM's life.
 type Hypervisor interface {
-	// Start spawns the VMM for m and what it needs beside it, and returns what it
-	// holds when the VMM runs; the guest may still be booting. What a dead
-	// predecessor of the same id left in m.Dir is cleared first. On error nothing
-	// it started is left.
+	// Start first clears what an earlier run of m left in m.Dir. Then it spawns the
+	// VMM for m and what that needs beside it, and returns what they hold once the
+	// VMM runs; the guest may still be booting. On error nothing of it is left.
 	Start(ctx context.Context, m Machine) (Handles, error)
 	// Adopt finds a running machine again: by its API socket first, then by the
-	// saved process, verified. It replaces a dead shim. The handles returned are
-	// never fewer than those given; alive says whether the VMM runs.
+	// saved process, whose identity is checked. It replaces a dead shim. The handles
+	// returned include those given; alive says whether the VMM runs.
 	Adopt(ctx context.Context, m Machine, saved Handles) (h Handles, alive bool, err error)
 	// Dial opens one stream to the guest's agent, waiting for a booting guest
 	// until ctx ends.
 	Dial(ctx context.Context, m Machine) (net.Conn, error)
-	// Wait returns how the machine ended, at once when it has already, else when
-	// it does. An error means ctx ended first.
+	// Wait waits until the machine has ended and returns how. An error means that
+	// ctx ended first.
 	Wait(ctx context.Context, m Machine, h Handles) (Exit, error)
-	// Kill ends the VMM and everything beside it and returns the handles not yet
-	// seen gone: empty on success. Killing what never ran succeeds.
+	// Kill ends the VMM and what was started beside it and returns the handles not
+	// yet seen gone: empty on success. Killing what never ran succeeds.
 	Kill(ctx context.Context, m Machine, h Handles) (Handles, error)
 }

@@ -3,25 +3,30 @@ package banger
 import (
 	"context"
 	"io"
+	"strings"
 	"time"
 )
 
 // Image is a root filesystem, read-only, shared by all VMs made from it.
 type Image struct {
-	ID      string    `json:"id"`      // 12 hex digits of the filesystem's sha256
+	ID      string    `json:"id"`      // the filesystem's sha256; see IsImageID
 	Name    string    `json:"name"`    // unique
 	Size    int64     `json:"size"`    // bytes of the filesystem image
 	Entries int       `json:"entries"` // files, directories, links, nodes in it
 	Source  string    `json:"source"`  // where it came from, for a person
 	Created time.Time `json:"created"`
 
-	// Lock is what the image was made of, when it was built from packages. Lists of
-	// images leave it out.
+	// Unfinished says that it is only a step of a build: it isn't shown, and the build
+	// removes it. If the daemon dies first, the next one does.
+	Unfinished bool `json:"unfinished,omitempty"`
+
+	// Lock says what an image built from packages was made of. Lists of images leave
+	// it out.
 	Lock *Lock `json:"lock,omitempty"`
 }
 
-// Lock says which packages an image is made of. Building from it again gives
-// the same packages, whatever the archive has by then.
+// Lock says which packages an image is made of. A build from it takes the same
+// packages again, even when the archive has newer ones.
 type Lock struct {
 	Suite    string    `json:"suite"` // "bookworm"
 	Date     time.Time `json:"date"`  // of the archive's release file
@@ -34,37 +39,47 @@ type Package struct {
 	Version string `json:"version"`
 	Arch    string `json:"arch"`           // "amd64", "all"
 	Archive string `json:"archive"`        // "debian", "debian-security"
-	Path    string `json:"path"`           // below the archive
+	Path    string `json:"path"`           // below the archive's root
 	SHA256  string `json:"sha256"`         // of the package file, lower-case hex
-	Size    int64  `json:"size"`           // of it, in bytes
-	Auto    bool   `json:"auto,omitempty"` // only there because others need it
+	Size    int64  `json:"size"`           // of the package file, in bytes
+	Auto    bool   `json:"auto,omitempty"` // not asked for: others depend on it
 }
 
-// UnfinishedImage begins the names of images that are only a step of a build.
+// PackageList reads names of packages, one a line; # begins a comment.
+func PackageList(text string) []string {
+	var names []string
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		if line = strings.TrimSpace(line); line != "" {
+			names = append(names, line)
+		}
+	}
+	return names
+}
+
+// UnfinishedImage begins the names of images that are a step of a build. A user's
+// image may have such a name, too.
 const UnfinishedImage = "unfinished/"
 
-// Recipe is what an image is built from.
+// Recipe is what an image is built from. The builder has a default for each field
+// that is empty: an empty recipe means the default image.
 type Recipe struct {
-	Name     string   `json:"name"`               // the image's
-	Suite    string   `json:"suite,omitempty"`    // "bookworm"; with Lock: empty
-	Packages []string `json:"packages,omitempty"` // beside the essential ones; with Lock: none
-	Lock     *Lock    `json:"lock,omitempty"`     // exactly these
-	Snapshot string   `json:"snapshot,omitempty"` // where packages of a lock are that the mirror no longer has; empty: snapshot.debian.org
+	Name     string   `json:"name"`               // the image's; empty: the suite's, "debian-12"
+	Suite    string   `json:"suite,omitempty"`    // "bookworm", which is the default; with Lock: empty
+	Packages []string `json:"packages,omitempty"` // beside the essential ones; none: those of the default image; with Lock: none
+	Lock     *Lock    `json:"lock,omitempty"`     // exactly these packages
+	Snapshot string   `json:"snapshot,omitempty"` // URL for a lock's packages that the mirror no longer has; empty: snapshot.debian.org
 	Replace  bool     `json:"replace,omitempty"`  // take the name from the image that has it
 }
 
-// ImageBuilder makes images of a distribution's packages. Package bootstrap and
-// API client implement it.
+// ImageBuilder makes images of a distribution's packages.
 type ImageBuilder interface {
-	// BuildImage resolves, fetches, unpacks and configures packages and names the
-	// image made of them. Without Replace, an image of that name that was built is
-	// returned as it is, and any other is CodeConflict; with it, one that has these
-	// very packages is. If ctx ends first nothing remains but downloads, which the
-	// next call goes on with.
+	// BuildImage resolves, fetches, unpacks and configures packages, and names the
+	// image made of them. If the name is taken: without Replace, an image that was
+	// built is returned as it is, any other is CodeConflict; with Replace, an image
+	// of exactly these packages is returned as it is, any other loses the name. If
+	// ctx ends first, only downloads remain, and the next call uses them.
 	BuildImage(ctx context.Context, r Recipe, p Progress) (Image, error)
-	// Image returns one image with its lock, by its name, its id, or four digits and
-	// more of it.
-	Image(ctx context.Context, ref string) (Image, error)
 }
 
 // Kernel is a kernel with its modules, unpacked and ready to boot.
@@ -86,9 +101,9 @@ type BootFiles struct {
 // Images makes and keeps the filesystem images. It keeps files, not records:
 // names and references are the store's.
 type Images interface {
-	// Import flattens a root tar into an image and publishes it under its content's
-	// id, whole or not at all. Hostile or truncated input is CodeInvalid and names
-	// the entry.
+	// Import makes an image of a root tar and publishes it under its content's id,
+	// whole or not at all; one that is there already stays. Hostile or truncated
+	// input is CodeInvalid, and the error names the entry.
 	Import(ctx context.Context, tar io.Reader, p Progress) (Image, error)
 	// Path returns the image file of an id; CodeNotFound when it is missing.
 	Path(id string) (string, error)
@@ -98,29 +113,43 @@ type Images interface {
 
 // Kernels fetches kernels and keeps their files.
 type Kernels interface {
-	// Pull fetches, verifies and unpacks the kernel of a name ("debian-12-cloud").
-	// One that is there already is returned as it is.
-	Pull(ctx context.Context, name string, p Progress) (Kernel, error)
+	// Pull fetches, verifies and unpacks the newest kernel of a name
+	// ("debian-12-cloud"). Without update, a kernel that is there is returned.
+	Pull(ctx context.Context, name string, update bool, p Progress) (Kernel, error)
 	// Remove deletes a kernel's files, and says whether there were any.
 	Remove(id string) (bool, error)
-	// Boot returns the files a machine boots from, making the initramfs when the
-	// agent changed since it was last made.
+	// Boot returns the files a machine boots from. It makes the initramfs anew when
+	// the agent has changed.
 	Boot(ctx context.Context, id string) (BootFiles, error)
 }
 
-// Catalog is what the daemon offers for images and kernels; engine and API
-// client implement it.
-type Catalog interface {
+// ImageService is what the daemon offers for images.
+type ImageService interface {
+	ImageBuilder
 	// ImportImage reads a root tar and names the image made of it. An existing
 	// name is CodeConflict unless replace.
 	ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p Progress) (Image, error)
+	// Images returns all images, without their locks.
 	Images(ctx context.Context) ([]Image, error)
+	// Image returns one image with its lock.
+	Image(ctx context.Context, ref string) (Image, error)
 	// DeleteImage refuses with CodeConflict while a VM uses the image.
 	DeleteImage(ctx context.Context, ref string) error
-	// PullKernel fetches a kernel by name; empty: the default one.
-	PullKernel(ctx context.Context, name string, p Progress) (Kernel, error)
+}
+
+// KernelService is what the daemon offers for kernels.
+type KernelService interface {
+	// PullKernel fetches a kernel by name; empty: the default one. Without update, a
+	// kernel that is there is returned. With it, new VMs get the newest one, and VMs
+	// that exist keep theirs.
+	PullKernel(ctx context.Context, name string, update bool, p Progress) (Kernel, error)
+	// Kernels returns all kernels, oldest first.
 	Kernels(ctx context.Context) ([]Kernel, error)
-	// DeleteKernel deletes one by its id, four digits and more of it, or a name that
-	// one alone has. CodeConflict while a VM uses it or a kernel is being fetched.
+	// Kernel returns a kernel by its id, its name, or the first four digits or more of
+	// its id. Of several with one name it is the last, which new VMs get.
+	Kernel(ctx context.Context, ref string) (Kernel, error)
+	// DeleteKernel deletes a kernel by its id, the first four digits or more of it, or
+	// a name that no other kernel has. CodeConflict while a VM uses it or a kernel is
+	// being fetched.
 	DeleteKernel(ctx context.Context, ref string) error
 }

@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// Capturer is what a Hypervisor may be besides: one that freezes a booted guest
-// into a template, a directory of files, and starts other machines from it.
+// Capturer is an optional interface of Hypervisor. It freezes a booted guest into a
+// template, which is a directory of files, and starts other machines from it.
 type Capturer interface {
-	// Kind digests all that a machine must have in common with a template to be
-	// restored from it: the hypervisor's build, the kernel, the initramfs, the
-	// command line, CPUs, memory, how many devices of each sort. Hex digits.
+	// Kind returns a digest, in hex, of all that a machine must have in common with a
+	// template to be restored from it: the hypervisor's build, the kernel, the
+	// initramfs, the command line, CPUs, memory, and how many devices of each sort.
 	Kind(ctx context.Context, m Machine) (string, error)
-	// Capture freezes the running machine m, whose guest was told to freeze
-	// (guest.Client.Freeze), into dir, which is on the filesystem of m.RAMDir, and
-	// ends the machine, whose drives are its caller's alone again. On error the
-	// machine may still run: it wants Kill.
+	// Capture saves the running machine m as a template in dir, and ends the machine:
+	// it no longer uses its drives then. The guest was told to freeze before
+	// (guest.Client.Freeze). dir is on the filesystem of m.RAMDir. On error the
+	// machine may still run; call Kill.
 	Capture(ctx context.Context, m Machine, h Handles, dir string) error
-	// Restore is Start from the template in dir, whose kind is m's: what it returns
-	// runs, its agent waits for its identity. The template is only read; the guest's
-	// memory is its own from the first byte it writes.
+	// Restore is Start from the template in dir, which has m's kind. When it returns,
+	// the machine runs and its agent waits for an identity. The template is only
+	// read: what the guest writes to memory is its own.
 	Restore(ctx context.Context, m Machine, dir string) (Handles, error)
 }
 
-// Template is a frozen guest that machines of its kind are started from: one at
-// its freeze point, before it had a name, a disk or a network; or, an image
-// template, one whose image has started, for new VMs of that image and disk size.
+// Template is a frozen guest that machines of its kind are started from. It was
+// frozen before it had a name, a disk or a network. An image template was frozen
+// after its image had started, and is for new VMs of that image and disk size.
 type Template struct {
 	ID         string    `json:"id"` // 12 hex digits of its kind
 	Hypervisor string    `json:"hypervisor"`
@@ -33,14 +33,14 @@ type Template struct {
 	VCPU       int       `json:"vcpu"`
 	MemoryMiB  int       `json:"memory_mib"`
 	Net        NetMode   `json:"net"`
-	Image      string    `json:"image,omitempty"`    // of an image template: the image's name
-	ImageID    string    `json:"image_id,omitempty"` // and what it was
-	DiskMiB    int       `json:"disk_mib,omitempty"` // its disk
+	Image      string    `json:"image,omitempty"`    // the image's name; this and the next three: image templates only
+	ImageID    string    `json:"image_id,omitempty"` // the image's id when the template was made
+	DiskMiB    int       `json:"disk_mib,omitempty"` // size of its disk
 	After      string    `json:"after,omitempty"`    // the command that was run in it
 	Bytes      int64     `json:"bytes"`              // on disk
 	Created    time.Time `json:"created"`
 	Used       time.Time `json:"used,omitzero"`
-	TookMS     int64     `json:"took_ms"` // to make
+	TookMS     int64     `json:"took_ms"` // how long making it took
 }
 
 // TemplateSpec says which template is wanted. Zero fields mean what they mean
@@ -51,21 +51,24 @@ type TemplateSpec struct {
 	VCPU       int     `json:"vcpu,omitempty"`
 	MemoryMiB  int     `json:"memory_mib,omitempty"`
 	Net        NetMode `json:"net,omitempty"`
-	// Image asks for an image template, made anew: of the image started, and After,
-	// a shell's command, run in it. Empty: a template of before there is an image.
+	// Image asks for a new image template: the image is started, and After, a shell
+	// command, is run in it. Empty: a template from before an image is started.
 	Image   string `json:"image,omitempty"`
 	DiskMiB int    `json:"disk_mib,omitempty"`
 	After   string `json:"after,omitempty"`
 }
 
-// Templates is what the daemon offers for templates. They are a cache: made by
-// themselves after a cold boot, when the host is idle, and remade when anything
-// in their kind changes.
-type Templates interface {
+// TemplateService is what the daemon offers for templates. They are a cache: the
+// daemon makes one after a cold boot, when the host is idle, and another one when
+// anything in its kind changes.
+type TemplateService interface {
 	// Templates returns all templates, the last used first.
 	Templates(ctx context.Context) ([]Template, error)
-	// CreateTemplate makes the template of a kind, or returns the one there is; an
-	// image template takes the place of the one there is.
+	// Template returns a template by its id, or the first four digits or more of it.
+	// CodeNotFound when there is none, CodeConflict when there are several.
+	Template(ctx context.Context, ref string) (Template, error)
+	// CreateTemplate makes the template of a kind, or returns the one there is. An
+	// image template is always made, and replaces the one there is.
 	CreateTemplate(ctx context.Context, spec TemplateSpec, p Progress) (Template, error)
 	// DeleteTemplate removes a template. VMs that were started from it run on.
 	DeleteTemplate(ctx context.Context, id string) error
@@ -77,11 +80,11 @@ type Launch struct {
 	Why      string   `json:"why,omitempty"`      // why it was booted, for a person
 	Stages   []Stage  `json:"stages,omitempty"`   // where the time went, the guest's included
 	Renewed  []string `json:"renewed,omitempty"`  // what a restored guest made new
-	Shared   []string `json:"shared,omitempty"`   // what it has in common with others of its template, for good
+	Shared   []string `json:"shared,omitempty"`   // what it shares with other guests of its template and can't make new
 }
 
 // Stage is one timed step of a start.
 type Stage struct {
-	Name string        `json:"name"`
-	Took time.Duration `json:"took_ns"`
+	Name   string `json:"name"`
+	TookMS int64  `json:"took_ms"`
 }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Limits of a Spec. The lower ones are what Debian's kernel and systemd need
-// to reach a login; the upper ones keep a mistyped number from reaching the host.
+// Limits of a Spec. The lower ones are what Debian's kernel and systemd need to
+// reach a login; the upper ones catch mistyped numbers.
 const (
 	MinMemoryMiB = 128
 	MaxMemoryMiB = 1 << 20 // 1 TiB
@@ -31,31 +31,34 @@ const (
 // Spec is what a user asked for. Zero fields mean "the default" and are filled
 // in once, by the engine, before the VM is recorded.
 type Spec struct {
-	Name       string  `json:"name"`                  // DNS label, unique among live VMs
-	Image      string  `json:"image"`                 // image name or id
-	Kernel     string  `json:"kernel,omitempty"`      // kernel name or id
-	VCPU       int     `json:"vcpu"`                  // virtual CPUs
-	MemoryMiB  int     `json:"memory_mib"`            // guest RAM
-	DiskMiB    int     `json:"disk_mib"`              // the VM's own writable disk
-	Net        NetMode `json:"net"`                   // network mode
-	Remove     bool    `json:"remove,omitempty"`      // --rm: the VM belongs to the client that made it
-	Hypervisor string  `json:"hypervisor,omitempty"`  // driver name; empty: the host's default
-	DiskDriver string  `json:"disk_driver,omitempty"` // driver name; empty: the host's default
-	NoInit     bool    `json:"no_init,omitempty"`     // leave the image's init alone: only the agent runs
-	Workspace  string  `json:"workspace,omitempty"`   // guest directory where commands run by default
-	Limits     Limits  `json:"limits,omitzero"`       // what it may take of its devices
-	Cold       bool    `json:"cold,omitempty"`        // every start boots, none is restored from a template
+	Name       string  `json:"name"`                   // DNS label, unique among live VMs
+	Image      string  `json:"image"`                  // image name or id
+	Kernel     string  `json:"kernel,omitempty"`       // kernel name or id
+	VCPU       int     `json:"vcpu"`                   // virtual CPUs
+	MemoryMiB  int     `json:"memory_mib"`             // guest RAM
+	DiskMiB    int     `json:"disk_mib"`               // the VM's own writable disk
+	Net        NetMode `json:"net"`                    // network mode
+	Remove     bool    `json:"remove,omitempty"`       // --rm: the VM is deleted when no client has a lease on it
+	Hypervisor string  `json:"hypervisor,omitempty"`   // driver name; empty: the host's default
+	DiskDriver string  `json:"disk_driver,omitempty"`  // driver name; empty: the host's default
+	NoInit     bool    `json:"no_init,omitempty"`      // don't start the image's init: only the agent runs
+	Workspace  string  `json:"workspace,omitempty"`    // guest directory where commands run by default
+	Limits     Limits  `json:"limits,omitzero"`        // how much disk and network I/O it may do
+	Cold       bool    `json:"cold,omitempty"`         // every start boots, none restores a template
+	Insecure   bool    `json:"insecure_vmm,omitempty"` // its VMM may run without a sandbox on a host that has none
+	// Labels are words of the user's about the VM, by which lists are filtered.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
-// Limits bound what a VM may take of its host through its devices, each device by
-// itself. Zero: no bound.
+// Limits bound the I/O of a VM, for each of its devices separately. Zero: no bound.
 type Limits struct {
 	DiskMiB int `json:"disk_mib_per_s,omitempty"` // MiB a second, read and written
 	DiskOps int `json:"disk_ops_per_s,omitempty"` // requests a second
 	NetMiB  int `json:"net_mib_per_s,omitempty"`  // MiB a second, in each direction
 }
 
-// MaxLimit keeps a mistyped bound from being none at all.
+// MaxLimit is the largest bound in Limits. Larger ones are mistyped: no device
+// reaches them.
 const MaxLimit = 1 << 20
 
 // VM is one virtual machine as the daemon remembers it.
@@ -72,20 +75,20 @@ type VM struct {
 	Started  time.Time `json:"started,omitzero"`
 	Stopped  time.Time `json:"stopped,omitzero"`
 	Exit     *Exit     `json:"exit,omitempty"`   // how the last run ended
-	Held     Handles   `json:"held,omitzero"`    // teardown identity, mirrored here (see Handles)
+	Held     Handles   `json:"held,omitzero"`    // a copy of what it holds on the host (see Handles)
 	Net      NetConfig `json:"net,omitzero"`     // its side of a shared network, allocated at creation (see Networks)
-	Launch   *Launch   `json:"launch,omitempty"` // how the run in progress, or the last one, began
+	Launch   *Launch   `json:"launch,omitempty"` // how this run, or the last one, began
 
-	// NeedsRestart says that Spec changed since the run in progress began: its
-	// guest has what it had.
+	// NeedsRestart says that Spec has changed since this run began: its guest still
+	// has the old values.
 	NeedsRestart bool `json:"needs_restart,omitempty"`
 }
 
-// FindVM returns the one of vms that ref names: by its id, its name, or a
-// prefix of its id, four digits at least, that begins no other. A name wins over
-// a prefix, for somebody chose it, a VM that stays over one that is going, and
-// of several that are going the youngest. CodeNotFound, or CodeConflict when it
-// names several.
+// FindVM returns the VM that ref names: by its id, its name, or the first digits of
+// its id, at least four. A name wins over digits, as somebody chose it. A VM that is
+// being deleted is found by its name only when no other has that name; of several
+// such, the youngest is. CodeNotFound when there is none, CodeConflict when there
+// are several.
 func FindVM(ref string, vms func(yield func(*VM) bool)) (*VM, error) {
 	var named, prefixed []*VM
 	var leaving *VM
@@ -119,9 +122,9 @@ func FindVM(ref string, vms func(yield func(*VM) bool)) (*VM, error) {
 	return nil, Errorf(CodeNotFound, "no VM %q", ref).WithHint("banger vm list shows all VMs")
 }
 
-// Event is one line of progress of an operation, or, in the daemon's journal,
-// one thing that happened to a VM: then Stage is the state it entered, "deleted",
-// "failed", "set" or "signal".
+// Event is one line of an operation's progress. In the daemon's journal it is one
+// thing that happened to a VM; Stage is then the state that the VM entered, or
+// "deleted", "failed", "set" or "signal".
 type Event struct {
 	Op      string    `json:"op"`             // operation id, also in errors and the log
 	VM      string    `json:"vm,omitempty"`   // VM id, when there is one
@@ -137,38 +140,41 @@ type Event struct {
 // Progress receives events while an operation runs. It may be nil and must not block.
 type Progress func(Event)
 
-// StopOptions bound a graceful stop.
-type StopOptions struct {
-	Timeout time.Duration `json:"timeout"`          // how long the guest's own shutdown may take; 0: the default (30 s)
-	Force   bool          `json:"force"`            // don't ask the guest: kill at once
-	Reason  string        `json:"reason,omitempty"` // why, where it isn't that somebody asked for it
-	Cold    bool          `json:"cold,omitempty"`   // a restart's start boots, whatever templates there are
+// StartOptions say how a VM is started.
+type StartOptions struct {
+	Cold bool `json:"cold,omitempty"` // boot, don't restore from a template
 }
 
-// VMService is what the daemon offers for VMs. The engine implements it, and
-// so does the API client; the CLI can't tell them apart. A ref is a VM's id,
-// a unique prefix of one (4 digits at least), or its name. Errors are *Error.
+// StopOptions bound a graceful stop.
+type StopOptions struct {
+	Timeout time.Duration // how long the guest's own shutdown may take; 0: the default (30 s)
+	Force   bool          // don't ask the guest: kill at once
+	Reason  string        // why; empty: a user asked for it
+	Cold    bool          // a restart boots, and doesn't restore from a template
+}
+
+// VMService creates, starts, stops, deletes and reads VMs.
 type VMService interface {
 	// CreateVM makes a VM and, unless start is false, starts it and returns when
 	// its agent answers. If ctx ends first, nothing of the VM remains.
 	CreateVM(ctx context.Context, spec Spec, start bool, p Progress) (VM, error)
 	// StartVM starts a stopped VM and returns when its agent answers. Starting a
 	// running VM succeeds and changes nothing.
-	StartVM(ctx context.Context, ref string, p Progress) (VM, error)
-	// StopVM shuts the guest down through its init, then kills what remains after
-	// the timeout. Stopping a stopped VM succeeds and changes nothing.
+	StartVM(ctx context.Context, ref string, opt StartOptions, p Progress) (VM, error)
+	// StopVM shuts the guest down through its init, and kills the VMM if it still
+	// runs after the timeout. Stopping a stopped VM succeeds and changes nothing.
 	StopVM(ctx context.Context, ref string, opt StopOptions) (VM, error)
-	// DeleteVM ends a VM in any state and removes all it held, its disk too.
+	// DeleteVM ends a VM in any state and removes all that it has, its disk too.
 	DeleteVM(ctx context.Context, ref string) error
 	// VM returns one VM. CodeNotFound when there is none, CodeConflict when a
 	// prefix names several.
 	VM(ctx context.Context, ref string) (VM, error)
 	// VMs returns all VMs, oldest first.
 	VMs(ctx context.Context) ([]VM, error)
-	// Dial opens one stream to the guest's agent; package guest says what is
-	// spoken on it. It never waits for a VM to start: CodeNotRunning instead.
+	// Dial opens one stream to the guest's agent; package guest has its protocol.
+	// It doesn't wait for a VM to start: CodeNotRunning.
 	Dial(ctx context.Context, ref string) (net.Conn, error)
-	// Logs copies the console log, oldest kept byte first. With follow it goes on
-	// until the VM ends or ctx does.
+	// Logs reads the console log from the oldest byte that is kept. With follow it
+	// goes on until the VM or ctx ends.
 	Logs(ctx context.Context, ref string, follow bool) (io.ReadCloser, error)
 }

@@ -22,7 +22,8 @@ import (
 
 	"banger"
 	"banger/api"
-	"banger/unixsock"
+	"banger/guest"
+	"banger/host/unixsock"
 	"banger/version"
 )
 
@@ -30,27 +31,28 @@ import (
 // function a test may replace, and the zero answers with nothing.
 type services struct {
 	create  func(context.Context, banger.Spec, bool, banger.Progress) (banger.VM, error)
-	start   func(context.Context, string, banger.Progress) (banger.VM, error)
+	start   func(context.Context, string, banger.StartOptions, banger.Progress) (banger.VM, error)
 	stop    func(context.Context, string, banger.StopOptions) (banger.VM, error)
 	remove  func(context.Context, string) error
 	vm      func(context.Context, string) (banger.VM, error)
 	vms     func(context.Context) ([]banger.VM, error)
 	dial    func(context.Context, string) (net.Conn, error)
 	logs    func(context.Context, string, bool) (io.ReadCloser, error)
-	hold    func(context.Context, string) error
+	hold    func(context.Context, string, func()) error
 	imp     func(context.Context, string, string, bool, io.Reader, banger.Progress) (banger.Image, error)
 	images  func(context.Context) ([]banger.Image, error)
 	inspect func(context.Context, string) (banger.Image, error)
 	build   func(context.Context, banger.Recipe, banger.Progress) (banger.Image, error)
 	rmi     func(context.Context, string) error
+	kernel  func(string) (banger.Kernel, error)
 	pull    func(context.Context, string, banger.Progress) (banger.Kernel, error)
 }
 
 func (s *services) CreateVM(ctx context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
 	return s.create(ctx, spec, start, p)
 }
-func (s *services) StartVM(ctx context.Context, ref string, p banger.Progress) (banger.VM, error) {
-	return s.start(ctx, ref, p)
+func (s *services) StartVM(ctx context.Context, ref string, opt banger.StartOptions, p banger.Progress) (banger.VM, error) {
+	return s.start(ctx, ref, opt, p)
 }
 func (s *services) StopVM(ctx context.Context, ref string, opt banger.StopOptions) (banger.VM, error) {
 	return s.stop(ctx, ref, opt)
@@ -64,7 +66,9 @@ func (s *services) Dial(ctx context.Context, ref string) (net.Conn, error) {
 func (s *services) Logs(ctx context.Context, ref string, follow bool) (io.ReadCloser, error) {
 	return s.logs(ctx, ref, follow)
 }
-func (s *services) HoldVM(ctx context.Context, ref string) error { return s.hold(ctx, ref) }
+func (s *services) HoldVM(ctx context.Context, ref string, held func()) error {
+	return s.hold(ctx, ref, held)
+}
 func (s *services) ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
 	return s.imp(ctx, name, source, replace, tar, p)
 }
@@ -76,13 +80,24 @@ func (s *services) BuildImage(ctx context.Context, r banger.Recipe, p banger.Pro
 	return s.build(ctx, r, p)
 }
 func (s *services) DeleteImage(ctx context.Context, ref string) error { return s.rmi(ctx, ref) }
-func (s *services) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
-	return s.pull(ctx, name, p)
+func (s *services) PullKernel(ctx context.Context, name string, update bool, p banger.Progress) (banger.Kernel, error) {
+	return s.pull(ctx, name+map[bool]string{true: " anew"}[update], p)
 }
 func (s *services) DeleteKernel(ctx context.Context, ref string) error {
 	return s.rmi(ctx, "kernel "+ref)
 }
+func (s *services) Kernel(_ context.Context, ref string) (banger.Kernel, error) {
+	return s.kernel(ref)
+}
 func (s *services) Kernels(context.Context) ([]banger.Kernel, error) { return nil, nil }
+
+// parts are the services, with a VMControl beside them.
+func (s *services) parts(control banger.VMControl) banger.Parts {
+	return banger.Parts{VM: struct {
+		*services
+		banger.VMControl
+	}{s, control}, Image: s, Kernel: s}
+}
 
 // serve runs a daemon at path until end is called.
 func serve(t *testing.T, path string, s *services) (end func()) {
@@ -93,7 +108,7 @@ func serve(t *testing.T, path string, s *services) (end func()) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	server := &api.Server{VMs: s, Catalog: s, Builder: s, Leases: s, Stop: cancel, Log: slog.New(slog.DiscardHandler)}
+	server := &api.Server{Services: s.parts(nil), Stop: cancel, Log: slog.New(slog.DiscardHandler)}
 	go func() { done <- server.Serve(ctx, l) }()
 	var once sync.Once
 	end = func() {
@@ -145,8 +160,8 @@ func TestRoundTrip(t *testing.T) {
 			p(event)
 			return aVM, nil
 		},
-		start: func(_ context.Context, ref string, p banger.Progress) (banger.VM, error) {
-			note(ref)
+		start: func(_ context.Context, ref string, opt banger.StartOptions, p banger.Progress) (banger.VM, error) {
+			note(ref, opt)
 			p(event)
 			return aVM, nil
 		},
@@ -164,7 +179,8 @@ func TestRoundTrip(t *testing.T) {
 			p(event)
 			return image, nil
 		},
-		rmi: func(_ context.Context, ref string) error { note(ref); return nil },
+		rmi:    func(_ context.Context, ref string) error { note(ref); return nil },
+		kernel: func(ref string) (banger.Kernel, error) { note(ref); return kernel, nil },
 		pull: func(_ context.Context, name string, p banger.Progress) (banger.Kernel, error) {
 			note(name)
 			p(event)
@@ -189,19 +205,21 @@ func TestRoundTrip(t *testing.T) {
 		args   []any
 		events []banger.Event
 	}{
-		{"create", func() (any, error) { return c.CreateVM(ctx, aVM.Spec, true, p) }, aVM, []any{aVM.Spec, true}, []banger.Event{event}},
-		{"start", func() (any, error) { return c.StartVM(ctx, ref, p) }, aVM, []any{ref}, []banger.Event{event}},
-		{"stop", func() (any, error) { return c.StopVM(ctx, ref, opt) }, aVM, []any{ref, opt}, nil},
-		{"delete", func() (any, error) { return nil, c.DeleteVM(ctx, ref) }, nil, []any{ref}, nil},
-		{"vm", func() (any, error) { return c.VM(ctx, ref) }, aVM, []any{ref}, nil},
-		{"vms", func() (any, error) { return c.VMs(ctx) }, []banger.VM{aVM}, nil, nil},
-		{"images", func() (any, error) { return c.Images(ctx) }, []banger.Image{image}, nil, nil},
-		{"image", func() (any, error) { return api.Builds{Client: c}.Image(ctx, ref) }, image, []any{ref}, nil},
-		{"build", func() (any, error) { return api.Builds{Client: c}.BuildImage(ctx, recipe, p) }, image, []any{recipe}, []banger.Event{event}},
-		{"delete image", func() (any, error) { return nil, c.DeleteImage(ctx, ref) }, nil, []any{ref}, nil},
-		{"import", func() (any, error) { return c.ImportImage(ctx, ref, "&s", true, strings.NewReader("tar"), p) }, image, []any{ref, "&s", true, "tar"}, []banger.Event{event}},
-		{"pull", func() (any, error) { return c.PullKernel(ctx, "k", p) }, kernel, []any{"k"}, []banger.Event{event}},
-		{"kernels", func() (any, error) { return c.Kernels(ctx) }, []banger.Kernel{}, nil, nil},
+		{"create", func() (any, error) { return c.VMs().CreateVM(ctx, aVM.Spec, true, p) }, aVM, []any{aVM.Spec, true}, []banger.Event{event}},
+		{"start", func() (any, error) { return c.VMs().StartVM(ctx, ref, banger.StartOptions{}, p) }, aVM, []any{ref, banger.StartOptions{}}, []banger.Event{event}},
+		{"boot", func() (any, error) { return c.VMs().StartVM(ctx, ref, banger.StartOptions{Cold: true}, p) }, aVM, []any{ref, banger.StartOptions{Cold: true}}, []banger.Event{event}},
+		{"stop", func() (any, error) { return c.VMs().StopVM(ctx, ref, opt) }, aVM, []any{ref, opt}, nil},
+		{"delete", func() (any, error) { return nil, c.VMs().DeleteVM(ctx, ref) }, nil, []any{ref}, nil},
+		{"vm", func() (any, error) { return c.VMs().VM(ctx, ref) }, aVM, []any{ref}, nil},
+		{"vms", func() (any, error) { return c.VMs().VMs(ctx) }, []banger.VM{aVM}, nil, nil},
+		{"images", func() (any, error) { return c.Images().Images(ctx) }, []banger.Image{image}, nil, nil},
+		{"image", func() (any, error) { return c.Images().Image(ctx, ref) }, image, []any{ref}, nil},
+		{"build", func() (any, error) { return c.Images().BuildImage(ctx, recipe, p) }, image, []any{recipe}, []banger.Event{event}},
+		{"delete image", func() (any, error) { return nil, c.Images().DeleteImage(ctx, ref) }, nil, []any{ref}, nil},
+		{"import", func() (any, error) { return c.Images().ImportImage(ctx, ref, "&s", true, strings.NewReader("tar"), p) }, image, []any{ref, "&s", true, "tar"}, []banger.Event{event}},
+		{"pull", func() (any, error) { return c.Kernels().PullKernel(ctx, "k", true, p) }, kernel, []any{"k anew"}, []banger.Event{event}},
+		{"kernel", func() (any, error) { return c.Kernels().Kernel(ctx, ref) }, kernel, []any{ref}, nil},
+		{"kernels", func() (any, error) { return c.Kernels().Kernels(ctx) }, []banger.Kernel{}, nil, nil},
 	} {
 		t.Run(call.name, func(t *testing.T) {
 			got, events = nil, nil
@@ -246,15 +264,15 @@ func TestErrors(t *testing.T) {
 			t.Errorf("got %#v, want %#v", err, want)
 		}
 	}
-	_, err := c.CreateVM(t.Context(), banger.Spec{}, false, nil)
+	_, err := c.VMs().CreateVM(t.Context(), banger.Spec{}, false, nil)
 	check(err)
-	_, err = c.CreateVM(t.Context(), banger.Spec{}, true, nil)
+	_, err = c.VMs().CreateVM(t.Context(), banger.Spec{}, true, nil)
 	check(err)
-	_, err = c.Dial(t.Context(), "x")
+	_, err = c.VMs().Dial(t.Context(), "x")
 	check(err)
-	_, err = c.Logs(t.Context(), "x", false)
+	_, err = c.VMs().Logs(t.Context(), "x", false)
 	check(err)
-	if _, err = c.VM(t.Context(), "x"); banger.CodeOf(err) != banger.CodeInternal || err.Error() != "a bug" {
+	if _, err = c.VMs().VM(t.Context(), "x"); banger.CodeOf(err) != banger.CodeInternal || err.Error() != "a bug" {
 		t.Errorf("a bug arrives as %v", err)
 	}
 }
@@ -272,7 +290,7 @@ func TestLeaving(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-begun; cancel() }()
-	_, err := c.CreateVM(ctx, banger.Spec{}, true, nil)
+	_, err := c.VMs().CreateVM(ctx, banger.Spec{}, true, nil)
 	if banger.CodeOf(err) != banger.CodeCanceled {
 		t.Errorf("error %v, want canceled", err)
 	}
@@ -302,7 +320,7 @@ func TestImportProgressWhileSending(t *testing.T) {
 	})
 	r, w := io.Pipe()
 	go func() { _, _ = w.Write([]byte("first")) }()
-	img, err := c.ImportImage(t.Context(), "n", "", false, r, func(e banger.Event) {
+	img, err := c.Images().ImportImage(t.Context(), "n", "", false, r, func(e banger.Event) {
 		go func() { _, _ = w.Write([]byte("second")); _ = w.Close() }()
 	})
 	if err != nil || img.Name != "second" {
@@ -324,7 +342,7 @@ func TestImportRefused(t *testing.T) {
 				return banger.Image{}, refusal
 			},
 		})
-		_, err := c.ImportImage(t.Context(), "n", "", false, endless{}, nil)
+		_, err := c.Images().ImportImage(t.Context(), "n", "", false, endless{}, nil)
 		if banger.CodeOf(err) != banger.CodeInvalid || err.Error() != refusal.Message {
 			t.Errorf("endless, early %v: %v", early, err)
 		}
@@ -335,7 +353,7 @@ func TestImportRefused(t *testing.T) {
 		},
 	})
 	silent, _ := io.Pipe()
-	if _, err := c.ImportImage(t.Context(), "n", "", false, silent, nil); err == nil || err.Error() != refusal.Message {
+	if _, err := c.Images().ImportImage(t.Context(), "n", "", false, silent, nil); err == nil || err.Error() != refusal.Message {
 		t.Errorf("silent source: %v", err)
 	}
 	c = newClient(t, &services{
@@ -345,7 +363,7 @@ func TestImportRefused(t *testing.T) {
 		},
 	})
 	broken := io.MultiReader(strings.NewReader("x"), failing{})
-	if _, err := c.ImportImage(t.Context(), "n", "", false, broken, nil); banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), "disk on fire") {
+	if _, err := c.Images().ImportImage(t.Context(), "n", "", false, broken, nil); banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), "disk on fire") {
 		t.Errorf("broken source: %v", err)
 	}
 }
@@ -367,7 +385,7 @@ func TestLogsFollow(t *testing.T) {
 		}
 		return r, nil
 	}})
-	logs, err := c.Logs(t.Context(), "web", true)
+	logs, err := c.VMs().Logs(t.Context(), "web", true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -414,7 +432,7 @@ func TestDaemonDies(t *testing.T) {
 		return nil, nil
 	}})
 	go replace()
-	if vms, err := c.VMs(t.Context()); err != nil || len(vms) != 1 {
+	if vms, err := c.VMs().VMs(t.Context()); err != nil || len(vms) != 1 {
 		t.Errorf("list: %v, %v", vms, err)
 	}
 	wait(t, replaced)
@@ -422,7 +440,7 @@ func TestDaemonDies(t *testing.T) {
 
 	start(&services{remove: func(ctx context.Context, _ string) error { <-killConn(ctx, dying); return nil }})
 	go replace()
-	if err := c.DeleteVM(t.Context(), "web"); err != nil {
+	if err := c.VMs().DeleteVM(t.Context(), "web"); err != nil {
 		t.Errorf("delete, finished by the next daemon: %v", err)
 	}
 	wait(t, replaced)
@@ -435,7 +453,7 @@ func TestDaemonDies(t *testing.T) {
 	}})
 	last := end
 	go func() { <-dying; last() }()
-	_, err := c.CreateVM(t.Context(), banger.Spec{}, true, nil)
+	_, err := c.VMs().CreateVM(t.Context(), banger.Spec{}, true, nil)
 	if banger.CodeOf(err) != banger.CodeUnavailable {
 		t.Errorf("create: %v, want unavailable", err)
 	}
@@ -458,7 +476,7 @@ func TestOtherVersion(t *testing.T) {
 	}
 	stopped := make(chan bool)
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /v2/version", func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(version.Daemon{API: version.API + 1, Build: "9.9"})
 	})
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
@@ -468,7 +486,7 @@ func TestOtherVersion(t *testing.T) {
 	srv := &http.Server{Handler: mux}
 	go func() { _ = srv.Serve(l) }()
 	defer func() { _ = srv.Close() }()
-	_, err = connect(path).VMs(t.Context())
+	_, err = connect(path).VMs().VMs(t.Context())
 	e, ok := errors.AsType[*banger.Error](err)
 	if !ok || !strings.Contains(e.Message, "9.9") || !strings.Contains(e.Hint, "banger daemon stop") {
 		t.Errorf("error %#v", err)
@@ -485,7 +503,7 @@ func TestOtherVersion(t *testing.T) {
 
 	c := connect(path)
 	c.Replace = func(context.Context, version.Daemon) (bool, error) { return false, io.ErrClosedPipe }
-	if _, err := c.VMs(t.Context()); !errors.Is(err, io.ErrClosedPipe) {
+	if _, err := c.VMs().VMs(t.Context()); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("a daemon that couldn't be replaced: %v", err)
 	}
 	met := []int{}
@@ -498,7 +516,7 @@ func TestOtherVersion(t *testing.T) {
 		serve(t, path, &services{vms: func(context.Context) ([]banger.VM, error) { return nil, nil }})
 		return true, nil
 	}
-	if _, err := c.VMs(t.Context()); err != nil || !slices.Equal(met, []int{version.API + 1, version.API}) {
+	if _, err := c.VMs().VMs(t.Context()); err != nil || !slices.Equal(met, []int{version.API + 1, version.API}) {
 		t.Errorf("replaced: %v, met %v", err, met)
 	}
 }
@@ -513,7 +531,7 @@ func TestStranger(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&api.Server{VMs: s, Catalog: s, Leases: s, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
+		done <- (&api.Server{Services: s.parts(nil), Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
 	}()
 	defer func() {
 		cancel()
@@ -522,7 +540,7 @@ func TestStranger(t *testing.T) {
 		}
 	}()
 	base := "http://" + l.Addr().String()
-	for path, want := range map[string]int{"/v1/version": 200, "/v1/vms": 403, "/v1/none": 404} {
+	for path, want := range map[string]int{"/v1/version": 200, "/v2/version": 200, "/v2/vms": 403, "/v2/none": 404, "/v1/vms": 404} {
 		resp, err := http.Get(base + path)
 		if err != nil {
 			t.Fatal(err)
@@ -548,7 +566,7 @@ func TestBadRequests(t *testing.T) {
 		"two values":    strings.NewReader(`{} {}`),
 		"too large":     io.MultiReader(strings.NewReader(`{"spec":{"name":"`), io.LimitReader(endless{}, 5<<20)),
 	} {
-		resp, err := c.Post("http://banger/v1/vms", "application/json", body)
+		resp, err := c.Post("http://banger/v2/vms", "application/json", body)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -556,7 +574,11 @@ func TestBadRequests(t *testing.T) {
 		var answer struct{ Error *banger.Error }
 		err = json.NewDecoder(resp.Body).Decode(&answer)
 		_ = resp.Body.Close()
-		if err != nil || resp.StatusCode != 400 || answer.Error == nil || answer.Error.Code != banger.CodeInvalid {
+		want := 400
+		if name == "too large" {
+			want = 413
+		}
+		if err != nil || resp.StatusCode != want || answer.Error == nil || answer.Error.Code != banger.CodeInvalid {
 			t.Errorf("%s: %s, %+v, %v", name, resp.Status, answer.Error, err)
 		}
 	}
@@ -568,12 +590,12 @@ func TestBadExec(t *testing.T) {
 	serve(t, path, &services{})
 	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return unixsock.Dial(ctx, path) }}}
 	for body, want := range map[string]string{
-		`{}`:                            "argv is empty",
-		`{"argv":[]}`:                   "argv is empty",
-		`{"argv":["x"],"timeout":-1}`:   "timeout is -1",
-		`{"argv":["x"],"timeout":2e10}`: "timeout is 2e+10",
+		`{}`:                             "argv is empty",
+		`{"argv":[]}`:                    "argv is empty",
+		`{"argv":["x"],"timeout_ms":-1}`: "timeout_ms is -1",
+		`{"argv":["x"],"timeout_ms":9223372036854775807}`: "timeout_ms is 9223372036854775807",
 	} {
-		resp, err := c.Post("http://banger/v1/vms/web/exec", "application/json", strings.NewReader(body))
+		resp, err := c.Post("http://banger/v2/vms/web/exec", "application/json", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -596,7 +618,7 @@ func TestNoDaemonOfOurs(t *testing.T) {
 	go func() { _ = s.Serve(l) }()
 	defer func() { _ = s.Close() }()
 	c := api.NewClient(func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) })
-	if _, err := c.VMs(t.Context()); err == nil || !strings.Contains(err.Error(), "answered 418 I'm a teapot without saying why") {
+	if _, err := c.VMs().VMs(t.Context()); err == nil || !strings.Contains(err.Error(), "answered 418 I'm a teapot without saying why") {
 		t.Error(err)
 	}
 }
@@ -620,32 +642,93 @@ func TestOpenDirectory(t *testing.T) {
 func TestHold(t *testing.T) {
 	path := socket(t)
 	held := make(chan bool)
-	ended := make(chan bool)
+	ended, taken, told := make(chan bool), make(chan bool), make(chan bool)
 	s := &services{
-		vm:   func(context.Context, string) (banger.VM, error) { return aVM, nil },
-		hold: func(ctx context.Context, _ string) error { held <- true; <-ctx.Done(); ended <- true; return nil },
+		hold: func(ctx context.Context, _ string, told func()) error {
+			held <- true
+			<-taken
+			told()
+			<-ctx.Done()
+			ended <- true
+			return nil
+		},
 	}
 	end := serve(t, path, s)
 	c := connect(path)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan bool)
-	go func() { _ = c.HoldVM(ctx, "web"); close(done) }()
+	go func() { _ = c.VMs().HoldVM(ctx, "web", func() { told <- true }); close(done) }()
 	wait(t, held)
+	select {
+	case <-told:
+		t.Error("the client was told before the lease was held")
+	case <-time.After(50 * time.Millisecond): // the claim is that nothing happens
+	}
+	taken <- true
+	wait(t, told)
 	go end()
 	wait(t, ended)
 	end()
 	serve(t, path, s)
 	wait(t, held)
+	taken <- true
+	wait(t, told)
 	cancel()
 	wait(t, ended)
 	wait(t, done)
+}
+
+// What a daemon leaves to the next one is no failure: its client asks that one.
+func TestEnding(t *testing.T) {
+	for _, told := range []bool{false, true} { // before an event was, or after
+		path := socket(t)
+		var end func()
+		ended := make(chan bool)
+		end = serve(t, path, &services{start: func(_ context.Context, _ string, _ banger.StartOptions, p banger.Progress) (banger.VM, error) {
+			if told {
+				p(banger.Event{Stage: "agent"})
+			}
+			go func() { end(); close(ended) }()
+			return banger.VM{}, banger.Errorf(banger.CodeUnavailable, "%w", banger.ErrEnding)
+		}})
+		next := make(chan bool, 1)
+		c := connect(path)
+		started := make(chan error, 1)
+		go func() {
+			vm, err := c.VMs().StartVM(t.Context(), "web", banger.StartOptions{}, nil)
+			if err == nil && vm.ID != aVM.ID {
+				err = fmt.Errorf("got %+v", vm)
+			}
+			started <- err
+		}()
+		<-ended
+		serve(t, path, &services{start: func(context.Context, string, banger.StartOptions, banger.Progress) (banger.VM, error) {
+			next <- true
+			return aVM, nil
+		}})
+		if err := <-started; err != nil {
+			t.Errorf("told %v: %v", told, err)
+		}
+	}
+}
+
+// A VM that goes is held by nobody, and the client is told.
+func TestHoldOfAVMThatGoes(t *testing.T) {
+	path := socket(t)
+	serve(t, path, &services{hold: func(context.Context, string, func()) error {
+		return banger.Errorf(banger.CodeNotFound, "vm web is being deleted")
+	}})
+	err := connect(path).VMs().HoldVM(t.Context(), "web", func() { t.Error("it is said to be held") })
+	if banger.CodeOf(err) != banger.CodeNotFound {
+		t.Error(err)
+	}
 }
 
 // The path of a socket may be longer than the kernel's sun_path.
 func TestLongPath(t *testing.T) {
 	path := filepath.Join(t.TempDir(), strings.Repeat("long", 30), "bangerd.sock")
 	serve(t, path, &services{vms: func(context.Context) ([]banger.VM, error) { return []banger.VM{aVM}, nil }})
-	if vms, err := connect(path).VMs(t.Context()); err != nil || len(vms) != 1 {
+	if vms, err := connect(path).VMs().VMs(t.Context()); err != nil || len(vms) != 1 {
 		t.Errorf("%v, %v", vms, err)
 	}
 }
@@ -654,11 +737,11 @@ func FuzzBytes(f *testing.F) {
 	f.Add([]byte("text"))
 	f.Add([]byte{0xff, 0, '"', '\\'})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		data, err := json.Marshal(api.Bytes(in))
+		data, err := json.Marshal(guest.Bytes(in))
 		if err != nil {
 			t.Fatal(err)
 		}
-		var out api.Bytes
+		var out guest.Bytes
 		if err := json.Unmarshal(data, &out); err != nil || !bytes.Equal(in, out) {
 			t.Errorf("%q → %s → %q, %v", in, data, out, err)
 		}

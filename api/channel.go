@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"time"
 
@@ -15,36 +16,41 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/unixsock"
+	"banger/api/wire"
+	"banger/host/unixsock"
 )
 
-// passing is what a client on this host upgrades to. The answer, 101, carries a
-// descriptor of the stream itself (SCM_RIGHTS, unix(7)): no byte of it goes through
-// the daemon, and it outlives the daemon. The client keeps the connection for as
-// long as it uses the stream, and says nothing more on it.
+// passing is the protocol that a client on this host upgrades to. The answer, 101,
+// carries a descriptor of the stream (SCM_RIGHTS, unix(7)): its bytes don't pass
+// through the daemon, and it outlives the daemon. The client keeps its connection
+// open while it uses the stream, and sends nothing more on it.
 const passing = "banger-descriptor"
 
-// channel gives the client one stream to the guest's agent: a descriptor of it, or,
-// for browsers and whoever can't take one, as a WebSocket. Errors before the upgrade
-// are plain HTTP errors.
-func (s *Server) channel(w http.ResponseWriter, r *http.Request) error {
-	conn, err := s.VMs.Dial(r.Context(), r.PathValue("ref"))
+// channel gives the client one stream to the guest's agent: as a descriptor, or as a
+// WebSocket to clients that can't take one, such as browsers. Errors before the
+// upgrade are plain HTTP errors.
+func (s vmHandlers) channel(w http.ResponseWriter, r *http.Request, _ wire.Nothing) error {
+	protocol := r.Header.Get("Upgrade")
+	if protocol != passing && !strings.EqualFold(protocol, "websocket") {
+		return banger.Errorf(banger.CodeInvalid, "a stream is another protocol: the request upgrades to none of them").WithHint("upgrade to websocket, or to " + passing)
+	}
+	conn, err := s.Dial(r.Context(), r.PathValue("vm"))
 	if err != nil {
 		return err
 	}
-	// The daemon's end ends the request's context, and with it what it carries.
+	// When the daemon ends, so does the request's context, and then the stream.
 	stop := context.AfterFunc(r.Context(), func() { _ = conn.Close() })
 	defer stop()
 	defer func() { _ = conn.Close() }()
-	if r.Header.Get("Upgrade") == passing {
+	if protocol == passing {
 		return pass(w, r, conn)
 	}
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return nil // it has answered
 	}
-	// A WebSocket can't be closed in one direction; package guest's operations say
-	// their ends in frames.
+	// A WebSocket can't be closed in one direction only. It needn't be: package guest
+	// marks the end of a direction with a frame.
 	client := websocket.NetConn(r.Context(), ws, websocket.MessageBinary)
 	carry(client, conn, func() { _ = ws.Close(websocket.StatusNormalClosure, "") })
 	return nil
@@ -64,8 +70,8 @@ func carry(client io.ReadWriter, conn net.Conn, hangUp func()) {
 	<-up
 }
 
-// pass hands a descriptor of the stream over and returns when the client has closed
-// its connection.
+// pass hands a descriptor of the stream to the client and returns when the client
+// has closed its connection.
 func pass(w http.ResponseWriter, r *http.Request, conn net.Conn) error {
 	stream, done, err := descriptor(conn)
 	if err != nil {
@@ -79,7 +85,7 @@ func pass(w http.ResponseWriter, r *http.Request, conn net.Conn) error {
 	defer func() { _ = hijacked.Close() }()
 	client, ok := hijacked.(*net.UnixConn)
 	if !ok {
-		return nil // it isn't on this host, and can't have asked for this
+		return nil // the client isn't on this host, and can't take a descriptor
 	}
 	answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + passing + "\r\n\r\n"
 	_ = client.SetWriteDeadline(time.Now().Add(10 * time.Second))
@@ -95,8 +101,8 @@ func pass(w http.ResponseWriter, r *http.Request, conn net.Conn) error {
 	return nil
 }
 
-// descriptor returns what a client can be given of a stream: the stream, or, when
-// that is none of the kernel's, an end of a pair whose other end is copied to it.
+// descriptor returns the descriptor that a client gets for a stream: the stream's
+// own, or, if it has none, one end of a socket pair whose other end is copied to it.
 func descriptor(conn net.Conn) (stream syscall.RawConn, done func(), err error) {
 	if s, ok := conn.(syscall.Conn); ok {
 		if stream, err = s.SyscallConn(); err == nil {
@@ -119,7 +125,7 @@ func descriptor(conn net.Conn) (stream syscall.RawConn, done func(), err error) 
 }
 
 // Dial implements banger.VMService.
-func (c *Client) Dial(ctx context.Context, ref string) (conn net.Conn, err error) {
+func (c vms) Dial(ctx context.Context, ref string) (conn net.Conn, err error) {
 	_, err = repeat(ctx, func() error {
 		conn, err = c.dial(ctx, ref)
 		return err
@@ -127,7 +133,7 @@ func (c *Client) Dial(ctx context.Context, ref string) (conn net.Conn, err error
 	return conn, err
 }
 
-func (c *Client) dial(ctx context.Context, ref string) (net.Conn, error) {
+func (c vms) dial(ctx context.Context, ref string) (net.Conn, error) {
 	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, transportError(ctx, err)
@@ -169,13 +175,13 @@ func take(ctx context.Context, conn net.Conn, ref string) (*net.UnixConn, error)
 	switch {
 	case err != nil:
 	case resp.StatusCode >= 400:
-		err = answeredError(resp)
+		err = wire.ReadError(resp)
 	case resp.StatusCode != http.StatusSwitchingProtocols || stream == nil:
 		err = banger.Errorf(banger.CodeInternal, "the daemon answered %s without a stream", resp.Status)
 	default:
 		conn, err := unixsock.Take(stream)
 		if err != nil {
-			err = banger.Errorf(banger.CodeInternal, "what came as the stream: %w", err)
+			err = banger.Errorf(banger.CodeInternal, "the descriptor that the daemon sent: %w", err)
 		}
 		return conn, err
 	}
@@ -185,11 +191,11 @@ func take(ctx context.Context, conn net.Conn, ref string) (*net.UnixConn, error)
 	return nil, err
 }
 
-// channel is a stream, and the connection that tells the daemon that it is used.
+// channel is a stream, with the connection that tells the daemon it is in use.
 type channel struct {
 	*net.UnixConn
 	daemon net.Conn
 }
 
-// Close ends the stream and its use.
+// Close closes both.
 func (c *channel) Close() error { return errors.Join(c.UnixConn.Close(), c.daemon.Close()) }

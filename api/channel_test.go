@@ -20,7 +20,7 @@ import (
 
 	"banger"
 	"banger/api"
-	"banger/unixsock"
+	"banger/host/unixsock"
 	"banger/version"
 )
 
@@ -38,8 +38,8 @@ func TestChannel(t *testing.T) {
 		return near, nil
 	}})
 	for how, dial := range map[string]func() (net.Conn, error){
-		"a descriptor":                  func() (net.Conn, error) { return connect(path).Dial(t.Context(), "socket") },
-		"a descriptor of what has none": func() (net.Conn, error) { return connect(path).Dial(t.Context(), "pipe") },
+		"a descriptor":                  func() (net.Conn, error) { return connect(path).VMs().Dial(t.Context(), "socket") },
+		"a descriptor of what has none": func() (net.Conn, error) { return connect(path).VMs().Dial(t.Context(), "pipe") },
 		"a WebSocket":                   func() (net.Conn, error) { return webSocket(t, path) },
 	} {
 		t.Run(how, func(t *testing.T) { carries(t, dial, agentSide) })
@@ -86,7 +86,7 @@ func carries(t *testing.T, dial func() (net.Conn, error), agentSide <-chan net.C
 // webSocket opens a channel as a client that can't take descriptors does.
 func webSocket(t *testing.T, path string) (net.Conn, error) {
 	t.Helper()
-	ws, _, err := websocket.Dial(t.Context(), "http://banger/v1/vms/web/channel", &websocket.DialOptions{HTTPClient: &http.Client{
+	ws, _, err := websocket.Dial(t.Context(), "http://banger/v2/vms/web/channel", &websocket.DialOptions{HTTPClient: &http.Client{
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return unixsock.Dial(ctx, path) }},
 	}})
 	if err != nil {
@@ -122,7 +122,7 @@ func TestStreamOutlivesDaemon(t *testing.T) {
 		agentSide <- far
 		return near, nil
 	}})
-	conn, err := connect(path).Dial(t.Context(), "web")
+	conn, err := connect(path).VMs().Dial(t.Context(), "web")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,16 +153,16 @@ func TestEndClosesChannels(t *testing.T) {
 			return near, nil
 		},
 		vm:   func(context.Context, string) (banger.VM, error) { return aVM, nil },
-		hold: func(ctx context.Context, _ string) error { close(held); <-ctx.Done(); return nil },
+		hold: func(ctx context.Context, _ string, _ func()) error { close(held); <-ctx.Done(); return nil },
 	})
 	c := connect(path)
-	conn, err := c.Dial(t.Context(), "web")
+	conn, err := c.VMs().Dial(t.Context(), "web")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go func() { _ = c.HoldVM(ctx, "web") }()
+	go func() { _ = c.VMs().HoldVM(ctx, "web", nil) }()
 	wait(t, held)
 	end()
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
@@ -204,10 +204,10 @@ func TestNoStream(t *testing.T) {
 			t.Fatal(err)
 		}
 		mux := http.NewServeMux()
-		mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) {
+		mux.HandleFunc("GET /v2/version", func(w http.ResponseWriter, _ *http.Request) {
 			_ = json.NewEncoder(w).Encode(version.Daemon{API: version.API})
 		})
-		mux.HandleFunc("GET /v1/vms/web/channel", func(w http.ResponseWriter, _ *http.Request) {
+		mux.HandleFunc("GET /v2/vms/web/channel", func(w http.ResponseWriter, _ *http.Request) {
 			c, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
 				t.Error(err)
@@ -220,7 +220,7 @@ func TestNoStream(t *testing.T) {
 		})
 		daemon := &http.Server{Handler: mux}
 		go func() { _ = daemon.Serve(l) }()
-		if _, err := connect(path).Dial(t.Context(), "web"); banger.CodeOf(err) != banger.CodeInternal || !strings.Contains(err.Error(), want) {
+		if _, err := connect(path).VMs().Dial(t.Context(), "web"); banger.CodeOf(err) != banger.CodeInternal || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
 		_ = daemon.Close()
@@ -228,14 +228,14 @@ func TestNoStream(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
 	go func() {
-		if req, err := http.ReadRequest(bufio.NewReader(far)); err != nil || req.URL.Path != "/v1/version" {
+		if req, err := http.ReadRequest(bufio.NewReader(far)); err != nil || req.URL.Path != "/v2/version" {
 			t.Errorf("%v, %v", req, err)
 		}
 		body := fmt.Sprintf(`{"api":%d}`, version.API)
 		fmt.Fprintf(far, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	}()
 	c := api.NewClient(func(context.Context) (net.Conn, error) { return near, nil })
-	if _, err := c.Dial(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "only be taken from a Unix socket") {
+	if _, err := c.VMs().Dial(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "only be taken from a Unix socket") {
 		t.Errorf("from what is no socket: %v", err)
 	}
 }

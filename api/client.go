@@ -11,31 +11,29 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"banger"
-	"banger/unixsock"
+	"banger/api/wire"
+	"banger/host/unixsock"
 	"banger/version"
 )
 
-// Client is a daemon's VMService and Catalog as seen through its socket. A
-// call that may be repeated is repeated once, on a new connection, when the
-// daemon goes away under it.
+// Client is a daemon's banger.Services over its socket. When the daemon goes away
+// during a call that may be repeated, the call is made again on a new connection.
 type Client struct {
-	// Replace, where it is set, is asked about each daemon that is met, and says
-	// whether it has ended that one, so that the next connection reaches another.
+	// Replace, unless nil, is called once for each daemon that the client meets. It may
+	// end that daemon; then it returns true, and the client connects again.
 	Replace func(context.Context, version.Daemon) (bool, error)
 
 	http  *http.Client
 	reach func(ctx context.Context) (net.Conn, error) // NewClient's dial
-	met   atomic.Int64                                // the process of the daemon that was met and agreed with
+	met   atomic.Int64                                // PID of the daemon whose API version is known to fit
 }
 
-// NewClient returns a client whose every connection is made by dial, which may
-// start the daemon for it. The first connection to each daemon begins with a
-// comparison of the API versions.
+// NewClient returns a client that connects by dial, which may start the daemon. On
+// the first connection to each daemon, the API versions are compared.
 func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
 	c := &Client{reach: dial}
 	c.http = &http.Client{Transport: &http.Transport{
@@ -46,10 +44,37 @@ func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
 	return c
 }
 
-// errLost marks that the daemon went away in the middle of a call.
-var errLost = errors.New("the daemon went away")
+// The services of a Client.
+type (
+	vms        struct{ *Client }
+	images     struct{ *Client }
+	kernels    struct{ *Client }
+	templates  struct{ *Client }
+	operations struct{ *Client }
+	system     struct{ *Client }
+)
 
-// connect makes a connection to a daemon that we agree with.
+var _ banger.Services = (*Client)(nil)
+
+// VMs implements banger.Services.
+func (c *Client) VMs() banger.VMs { return vms{c} }
+
+// Images implements banger.Services.
+func (c *Client) Images() banger.ImageService { return images{c} }
+
+// Kernels implements banger.Services.
+func (c *Client) Kernels() banger.KernelService { return kernels{c} }
+
+// Templates implements banger.Services.
+func (c *Client) Templates() banger.TemplateService { return templates{c} }
+
+// Operations implements banger.Services.
+func (c *Client) Operations() banger.OperationService { return operations{c} }
+
+// System implements banger.Services.
+func (c *Client) System() banger.SystemService { return system{c} }
+
+// connect makes a connection to a daemon of our API version.
 func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 	for {
 		conn, err := c.reach(ctx)
@@ -72,7 +97,8 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// meet asks the daemon at the other end of conn what it is.
+// meet asks the daemon at the other end of conn for its version. It returns an error
+// if that doesn't fit ours, and whether Replace ended the daemon.
 func (c *Client) meet(ctx context.Context, conn net.Conn) (replaced bool, err error) {
 	d, err := Hello(ctx, conn)
 	if err != nil {
@@ -90,22 +116,27 @@ func (c *Client) meet(ctx context.Context, conn net.Conn) (replaced bool, err er
 	return false, nil
 }
 
-// Hello asks the daemon at the other end of conn what it is. It works with a
+// Hello asks the daemon at the other end of conn for its version. It works with a
 // daemon of any API version.
 func Hello(ctx context.Context, conn net.Conn) (version.Daemon, error) {
 	var d version.Daemon
-	err := plain(ctx, conn, "GET", "/v1/version", &d)
+	in := bufio.NewReader(conn)
+	err := plain(ctx, conn, in, "GET", "/v2/version", &d)
+	if banger.CodeOf(err) == banger.CodeNotFound {
+		err = plain(ctx, conn, in, "GET", "/v1/version", &d)
+		d.API = 1 // whatever it says: its paths are those of version 1
+	}
 	return d, err
 }
 
 // Stop asks the daemon at the other end of conn to end; its VMs run on. It
 // works with a daemon of any API version.
 func Stop(ctx context.Context, conn net.Conn) error {
-	return plain(ctx, conn, "POST", "/v1/stop", &struct{}{})
+	return plain(ctx, conn, bufio.NewReader(conn), "POST", "/v1/stop", nil)
 }
 
 // plain makes one request on conn and leaves the connection open.
-func plain(ctx context.Context, conn net.Conn, method, path string, result any) error {
+func plain(ctx context.Context, conn net.Conn, in *bufio.Reader, method, path string, result any) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, method, "http://banger"+path, nil)
@@ -115,14 +146,15 @@ func plain(ctx context.Context, conn net.Conn, method, path string, result any) 
 	if err := req.Write(conn); err != nil {
 		return transportError(ctx, err)
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	resp, err := http.ReadResponse(in, req)
 	if err != nil {
 		return transportError(ctx, err)
 	}
 	return finish(ctx, resp, result, nil)
 }
 
-// call makes a request and decodes its answer, whatever form it has.
+// call makes a request and decodes its answer: an error, a value, or progress with a
+// value at its end.
 func (c *Client) call(ctx context.Context, method, path string, in, out any, p banger.Progress) error {
 	var body io.Reader
 	if in != nil {
@@ -132,19 +164,19 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any, p b
 		}
 		body = bytes.NewReader(data)
 	}
-	resp, err := send(ctx, c, method, path, body)
+	resp, err := send(ctx, c.http, method, path, body)
 	if err != nil {
 		return err
 	}
 	return finish(ctx, resp, out, p)
 }
 
-// repeat makes a call that may be repeated, again while daemons go away under
-// it: a new connection may still reach the one that is ending.
+// repeat makes a call that may be repeated, and makes it again as long as daemons go
+// away during it: a new connection may still reach the one that is ending.
 func repeat(ctx context.Context, call func() error) (repeated bool, err error) {
 	for pause := 10 * time.Millisecond; ; pause *= 4 {
 		err = call()
-		if !errors.Is(err, errLost) || pause > time.Second {
+		if !errors.Is(err, wire.ErrLost) || pause > time.Second {
 			return repeated, err
 		}
 		repeated = true
@@ -156,18 +188,31 @@ func repeat(ctx context.Context, call func() error) (repeated bool, err error) {
 	}
 }
 
-// callRepeated is a call that may be repeated.
+// callRepeated is call, repeated.
 func (c *Client) callRepeated(ctx context.Context, method, path string, in, out any, p banger.Progress) error {
 	_, err := repeat(ctx, func() error { return c.call(ctx, method, path, in, out, p) })
 	return err
 }
 
-func send(ctx context.Context, c *Client, method, path string, body io.Reader) (*http.Response, error) {
+// got asks for one thing.
+func got[T any](ctx context.Context, c *Client, path string) (T, error) {
+	var one T
+	err := c.callRepeated(ctx, "GET", path, nil, &one, nil)
+	return one, err
+}
+
+// listed asks for a list.
+func listed[T any](ctx context.Context, c *Client, path string) ([]T, error) {
+	all, err := got[wire.Results[T]](ctx, c, path)
+	return all.Results, err
+}
+
+func send(ctx context.Context, c *http.Client, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://banger"+path, body)
 	if err != nil {
 		return nil, banger.Errorf(banger.CodeInvalid, "%w", err)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.Do(req)
 	if err != nil {
 		return nil, transportError(ctx, err)
 	}
@@ -178,13 +223,14 @@ func send(ctx context.Context, c *Client, method, path string, body io.Reader) (
 func finish(ctx context.Context, resp *http.Response, out any, p banger.Progress) error {
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode >= 400 {
-		return answeredError(resp)
+		return wire.ReadError(resp)
 	}
 	var err error
-	if resp.Header.Get("Content-Type") == ndjson {
-		err = readStream(resp.Body, out, p)
-	} else {
-		err = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out)
+	switch {
+	case resp.Header.Get("Content-Type") == wire.LinesType:
+		err = wire.ReadStream(resp.Body, out, p)
+	case out != nil && resp.StatusCode != http.StatusNoContent:
+		err = json.NewDecoder(io.LimitReader(resp.Body, wire.MaxAnswer)).Decode(out)
 	}
 	if err == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4096)) // so that the connection is used again
@@ -192,19 +238,8 @@ func finish(ctx context.Context, resp *http.Response, out any, p banger.Progress
 	return transportError(ctx, err)
 }
 
-// answeredError reads the error a daemon answered with.
-func answeredError(resp *http.Response) error {
-	var l line
-	// Decoded without waiting for the answer's end: the server may still be
-	// reading what we send.
-	if json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&l) == nil && l.Error != nil {
-		return l.Error
-	}
-	return banger.Errorf(banger.CodeInternal, "the daemon answered %s without saying why", resp.Status)
-}
-
-// transportError gives an error of the connection its meaning; one that a
-// daemon or a dialer phrased stays as it is.
+// transportError makes a banger.Error of an error of the connection. One that is a
+// banger.Error already stays as it is.
 func transportError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -221,195 +256,14 @@ func transportError(ctx context.Context, err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
-	return banger.Errorf(banger.CodeUnavailable, "%w", fmt.Errorf("%w (%w)", errLost, err)).
+	return banger.Errorf(banger.CodeUnavailable, "%w", fmt.Errorf("%w (%w)", wire.ErrLost, err)).
 		WithHint("try again: the next command starts it")
 }
 
-func vmPath(ref string, rest ...string) string {
-	p := "/v1/vms/" + url.PathEscape(ref)
-	for _, r := range rest {
-		p += "/" + r
-	}
-	return p
-}
-
-// CreateVM implements banger.VMService.
-func (c *Client) CreateVM(ctx context.Context, spec banger.Spec, start bool, p banger.Progress) (banger.VM, error) {
-	var vm banger.VM
-	err := c.call(ctx, "POST", "/v1/vms", createRequest{spec, start}, &vm, p)
-	return vm, hintLost(err, "what it was making is undone when it starts again, or is complete: `banger ps` tells")
-}
-
-// hintLost says what becomes of a call whose daemon went away.
+// hintLost adds a hint to the error of a call during which the daemon went away.
 func hintLost(err error, hint string) error {
-	if e, ok := errors.AsType[*banger.Error](err); ok && errors.Is(err, errLost) {
+	if e, ok := errors.AsType[*banger.Error](err); ok && errors.Is(err, wire.ErrLost) {
 		return e.WithHint("%s", hint)
 	}
 	return err
 }
-
-// StartVM implements banger.VMService.
-func (c *Client) StartVM(ctx context.Context, ref string, p banger.Progress) (banger.VM, error) {
-	var vm banger.VM
-	err := c.callRepeated(ctx, "POST", vmPath(ref, "start"), nil, &vm, p)
-	return vm, err
-}
-
-// StopVM implements banger.VMService.
-func (c *Client) StopVM(ctx context.Context, ref string, opt banger.StopOptions) (banger.VM, error) {
-	var vm banger.VM
-	err := c.callRepeated(ctx, "POST", vmPath(ref, "stop"), opt, &vm, nil)
-	return vm, err
-}
-
-// DeleteVM implements banger.VMService.
-func (c *Client) DeleteVM(ctx context.Context, ref string) error {
-	repeated, err := repeat(ctx, func() error { return c.call(ctx, "DELETE", vmPath(ref), nil, &struct{}{}, nil) })
-	if repeated && banger.CodeOf(err) == banger.CodeNotFound {
-		return nil // the deletion was recorded, and the next daemon's recovery finished it
-	}
-	return err
-}
-
-// VM implements banger.VMService.
-func (c *Client) VM(ctx context.Context, ref string) (banger.VM, error) {
-	var vm banger.VM
-	err := c.callRepeated(ctx, "GET", vmPath(ref), nil, &vm, nil)
-	return vm, err
-}
-
-// VMs implements banger.VMService.
-func (c *Client) VMs(ctx context.Context) ([]banger.VM, error) {
-	var vms []banger.VM
-	err := c.callRepeated(ctx, "GET", "/v1/vms", nil, &vms, nil)
-	return vms, err
-}
-
-// Logs implements banger.VMService.
-func (c *Client) Logs(ctx context.Context, ref string, follow bool) (io.ReadCloser, error) {
-	path := vmPath(ref, "logs")
-	if follow {
-		path += "?follow=true"
-	}
-	resp, err := send(ctx, c, "GET", path, nil)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode >= 400 {
-		defer func() { _ = resp.Body.Close() }()
-		return nil, answeredError(resp)
-	}
-	return resp.Body, nil
-}
-
-// HoldVM implements banger.Leases. It goes on at the next daemon when one ends.
-func (c *Client) HoldVM(ctx context.Context, ref string) error {
-	for {
-		err := c.call(ctx, "GET", vmPath(ref, "hold"), nil, &struct{}{}, nil)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if !errors.Is(err, errLost) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(200 * time.Millisecond): // the lease allows for this many times over
-		}
-	}
-}
-
-// ImportImage implements banger.Catalog.
-func (c *Client) ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
-	q := url.Values{"name": {name}, "source": {source}}
-	if replace {
-		q.Set("replace", "true")
-	}
-	var img banger.Image
-	in := &gate{r: tar}
-	defer in.shut()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // closes the connection when the answer came before the tar's end
-	resp, err := send(ctx, c, "POST", "/v1/images?"+q.Encode(), in)
-	if err == nil {
-		err = finish(ctx, resp, &img, p)
-	}
-	if failed := in.failed(); err != nil && failed != nil {
-		return img, banger.Errorf(banger.CodeInvalid, "reading the tar: %w", failed)
-	}
-	return img, err
-}
-
-// gate lets reads through until it is shut: net/http may go on reading a
-// request's body after its answer has come.
-type gate struct {
-	mu   sync.Mutex // guards done and err, never held while r is read
-	r    io.Reader
-	done bool
-	err  error // what r failed with
-}
-
-func (g *gate) Read(p []byte) (int, error) {
-	g.mu.Lock()
-	done := g.done
-	g.mu.Unlock()
-	if done {
-		return 0, io.ErrClosedPipe
-	}
-	n, err := g.r.Read(p)
-	if err != nil && err != io.EOF {
-		g.mu.Lock()
-		g.err = err
-		g.mu.Unlock()
-	}
-	return n, err
-}
-
-func (g *gate) failed() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.err
-}
-
-func (g *gate) shut() {
-	g.mu.Lock()
-	g.done = true
-	g.mu.Unlock()
-}
-
-// Images implements banger.Catalog.
-func (c *Client) Images(ctx context.Context) ([]banger.Image, error) {
-	var images []banger.Image
-	err := c.callRepeated(ctx, "GET", "/v1/images", nil, &images, nil)
-	return images, err
-}
-
-// DeleteImage implements banger.Catalog.
-func (c *Client) DeleteImage(ctx context.Context, ref string) error {
-	return c.call(ctx, "DELETE", "/v1/images/"+url.PathEscape(ref), nil, &struct{}{}, nil)
-}
-
-// PullKernel implements banger.Catalog.
-func (c *Client) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
-	var k banger.Kernel
-	err := c.callRepeated(ctx, "POST", "/v1/kernels", pullRequest{name}, &k, p)
-	return k, err
-}
-
-// DeleteKernel implements banger.Catalog.
-func (c *Client) DeleteKernel(ctx context.Context, ref string) error {
-	return c.call(ctx, "DELETE", "/v1/kernels/"+url.PathEscape(ref), nil, &struct{}{}, nil)
-}
-
-// Kernels implements banger.Catalog.
-func (c *Client) Kernels(ctx context.Context) ([]banger.Kernel, error) {
-	var kernels []banger.Kernel
-	err := c.callRepeated(ctx, "GET", "/v1/kernels", nil, &kernels, nil)
-	return kernels, err
-}
-
-var (
-	_ banger.VMService = (*Client)(nil)
-	_ banger.Catalog   = (*Client)(nil)
-	_ banger.Leases    = (*Client)(nil)
-)

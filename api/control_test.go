@@ -13,7 +13,7 @@ import (
 
 	"banger"
 	"banger/api"
-	"banger/unixsock"
+	"banger/host/unixsock"
 )
 
 // controlled notes what it is asked for.
@@ -68,11 +68,6 @@ func (c *controlled) Collect(_ context.Context, opt banger.CollectOptions) ([]ba
 	return c.list, c.err
 }
 
-func (c *controlled) BootVM(_ context.Context, ref string, _ banger.Progress) (banger.VM, error) {
-	c.got = []any{ref}
-	return c.vm, c.err
-}
-
 func (c *controlled) Prune(_ context.Context, opt banger.PruneOptions) ([]banger.Pruned, error) {
 	c.got = []any{opt}
 	return []banger.Pruned{{Kind: "kernel", ID: "n", Name: "v", Bytes: 5, Removed: true, Detail: "d"}}, c.err
@@ -87,7 +82,7 @@ func TestControlCrosses(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s := &controlled{
 		vm: aVM, tell: []banger.Event{{Op: "o1", Name: "web", Stage: "running", Time: at}, {Op: "o2", Stage: "deleted", Time: at}},
-		st:   banger.Stats{ID: "v", Name: "web", State: banger.Running, Time: at, Usage: banger.Usage{CPU: 5, RSS: 6, PSS: 7, Shared: 8, Private: 9}, Disk: 10},
+		st:   banger.Stats{ID: "v", Name: "web", State: banger.Running, Time: at, Usage: banger.Usage{CPUMS: 5, RSS: 6, PSS: 7, Shared: 8, Private: 9}, Disk: 10},
 		list: []banger.Found{{Claim: banger.Orphaned, Kind: "shim", Name: "7", VM: "v", Detail: "d", Removed: true}},
 	}
 	path := filepath.Join(t.TempDir(), "run", "bangerd.sock")
@@ -98,7 +93,9 @@ func TestControlCrosses(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&api.Server{VMs: &services{}, Control: s, System: s, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
+		parts := (&services{}).parts(s)
+		parts.Whole = s
+		done <- (&api.Server{Services: parts, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
 	}()
 	defer func() {
 		cancel()
@@ -107,7 +104,7 @@ func TestControlCrosses(t *testing.T) {
 		}
 	}()
 	c := api.NewClient(func(ctx context.Context) (net.Conn, error) { return unixsock.Dial(ctx, path) })
-	sys := api.System{Client: c}
+	sys := c.System()
 	const ref = "a/b?c#d e"
 	opt, change := banger.StopOptions{Timeout: time.Second, Force: true}, banger.Change{Name: "n", VCPU: 1, MemoryMiB: 2, DiskMiB: 3}
 	var events []banger.Event
@@ -116,12 +113,11 @@ func TestControlCrosses(t *testing.T) {
 		do         func() (any, error)
 		want, args any
 	}{
-		"kill":    {func() (any, error) { return c.KillVM(ctx, ref, "TERM") }, s.vm, []any{ref, "TERM"}},
-		"restart": {func() (any, error) { return c.RestartVM(ctx, ref, opt, nil) }, s.vm, []any{ref, opt}},
-		"boot":    {func() (any, error) { return api.Control{Client: c}.BootVM(ctx, ref, nil) }, s.vm, []any{ref}},
-		"set":     {func() (any, error) { return c.SetVM(ctx, ref, change) }, s.vm, []any{ref, change}},
-		"prune":   {func() (any, error) { return nil, c.PruneVM(ctx, ref) }, nil, []any{ref}},
-		"stats":   {func() (any, error) { return c.StatsVM(ctx, ref) }, s.st, []any{ref}},
+		"kill":    {func() (any, error) { return c.VMs().KillVM(ctx, ref, "TERM") }, s.vm, []any{ref, "TERM"}},
+		"restart": {func() (any, error) { return c.VMs().RestartVM(ctx, ref, opt, nil) }, s.vm, []any{ref, opt}},
+		"set":     {func() (any, error) { return c.VMs().SetVM(ctx, ref, change) }, s.vm, []any{ref, change}},
+		"prune":   {func() (any, error) { return nil, c.VMs().PruneVM(ctx, ref) }, nil, []any{ref}},
+		"stats":   {func() (any, error) { return c.VMs().StatsVM(ctx, ref) }, s.st, []any{ref}},
 		"collect": {func() (any, error) { return sys.Collect(ctx, collect) }, s.list, []any{collect}},
 		"prune all": {func() (any, error) { return sys.Prune(ctx, banger.PruneOptions{DryRun: true, All: true}) },
 			[]banger.Pruned{{Kind: "kernel", ID: "n", Name: "v", Bytes: 5, Removed: true, Detail: "d"}}, []any{banger.PruneOptions{DryRun: true, All: true}}},
@@ -158,7 +154,7 @@ func TestControlCrosses(t *testing.T) {
 	}
 	resp, err := (&http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return unixsock.Dial(ctx, path)
-	}}}).Post("http://banger/v1/vms/x/kill", "", nil)
+	}}}).Post("http://banger/v2/vms/x/kill", "", nil)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("%v, %v", resp, err)
 	}

@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"banger/unixsock"
+	"banger/host/unixsock"
 )
 
-// Listen binds the daemon's socket: mode 0600 in a directory of mode 0700 that
-// is the caller's own. A socket left by a dead daemon is replaced; that none is
-// alive is for the caller's lock to say. Closing the listener removes it.
+// Listen binds the daemon's socket: mode 0600 in a directory of mode 0700 that the
+// caller's user owns. It replaces a socket that is there: the caller's lock must make
+// sure that no other daemon is alive. Closing the listener removes the socket.
 func Listen(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -35,7 +35,7 @@ func Listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // it would use the short path
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // it would unlink by the short path
 	if err := os.Chmod(path, 0o600); err != nil {
 		_ = l.Close()
 		return nil, err

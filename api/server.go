@@ -1,121 +1,93 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	_ "embed"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"path"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"banger"
-	"banger/unixsock"
+	"banger/api/wire"
+	"banger/host/unixsock"
 	"banger/version"
 )
 
 // Server offers the services. The exported fields are set before Serve.
 type Server struct {
-	VMs     banger.VMService
-	Control banger.VMControl
-	System  banger.System
-	Catalog banger.Catalog
-	Builder banger.ImageBuilder
-	Leases  banger.Leases
-	Making  banger.Operations
-	Frozen  banger.Templates
-	Stop    func() // ends the daemon; the VMs run on
-	Log     *slog.Logger
+	banger.Services
+	Stop   func() // ends the daemon; the VMs run on
+	Ending func() // ends the services' work when the daemon ends, before open requests are broken off; may be nil
+	Log    *slog.Logger
 
-	changes atomic.Int32 // requests under way that change something
+	changes atomic.Int32 // how many requests that change something are under way
 }
 
-// access says who may use a route.
-type access int
-
-const (
-	nobody access = iota // the zero value: a route that forgot to say
-	anyone               // whoever could connect: no more than the socket's mode says
-	owner                // the user the daemon runs as
-)
-
-type handler func(w http.ResponseWriter, r *http.Request) error
-
-type route struct {
-	method, path string
-	may          access
-	handler      handler
+// routes is the whole interface.
+func (s *Server) routes() []wire.Route {
+	return slices.Concat(s.daemonRoutes(), s.vmRoutes(), s.operationRoutes(), s.imageRoutes(), s.kernelRoutes(), s.templateRoutes(), s.systemRoutes())
 }
 
-// routes is the whole interface. The first two are the same in every version
-// of the API, so that any CLI can tell and end any daemon.
-func (s *Server) routes() []route {
-	c, m, all, f := control{s.Control}, making{s.Making}, whole{s.System}, frozen{s.Frozen}
-	return []route{
-		{"GET", "/v1/version", anyone, s.version},
-		{"POST", "/v1/stop", owner, s.stop},
+// Routes returns the whole interface, to be described.
+func Routes() []wire.Route { return (&Server{Services: banger.Parts{}}).routes() }
 
-		{"GET", "/v1/vms", owner, s.listVMs},
-		{"POST", "/v1/vms", owner, s.createVM},
-		{"GET", "/v1/vms/{ref}", owner, s.getVM},
-		{"DELETE", "/v1/vms/{ref}", owner, s.deleteVM},
-		{"POST", "/v1/vms/{ref}/start", owner, s.startVM},
-		{"POST", "/v1/vms/{ref}/stop", owner, s.stopVM},
-		{"PATCH", "/v1/vms/{ref}", owner, c.setVM},
-		{"POST", "/v1/vms/{ref}/kill", owner, c.killVM},
-		{"POST", "/v1/vms/{ref}/boot", owner, c.bootVM},
-		{"POST", "/v1/vms/{ref}/restart", owner, c.restartVM},
-		{"POST", "/v1/vms/{ref}/prune", owner, c.pruneVM},
-		{"GET", "/v1/vms/{ref}/stats", owner, c.statsVM},
-		{"POST", "/v1/vms/{ref}/exec", owner, s.exec},
-		{"GET", "/v1/vms/{ref}/logs", owner, s.logs},
-		{"GET", "/v1/vms/{ref}/hold", owner, s.hold},
-		{"GET", "/v1/vms/{ref}/channel", owner, s.channel},
+// Description is the interface as OpenAPI 3.1 describes it. It is made from Routes; a
+// test holds it to them.
+//
+//go:embed openapi.json
+var Description []byte
 
-		{"GET", "/v1/operations", owner, m.list},
-		{"POST", "/v1/operations", owner, m.begin},
-		{"GET", "/v1/operations/{id}", owner, m.get},
-		{"GET", "/v1/operations/{id}/events", owner, m.follow},
-		{"POST", "/v1/operations/{id}/cancel", owner, m.cancel},
-
-		{"GET", "/v1/templates", owner, f.list},
-		{"POST", "/v1/templates", owner, f.create},
-		{"DELETE", "/v1/templates/{id}", owner, f.remove},
-
-		{"GET", "/v1/events", owner, all.events},
-		{"POST", "/v1/gc", owner, all.collect},
-		{"GET", "/v1/space", owner, all.space},
-		{"POST", "/v1/prune", owner, all.prune},
-
-		{"GET", "/v1/images", owner, s.listImages},
-		{"POST", "/v1/images", owner, s.importImage},
-		{"POST", "/v1/images/build", owner, s.buildImage},
-		{"GET", "/v1/images/{ref}", owner, s.getImage},
-		{"DELETE", "/v1/images/{ref}", owner, s.deleteImage},
-		{"GET", "/v1/kernels", owner, s.listKernels},
-		{"POST", "/v1/kernels", owner, s.pullKernel},
-		{"DELETE", "/v1/kernels/{ref}", owner, s.deleteKernel},
+func (s *Server) daemonRoutes() []wire.Route {
+	return []wire.Route{
+		wire.Value("Version", "GET /v2/version", wire.Anyone, "Tells which build the daemon is, and whether it is busy.",
+			func(ctx context.Context, _ *http.Request, _ wire.Nothing) (version.Daemon, error) {
+				return s.self(ctx), nil
+			}),
+		wire.Value("Stop", "POST /v2/stop", wire.Owner, "Ends the daemon. Its VMs run on, and the next command starts another daemon.",
+			func(context.Context, *http.Request, wire.Nothing) (wire.Nothing, error) {
+				s.Stop()
+				return wire.Nothing{}, nil
+			}),
+		wire.Raw("OpenAPI", "GET /v2/openapi.json", wire.Anyone, "Gives this description.", "", wire.JSONType,
+			func(w http.ResponseWriter, r *http.Request, _ wire.Nothing) error {
+				w.Header().Set("Content-Type", wire.JSONType)
+				_, _ = w.Write(Description)
+				return nil
+			}),
 	}
 }
 
-// Serve answers on l until ctx ends, then lets short requests finish and ends
-// the long ones. It returns nil after such an end.
+// formerRoutes are what is left of version 1, for clients that know no other: they
+// can tell that they are too old, and end the daemon.
+func (s *Server) formerRoutes() []wire.Route {
+	return []wire.Route{
+		wire.Value("", "GET /v1/version", wire.Anyone, "", func(ctx context.Context, _ *http.Request, _ wire.Nothing) (version.Daemon, error) {
+			self := s.self(ctx)
+			self.API = version.TooOld
+			return self, nil
+		}),
+		wire.Value("", "POST /v1/stop", wire.Owner, "", func(context.Context, *http.Request, wire.Nothing) (map[string]string, error) {
+			s.Stop()
+			return map[string]string{}, nil
+		}),
+	}
+}
+
+// Serve answers requests on l until ctx ends. Then it calls Ending, lets short
+// requests finish, breaks long ones off, and returns nil.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	mux := http.NewServeMux()
-	for _, r := range s.routes() {
-		mux.Handle(r.method+" "+r.path, s.guard(r))
-	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		answerError(w, banger.Errorf(banger.CodeNotFound, "no such route: %s %s", r.Method, r.URL.Path))
-	})
+	requests, breakOff := context.WithCancel(context.WithoutCancel(ctx))
+	defer breakOff()
 	srv := &http.Server{
-		Handler:     mux,
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		Handler:     s.handler(),
+		BaseContext: func(net.Listener) context.Context { return requests },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			_, uid, _ := unixsock.Peer(c) // -1 is nobody
 			return context.WithValue(ctx, uidKey{}, uid)
@@ -132,7 +104,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
-	// Every handler saw ctx end; an operation that undoes itself gets this long.
+	if s.Ending != nil {
+		s.Ending()
+	}
+	breakOff()
+	// Every handler saw ctx end; undoing its work may take it this long.
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if err := srv.Shutdown(bound); err != nil {
@@ -141,94 +117,80 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-type uidKey struct{}
-
-// guard is the one door of every route.
-func (s *Server) guard(rt route) http.Handler {
+// handler leads each request to its route.
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range slices.Concat(s.routes(), s.formerRoutes()) {
+		mux.Handle(rt.Method+" "+rt.Path, s.guard(rt))
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		uid, _ := r.Context().Value(uidKey{}).(int)
-		if rt.may != anyone && (rt.may != owner || uid != os.Getuid()) {
-			s.Log.Warn("refused", "method", r.Method, "path", r.URL.Path, "uid", uid)
-			_ = answer(w, http.StatusForbidden, line{Error: banger.Errorf(banger.CodeInvalid, "user %d may not use the daemon of user %d", uid, os.Getuid())})
+		_, pattern := mux.Handler(r)
+		// The mux would redirect a path like /v2/vms//start to another route.
+		if p := r.URL.EscapedPath(); pattern != "" && path.Clean(p) == p {
+			mux.ServeHTTP(w, r)
 			return
 		}
-		if rt.method != http.MethodGet {
+		if allow := allowed(mux, r); len(allow) > 0 {
+			w.Header().Set("Allow", strings.Join(allow, ", "))
+			err := banger.Errorf(banger.CodeInvalid, "%s can't be done to %s", r.Method, r.URL.Path).WithHint("what can be: %s", strings.Join(allow, ", "))
+			_ = wire.Answer(w, http.StatusMethodNotAllowed, wire.Line{Error: err})
+			return
+		}
+		wire.AnswerError(w, banger.Errorf(banger.CodeNotFound, "no such route: %s %s", r.Method, r.URL.Path))
+	})
+}
+
+// allowed are the methods that there are for a request's path.
+func allowed(mux *http.ServeMux, r *http.Request) (methods []string) {
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		with := r.Clone(r.Context())
+		with.Method = method
+		if _, pattern := mux.Handler(with); pattern != "" && path.Clean(r.URL.EscapedPath()) == r.URL.EscapedPath() {
+			methods = append(methods, method)
+		}
+	}
+	return methods
+}
+
+type uidKey struct{}
+
+// guard checks access before every route's handler, and answers its errors.
+func (s *Server) guard(rt wire.Route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		uid, _ := r.Context().Value(uidKey{}).(int)
+		if rt.May != wire.Anyone && (rt.May != wire.Owner || uid != os.Getuid()) {
+			s.Log.Warn("refused", "method", r.Method, "path", r.URL.Path, "uid", uid)
+			wire.AnswerError(w, banger.Errorf(banger.CodeForbidden, "user %d may not use the daemon of user %d", uid, os.Getuid()))
+			return
+		}
+		if rt.Method != http.MethodGet {
 			s.changes.Add(1)
 			defer s.changes.Add(-1)
 		}
-		err := rt.handler(w, r)
+		err := rt.Serve(w, r)
 		if err == nil {
 			return
+		}
+		if errors.Is(err, banger.ErrEnding) {
+			panic(http.ErrAbortHandler) // break off without an answer, so that the client asks the next daemon
 		}
 		if banger.CodeOf(err) == banger.CodeInternal && r.Context().Err() == nil {
 			s.Log.Error("request", "method", r.Method, "path", r.URL.Path, "err", err)
 		}
-		answerError(w, err)
+		wire.AnswerError(w, err)
 	})
 }
 
-func (s *Server) version(w http.ResponseWriter, r *http.Request) error {
+// self is what the daemon says of itself.
+func (s *Server) self(ctx context.Context) version.Daemon {
 	busy := int(s.changes.Load())
-	if s.Making != nil {
-		ops, _ := s.Making.Operations(r.Context()) // then there are none to wait for
+	if all := s.Operations(); all != nil {
+		ops, _ := all.Operations(ctx) // on an error there are none to wait for
 		for _, op := range ops {
 			if op.Status == banger.OperationRunning {
 				busy++
 			}
 		}
 	}
-	return answer(w, http.StatusOK, version.Daemon{API: version.API, Build: version.String(), PID: os.Getpid(), Busy: busy})
-}
-
-func (s *Server) stop(w http.ResponseWriter, r *http.Request) error {
-	err := answer(w, http.StatusOK, struct{}{})
-	s.Stop()
-	return err
-}
-
-// answer writes v as the whole answer. The answer has begun after it, so it
-// never returns an error to be answered.
-func answer(w http.ResponseWriter, status int, v any) error {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // a client that left needs no answer
-	return nil
-}
-
-func answerError(w http.ResponseWriter, err error) {
-	e := banger.AsError(err)
-	_ = answer(w, status(e.Code), line{Error: e})
-}
-
-// body decodes a JSON request. Unknown fields are refused: a newer client's
-// wish must not be dropped in silence. The body is read to its end, because
-// only then does net/http notice that the client left.
-func body[T any](w http.ResponseWriter, r *http.Request) (T, error) {
-	var v T
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return v, banger.Errorf(banger.CodeInvalid, "the request is larger than %d bytes", tooLarge.Limit)
-	}
-	if err != nil {
-		return v, banger.Errorf(banger.CodeInvalid, "request body: %w", err)
-	}
-	if err := decode(data, &v); err != nil {
-		return v, banger.Errorf(banger.CodeInvalid, "request body: %w", err)
-	}
-	return v, nil
-}
-
-func decode(data []byte, v any) error {
-	if len(data) == 0 {
-		return nil // every request has a useful zero
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if dec.More() {
-		return fmt.Errorf("more than one JSON value")
-	}
-	return nil
+	return version.Daemon{API: version.API, Build: version.String(), PID: os.Getpid(), Busy: busy}
 }

@@ -6,55 +6,52 @@ import (
 	"net/url"
 
 	"banger"
+	"banger/api/wire"
 )
 
-// frozen are the handlers of banger.Templates.
-type frozen struct{ banger.Templates }
-
-func (s frozen) list(w http.ResponseWriter, r *http.Request) error {
-	return answered(w, func() ([]banger.Template, error) {
-		all, err := s.Templates.Templates(r.Context())
-		return list(all), err
-	})
-}
-
-func (s frozen) create(w http.ResponseWriter, r *http.Request) error {
-	spec, err := body[banger.TemplateSpec](w, r)
-	if err != nil {
-		return err
+func (s *Server) templateRoutes() []wire.Route {
+	templates := s.Templates()
+	return []wire.Route{
+		wire.List("Templates", "GET /v2/templates", wire.Owner, "Lists all templates, the last used first.",
+			func(ctx context.Context, _ *http.Request, _ wire.Nothing) ([]banger.Template, error) {
+				return templates.Templates(ctx)
+			}),
+		wire.Stream("CreateTemplate", "POST /v2/templates", wire.Owner, "Makes the template of a kind, or gives the one there is; one of an image is made anew.",
+			func(ctx context.Context, _ *http.Request, in banger.TemplateSpec, p banger.Progress) (banger.Template, error) {
+				return templates.CreateTemplate(ctx, in, p)
+			}),
+		wire.Value("Template", "GET /v2/templates/{template}", wire.Owner, "Gives one template.",
+			func(ctx context.Context, r *http.Request, _ wire.Nothing) (banger.Template, error) {
+				return templates.Template(ctx, r.PathValue("template"))
+			}),
+		wire.Value("DeleteTemplate", "DELETE /v2/templates/{template}", wire.Owner, "Removes a template. VMs that were started from it run on.",
+			func(ctx context.Context, r *http.Request, _ wire.Nothing) (wire.Nothing, error) {
+				return wire.Nothing{}, templates.DeleteTemplate(ctx, r.PathValue("template"))
+			}),
 	}
-	return stream(w, func(p banger.Progress) (banger.Template, error) { return s.CreateTemplate(r.Context(), spec, p) })
 }
 
-func (s frozen) remove(w http.ResponseWriter, r *http.Request) error {
-	return answered(w, func() (struct{}, error) {
-		return struct{}{}, s.DeleteTemplate(r.Context(), r.PathValue("id"))
-	})
+// Templates implements banger.TemplateService.
+func (c templates) Templates(ctx context.Context) ([]banger.Template, error) {
+	return listed[banger.Template](ctx, c.Client, "/v2/templates")
 }
 
-// Templates is banger.Templates by a client.
-type Templates struct{ *Client }
-
-var _ banger.Templates = Templates{}
-
-// Templates implements banger.Templates.
-func (c Templates) Templates(ctx context.Context) ([]banger.Template, error) {
-	var all []banger.Template
-	err := c.callRepeated(ctx, "GET", "/v1/templates", nil, &all, nil)
-	return all, err
+// Template implements banger.TemplateService.
+func (c templates) Template(ctx context.Context, ref string) (banger.Template, error) {
+	return got[banger.Template](ctx, c.Client, "/v2/templates/"+url.PathEscape(ref))
 }
 
-// CreateTemplate implements banger.Templates.
-func (c Templates) CreateTemplate(ctx context.Context, spec banger.TemplateSpec, p banger.Progress) (banger.Template, error) {
+// CreateTemplate implements banger.TemplateService.
+func (c templates) CreateTemplate(ctx context.Context, spec banger.TemplateSpec, p banger.Progress) (banger.Template, error) {
 	var t banger.Template
-	err := c.callRepeated(ctx, "POST", "/v1/templates", spec, &t, p)
+	err := c.callRepeated(ctx, "POST", "/v2/templates", spec, &t, p)
 	return t, err
 }
 
-// DeleteTemplate implements banger.Templates.
-func (c Templates) DeleteTemplate(ctx context.Context, id string) error {
+// DeleteTemplate implements banger.TemplateService.
+func (c templates) DeleteTemplate(ctx context.Context, id string) error {
 	repeated, err := repeat(ctx, func() error {
-		return c.call(ctx, "DELETE", "/v1/templates/"+url.PathEscape(id), nil, &struct{}{}, nil)
+		return c.call(ctx, "DELETE", "/v2/templates/"+url.PathEscape(id), nil, nil, nil)
 	})
 	if repeated && banger.CodeOf(err) == banger.CodeNotFound {
 		return nil // the first try deleted it

@@ -2,26 +2,21 @@
 // struct and a function of App, options and arguments. It owns what a person
 // reads and types: flags, help, tables, progress, terminals, exit statuses.
 //
-// It refuses to know where the services live and how a daemon is found, reads
-// no environment, and holds no state between two commands.
+// It knows nothing of where the services are or how a daemon is found, reads no
+// environment, and keeps no state from one command to the next.
 package cli
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os/signal"
-	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"banger"
 	"banger/config"
-	"banger/doctor"
 	"banger/version"
 )
 
@@ -29,20 +24,19 @@ import (
 type App struct {
 	In       io.Reader // a terminal is recognised when it is an *os.File
 	Out, Err io.Writer
-	Term     string // the terminal's type, for the guest
+	Term     string                      // the terminal's type, for the guest
+	Getenv   func(string) (string, bool) // reads the caller's environment, where a command line asks for it
 
-	VMs     banger.VMService
-	Control banger.VMControl
-	System  banger.System
-	Catalog banger.Catalog
-	Builder banger.ImageBuilder
-	Leases  banger.Leases
-	Making  banger.Operations
-	Frozen  banger.Templates
-	Daemon  Daemon
-	Config  func() (config.Config, error)
+	banger.Services
+	Daemon Daemon
+	API    []byte // the description of the HTTP API
+	Config func() (config.Config, error)
 
-	json bool // --json
+	args    []string // the command line
+	json    bool     // --json
+	doc     document // what it prints then
+	due     bool     // and whether that is still to be printed
+	results map[*cobra.Command][]Result
 }
 
 // Daemon is the daemon itself. None of its methods starts one.
@@ -52,14 +46,14 @@ type Daemon interface {
 	Stop(ctx context.Context) error
 	// Restart ends a running daemon, if there is one, and starts one.
 	Restart(ctx context.Context) error
-	// Remove takes back what banger left on this host once no daemon runs: caches
-	// and installed programs, with all also everything else. It returns what it
-	// removed and says what stays.
+	// Remove removes banger's caches and installed programs from this host, and with
+	// all everything else, too. No daemon may run. It returns the paths it removed and
+	// those that stay.
 	Remove(all bool) (removed, stays []string, err error)
-	// Examine looks at the host, whether a daemon can run on it or not.
-	Examine(ctx context.Context) (doctor.Report, error)
-	// FetchFirecracker fetches the pinned release from a mirror, unless it is there;
-	// empty: the one of config.toml, else the project's own.
+	// Examine looks at the host. It works where no daemon can run, too.
+	Examine(ctx context.Context) (banger.Report, error)
+	// FetchFirecracker fetches the pinned release from a mirror, unless it is there.
+	// With mirror empty, config.toml's is used, else the project's own.
 	FetchFirecracker(ctx context.Context, mirror string) (Fetched, error)
 	// Log returns the end of the daemon's log.
 	Log(lines int) string
@@ -97,13 +91,14 @@ const (
 const statuses = `
 Exit statuses: 0 done, 1 failed, 2 not valid, 3 not found, 4 conflict (name
 taken, in use), 5 the VM is not running, 6 something is unavailable, 7 timeout,
-130 interrupted. "vm run" and "vm exec" end with the command's own status;
-125 when banger itself failed, 126 and 127 when the command could not be run.`
+130 interrupted. "run" and "exec" end with the command's own status; 124 when
+--timeout ended it, 125 when banger itself failed, 126 and 127 when the command
+could not be run.`
 
 // guestStatus marks commands whose status is the guest's.
 const guestStatus = "guest-status"
 
-// exitStatus ends a command with a guest's status and no word of ours.
+// exitStatus ends a command with a guest's status, without an error message.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
@@ -111,29 +106,19 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 // Run runs one command line and returns its exit status.
 func Run(ctx context.Context, app App, args []string) int {
 	a := &app
+	a.args = args
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil {
-		return 0
-	}
-	if s, ok := errors.AsType[exitStatus](err); ok {
-		return int(s)
-	}
-	a.printError(err)
-	code := banger.CodeOf(err)
-	if cmd.Annotations[guestStatus] != "" && code != banger.CodeCanceled {
-		return ExitOwn
-	}
-	return exitOf(code)
+	return a.end(cmd, err)
 }
 
 func exitOf(code banger.Code) int {
 	switch code {
-	case banger.CodeInvalid:
+	case banger.CodeInvalid, banger.CodeForbidden:
 		return ExitInvalid
 	case banger.CodeNotFound:
 		return ExitNotFound
@@ -151,30 +136,8 @@ func exitOf(code banger.Code) int {
 	return ExitFailed
 }
 
-// printError says what happened, once, at the end.
-func (a *App) printError(err error) {
-	e, ok := errors.AsType[*banger.Error](err)
-	if !ok {
-		e = &banger.Error{Code: banger.CodeInternal, Message: err.Error()}
-	}
-	if a.json {
-		_ = json.NewEncoder(a.Err).Encode(map[string]*banger.Error{"error": e})
-		return
-	}
-	text := "banger: " + err.Error() // with what was wrapped around the Error
-	if e.Hint != "" {
-		text += "\n  " + e.Hint
-	}
-	if e.Op != "" {
-		text += "\n  operation " + e.Op
-	}
-	if e.Code == banger.CodeInternal && e.Hint == "" {
-		text += "\n  this may be a bug in banger: please report it with what `banger doctor --report` prints"
-	}
-	_, _ = fmt.Fprintln(a.Err, text)
-}
-
 func (a *App) root() *cobra.Command {
+	a.results = map[*cobra.Command][]Result{}
 	root := &cobra.Command{
 		Use:           "banger",
 		Short:         "A Linux machine of its own, a microVM, for you, your agent or a command",
@@ -183,26 +146,23 @@ func (a *App) root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
-		RunE:          helpOrUsage,
+		RunE:          a.helpOrUsage,
 	}
-	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON: results to standard output, errors to standard error")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return banger.Errorf(banger.CodeInvalid, "%w", err).
-			WithHint("`%s --help` lists the flags; what belongs to a command in the VM goes after --", cmd.CommandPath())
-	})
-	ps := listCommand(a)
-	ps.Use = "ps"
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print one JSON object: {\"results\":[...],\"errors\":[...]}")
+	root.SetFlagErrorFunc(a.flagError)
+	root.SetGlobalNormalizationFunc(spelled)
 	root.SetHelpTemplate(rootHelp)
 	root.SetVersionTemplate("banger {{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"}, &cobra.Group{ID: groupMakes, Title: "What they are made of:"},
 		&cobra.Group{ID: groupSystem, Title: "banger itself:"})
-	root.AddCommand(grouped(groupVMs, vmCommand(a), ps, operationCommand(a), eventsCommand(a))...)
+	root.AddCommand(grouped(groupVMs, append(short(a), vmCommand(a), operationCommand(a), eventsCommand(a))...)...)
 	root.AddCommand(grouped(groupMakes, imageCommand(a), kernelCommand(a), templateCommand(a), hypervisorCommand(a))...)
 	root.AddCommand(grouped(groupSystem,
 		doctorCommand(a),
 		configCommand(a),
 		systemCommand(a),
 		daemonCommand(a),
+		apiCommand(a),
 		uninstallCommand(a),
 		versionCommand(a))...)
 	root.SetHelpCommandGroupID(groupSystem)
@@ -210,41 +170,15 @@ func (a *App) root() *cobra.Command {
 	return root
 }
 
-func vmCommand(a *App) *cobra.Command {
-	cmd := group("vm", "Make, use and delete VMs")
-	cmd.AddCommand(runCommand(a), createCommand(a), startCommand(a), stopCommand(a), restartCommand(a), killCommand(a),
-		deleteCommand(a), pruneCommand(a), setCommand(a), renameCommand(a),
-		listCommand(a), showCommand(a), healthCommand(a), statsCommand(a), execCommand(a), cpCommand(a), logsCommand(a))
-	return cmd
-}
-
 // group is a command that only holds others.
-func group(use, short string) *cobra.Command {
+func (a *App) group(use, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short,
-		RunE: helpOrUsage,
+		RunE: a.helpOrUsage,
 	}
 }
 
-func helpOrUsage(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return cmd.Help()
-	}
-	err := banger.Errorf(banger.CodeInvalid, "%s has no command %q", cmd.CommandPath(), args[0])
-	// What other tools call it, or have without the word before it.
-	vm, _, _ := cmd.Root().Find([]string{"vm"}) // there is one
-	for _, c := range slices.Concat(cmd.Commands(), vm.Commands()) {
-		if c.Name() == args[0] || c.HasAlias(args[0]) || slices.Contains(c.SuggestFor, args[0]) {
-			return err.WithHint("did you mean `%s`?", c.CommandPath())
-		}
-	}
-	if cmd.SuggestionsMinimumDistance = 2; len(cmd.SuggestionsFor(args[0])) > 0 {
-		return err.WithHint("did you mean `%s %s`?", cmd.CommandPath(), cmd.SuggestionsFor(args[0])[0])
-	}
-	return err.WithHint("`%s --help` lists them", cmd.CommandPath())
-}
-
-// usage is an error in how a command was called.
+// usage returns the error of a command that was called wrongly.
 func usage(cmd *cobra.Command, format string, args ...any) error {
 	return banger.Errorf(banger.CodeInvalid, format, args...).WithHint("usage: %s", cmd.UseLine())
 }
@@ -262,52 +196,7 @@ func nargs(least, most int) cobra.PositionalArgs {
 	}
 }
 
-// interruptible returns a context that ends on the signals by which a person
-// or a system ends a command.
+// interruptible returns a context that ends on the usual signals to end a command.
 func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-}
-
-// print writes a result: the wire type with --json, else what human writes.
-func (a *App) print(v any, human func(w io.Writer)) error {
-	if !a.json {
-		human(a.Out)
-		return nil
-	}
-	return json.NewEncoder(a.Out).Encode(v)
-}
-
-// completeVMs completes VM names; without a daemon it is silent.
-func (a *App) completeVMs(most int) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-		if most > 0 && len(args) >= most {
-			return nil, cobra.ShellCompDirectiveDefault
-		}
-		vms, err := a.VMs.VMs(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var names []string
-		for _, vm := range vms {
-			if strings.HasPrefix(vm.Spec.Name, prefix) {
-				names = append(names, vm.Spec.Name+"\t"+string(vm.State))
-			}
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// completeImages completes image names; without a daemon it is silent.
-func (a *App) completeImages(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	images, err := a.Catalog.Images(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, img := range images {
-		if strings.HasPrefix(img.Name, prefix) {
-			names = append(names, img.Name)
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

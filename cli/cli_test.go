@@ -30,9 +30,18 @@ func (a *asked) CreateVM(_ context.Context, spec banger.Spec, _ bool, _ banger.P
 	return banger.VM{Spec: banger.Spec{Name: "web"}}, a.err
 }
 
+// living is a daemon that offers only the plain life of VMs.
+func living(vms banger.VMService) banger.Services {
+	return banger.Parts{VM: struct {
+		banger.VMService
+		banger.VMControl
+		banger.Leases
+	}{VMService: vms}}
+}
+
 func run(vms banger.VMService, args ...string) (status int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	status = cli.Run(context.Background(), cli.App{In: strings.NewReader(""), Out: &out, Err: &errs, VMs: vms}, args)
+	status = cli.Run(context.Background(), cli.App{In: strings.NewReader(""), Out: &out, Err: &errs, Services: living(vms)}, args)
 	return status, out.String(), errs.String()
 }
 
@@ -42,8 +51,9 @@ func TestSizes(t *testing.T) {
 		want       int // MiB; 0: refused
 	}{
 		{"--memory", "512", 512}, {"--memory", "512M", 512}, {"--memory", "2g", 2048}, {"--memory", "2GiB", 2048}, {"--memory", "1.5G", 1536},
+		{"--memory", "512MiB", 512}, {"--memory", "512m", 512}, {"--memory", "1.5GiB", 1536}, {"--memory", "2 gb", 2048}, {"-m", "512m", 512}, {"--disk", "50", 51200},
 		{"--disk-size", "10", 10240}, {"--disk-size", "512M", 512}, {"--disk-size", "1T", 1 << 20},
-		{"--memory", "", 0}, {"--memory", "0", 0}, {"--memory", "-1", 0}, {"--memory", "G", 0}, {"--memory", "1.0001G", 0},
+		{"--memory", "1", 0}, {"--memory", "", 0}, {"--memory", "0", 0}, {"--memory", "-1", 0}, {"--memory", "G", 0}, {"--memory", "1.0001G", 0},
 		{"--memory", "NaN", 0}, {"--memory", "inf", 0}, {"--memory", "1e300", 0}, {"--memory", "12x", 0},
 	} {
 		var a asked
@@ -112,7 +122,7 @@ func TestProgress(t *testing.T) {
 	var out bytes.Buffer
 	create := func(errs *os.File, until func(), args ...string) {
 		t.Helper()
-		app := cli.App{In: strings.NewReader(""), Out: &out, Err: errs, VMs: &slowly{until: until}}
+		app := cli.App{In: strings.NewReader(""), Out: &out, Err: errs, Services: living(&slowly{until: until})}
 		if status := cli.Run(context.Background(), app, append([]string{"vm", "create"}, args...)); status != 0 {
 			t.Errorf("status %d", status)
 		}
@@ -167,7 +177,7 @@ func TestAsked(t *testing.T) {
 		}
 		var out, errs bytes.Buffer
 		s := &spare{}
-		status := cli.Run(t.Context(), cli.App{In: tty, Out: &out, Err: &errs, System: s}, []string{"system", "prune"})
+		status := cli.Run(t.Context(), cli.App{In: tty, Out: &out, Err: &errs, Services: banger.Parts{Whole: s}}, []string{"system", "prune"})
 		if status != want || s.pruned != (want == 0) || !strings.Contains(errs.String(), "delete 2.0 KiB: kernel cloud 6.1? [y/N] ") {
 			t.Errorf("%q: status %d, pruned %v, %s", answer, status, s.pruned, errs.String())
 		}
@@ -178,9 +188,26 @@ func TestAsked(t *testing.T) {
 	}
 }
 
+// A shell on a terminal has nothing to tell with --json.
+func TestNoShellInJSON(t *testing.T) {
+	pt, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = tty.Close(), pt.Close() }()
+	for _, args := range [][]string{{"run", "--json"}, {"exec", "--json", "web"}} {
+		var out, errs bytes.Buffer
+		a := &asked{}
+		status := cli.Run(t.Context(), cli.App{In: tty, Out: &out, Err: &errs, Services: living(a)}, args)
+		if status != cli.ExitOwn || !strings.Contains(out.String(), "nobody sees what a shell writes") || a.spec.Image != "" || errs.Len() > 0 {
+			t.Errorf("%v: status %d, %s%s", args, status, out.String(), errs.String())
+		}
+	}
+}
+
 // spare has a kernel to prune.
 type spare struct {
-	banger.System
+	banger.SystemService
 	pruned bool
 }
 
@@ -199,7 +226,7 @@ func TestNotThere(t *testing.T) {
 		{"hypervisor install qemu", `"qemu" can't be fetched`, cli.ExitInvalid},
 	} {
 		var out, errs bytes.Buffer
-		status := cli.Run(t.Context(), cli.App{Out: &out, Err: &errs, Frozen: none{}}, strings.Fields(c.args))
+		status := cli.Run(t.Context(), cli.App{Out: &out, Err: &errs, Services: banger.Parts{Template: none{}}}, strings.Fields(c.args))
 		if status != c.status || !strings.Contains(errs.String(), c.want) || out.Len() > 0 {
 			t.Errorf("%s: status %d, %s%s", c.args, status, errs.String(), out.String())
 		}
@@ -209,11 +236,14 @@ func TestNotThere(t *testing.T) {
 type none struct{ frozen }
 
 type frozen = interface {
+	Templates(context.Context) ([]banger.Template, error)
 	CreateTemplate(context.Context, banger.TemplateSpec, banger.Progress) (banger.Template, error)
 	DeleteTemplate(context.Context, string) error
 }
 
-func (none) Templates(context.Context) ([]banger.Template, error) { return nil, nil }
+func (none) Template(_ context.Context, ref string) (banger.Template, error) {
+	return banger.Template{}, banger.Errorf(banger.CodeNotFound, "no template %q", ref)
+}
 
 func TestStatuses(t *testing.T) {
 	for code, want := range map[banger.Code]int{
@@ -231,8 +261,9 @@ func TestStatuses(t *testing.T) {
 		if status, _, _ := run(a, "vm", "run"); status != cli.ExitOwn {
 			t.Errorf("%s in vm run: status %d, want %d", code, status, cli.ExitOwn)
 		}
-		if _, _, stderr := run(a, "vm", "create", "--json"); !strings.Contains(stderr, `{"error":{"code":"`+string(code)+`"`) {
-			t.Errorf("%s with --json: %q", code, stderr)
+		want := `{"results":[],"errors":[{"code":"` + string(code) + `","message":"the fact","hint":"the way"}]}` + "\n"
+		if _, stdout, stderr := run(a, "vm", "create", "--json"); stdout != want || stderr != "" {
+			t.Errorf("%s with --json: %q, %q", code, stdout, stderr)
 		}
 	}
 }
@@ -258,7 +289,8 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s --help: status %d\n%s", c.CommandPath(), status, out)
 		}
 	}
-	walk(cli.Command())
+	root, _ := cli.Command()
+	walk(root)
 	for _, args := range []string{"nosuch", "vm nosuch", "vm show", "vm show a b", "ps x", "image import", "vm create --nosuch",
 		"vm restart", "vm kill", "vm set", "vm set web", "vm rename a", "vm rename a b c", "vm health", "vm prune x", "events x", "system gc x"} {
 		if status, _, stderr := run(nil, strings.Fields(args)...); status != cli.ExitInvalid || stderr == "" {

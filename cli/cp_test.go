@@ -24,8 +24,8 @@ func TestNoTarOnATerminal(t *testing.T) {
 	}
 	defer tty.Close()
 	var errs bytes.Buffer
-	a := cli.App{In: strings.NewReader(""), Out: tty, Err: &errs, VMs: one{}}
-	if status := cli.Run(t.Context(), a, []string{"vm", "cp", "web:/etc", "-"}); status != cli.ExitInvalid || !strings.Contains(errs.String(), "a tar is nothing for a terminal") {
+	a := cli.App{In: strings.NewReader(""), Out: tty, Err: &errs, Services: living(one{})}
+	if status := cli.Run(t.Context(), a, []string{"vm", "cp", "web:/etc", "-"}); status != cli.ExitInvalid || !strings.Contains(errs.String(), "a tar can't be written to a terminal") {
 		t.Errorf("status %d, %s", status, errs.String())
 	}
 }

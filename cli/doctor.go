@@ -4,63 +4,64 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger"
-	"banger/doctor"
-	"banger/version"
 )
 
-// askTime bounds what doctor asks of a daemon.
+// askTime is how long doctor waits for a daemon's answer.
 const askTime = 30 * time.Second
 
 func doctorCommand(a *App) *cobra.Command {
 	var report bool
-	cmd := &cobra.Command{
+	cmd := gives(a, &cobra.Command{
 		Use:   "doctor",
-		Short: "Look at this host: what works, what doesn't, and what mends it",
-		Long: `Looks at everything banger needs and says what was found, what it means, and the
-command that mends it; then which drivers new VMs get, and why. It changes nothing.
+		Short: "Look at this host: what works, what doesn't, and how to mend it",
+		Long: `Looks at everything banger needs. For each thing it says what was found, what that
+means, and which command mends it; then which drivers new VMs get, and why. It changes
+nothing.
 
-The status is 0 when VMs can be made here, warnings or not, and 6 when they can't.
+The status is 0 when VMs can be made here, even with warnings, else 6.
 --report prints what a bug report needs, without your name, your host's and your VMs'.`,
 		Example: `  banger doctor
-  banger doctor --json | jq '.checks[] | select(.level == "fail")'
+  banger doctor --json | jq '.results[0].checks[] | select(.level == "fail")'
   banger doctor --report > report.md`,
 		Args: nargs(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			r := examine(ctx, a)
-			if ctx.Err() != nil {
-				return banger.Errorf(banger.CodeCanceled, "interrupted")
-			}
-			if report {
-				_, err := io.WriteString(a.Out, bugReport(ctx, a, r))
-				return err
-			}
-			if err := a.print(r, func(w io.Writer) { printReport(w, r) }); err != nil {
-				return err
-			}
-			if !r.Ready {
-				return exitStatus(ExitUnavailable)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().BoolVar(&report, "report", false, "print a report for a bug, with names taken out")
+	}, nil, func(ctx context.Context, _ []string, say func(...banger.Report) error) error {
+		ctx, stop := interruptible(ctx)
+		defer stop()
+		if report && a.json {
+			return banger.Errorf(banger.CodeInvalid, "--report is a text, and --json wants none").WithHint("--json alone has the data of the report")
+		}
+		r := examine(ctx, a)
+		switch {
+		case ctx.Err() != nil:
+			return banger.Errorf(banger.CodeCanceled, "interrupted")
+		case report:
+			_, err := io.WriteString(a.Out, bugReport(ctx, a, r))
+			return err
+		}
+		if err := say(r); err != nil || r.Ready {
+			return err
+		}
+		if !a.json {
+			return exitStatus(ExitUnavailable) // said already
+		}
+		return banger.Errorf(banger.CodeUnavailable, "VMs can't run on this host").WithHint("mend what has the level fail")
+	}, func(w io.Writer, list []banger.Report) { printReport(w, list[0]) })
+	cmd.Flags().BoolVar(&report, "report", false, "print what a bug report needs, with names taken out")
 	return cmd
 }
 
-// examine is the host's examination, and the daemon's answers where it has any.
-func examine(ctx context.Context, a *App) doctor.Report {
+// examine looks at the host, and asks the daemon if there is one.
+func examine(ctx context.Context, a *App) banger.Report {
 	r, err := a.Daemon.Examine(ctx)
 	if err != nil {
-		r.Add(doctor.Check{Name: "programs", Level: doctor.Fail, Found: err.Error(), Means: "no daemon can start",
-			Mend: "install banger's programs together, in one directory: `make build`, or unpack the release again"})
+		r.Add(banger.Check{Name: "programs", Level: banger.LevelFail, Found: err.Error(), Means: "no daemon can start",
+			Mend: "put all of banger's programs into one directory: unpack the release again"})
 		return r
 	}
 	if !r.Ready && !r.Records {
@@ -70,33 +71,33 @@ func examine(ctx context.Context, a *App) doctor.Report {
 	defer cancel()
 	st, err := a.Daemon.Status(ctx)
 	if err != nil {
-		r.Add(doctor.Check{Name: "daemon", Level: doctor.Fail, Found: err.Error(), Mend: "`banger daemon restart`"})
+		r.Add(banger.Check{Name: "daemon", Level: banger.LevelFail, Found: err.Error(), Mend: "`banger daemon restart`"})
 		return r
 	}
 	conf, err := a.Config()
 	if err != nil {
-		return r // said already
+		return r // the report has that already
 	}
 	var images []banger.Image
 	var kernels []banger.Kernel
-	if st.Running || r.Records { // a host that never had a daemon gets none by being looked at
-		if images, err = a.Catalog.Images(ctx); err == nil {
-			kernels, err = a.Catalog.Kernels(ctx)
+	if st.Running || r.Records { // doctor doesn't start the first daemon of a host
+		if images, err = a.Images().Images(ctx); err == nil {
+			kernels, err = a.Kernels().Kernels(ctx)
 		}
 		if err != nil {
-			r.Add(doctor.Check{Name: "daemon", Level: doctor.Fail, Found: err.Error(), Means: "no command can reach a VM", Mend: "the log says more: " + st.Log})
+			r.Add(banger.Check{Name: "daemon", Level: banger.LevelFail, Found: err.Error(), Means: "no command can reach a VM", Mend: "the log says more: " + st.Log})
 			return r
 		}
-		r.Add(doctor.Check{Name: "daemon", Level: doctor.OK, Found: "it answers on " + st.Socket})
+		r.Add(banger.Check{Name: "daemon", Level: banger.LevelOK, Found: "it answers on " + st.Socket})
 	} else {
-		r.Add(doctor.Check{Name: "daemon", Level: doctor.OK, Found: "none runs; a command that needs it starts it"})
+		r.Add(banger.Check{Name: "daemon", Level: banger.LevelOK, Found: "none runs; a command that needs it starts it"})
 	}
-	r.Add(doctor.Kernel(conf.DefaultKernel, kernels), doctor.Image(conf.DefaultImage, images))
+	r.Add(kernelCheck(conf.DefaultKernel, kernels), imageCheck(conf.DefaultImage, images))
 	return r
 }
 
-func printReport(w io.Writer, r doctor.Report) {
-	marks := map[doctor.Level]string{doctor.OK: "ok  ", doctor.Note: "note", doctor.Warn: "WARN", doctor.Fail: "FAIL"}
+func printReport(w io.Writer, r banger.Report) {
+	marks := map[banger.Level]string{banger.LevelOK: "ok  ", banger.LevelNote: "note", banger.LevelWarn: "WARN", banger.LevelFail: "FAIL"}
 	for _, c := range r.Checks {
 		_, _ = fmt.Fprintf(w, "%s  %s: %s\n", marks[c.Level], c.Name, printable(c.Found, 400))
 		if c.Means != "" {
@@ -117,36 +118,24 @@ func printReport(w io.Writer, r doctor.Report) {
 	}
 }
 
-// bugReport is what a bug report needs, with names taken out.
-func bugReport(ctx context.Context, a *App, r doctor.Report) string {
-	var b strings.Builder
-	_, _ = fmt.Fprintf(&b, "<!-- Names of you, your host and your VMs were taken out. Look through it before you post it. -->\n## Versions\n```\nbanger %s\n", version.String())
-	ctx, cancel := context.WithTimeout(ctx, askTime)
-	defer cancel()
-	var names []string
-	if st, err := a.Daemon.Status(ctx); err == nil && st.Running {
-		_, _ = fmt.Fprintf(&b, "bangerd %s, API %d\n", st.Daemon.Build, st.Daemon.API)
-		vms, err := a.VMs.VMs(ctx)
-		if err != nil {
-			_, _ = fmt.Fprintln(&b, "VMs:", err)
-		}
-		for _, vm := range vms {
-			names = append(names, vm.Spec.Name)
-			_, _ = fmt.Fprintf(&b, "vm %s: %s, %d CPUs, %d MiB, %s, %s: %s\n", vm.ID, vm.State, vm.Spec.VCPU, vm.Spec.MemoryMiB, vm.Spec.Hypervisor, vm.Spec.Net, printable(vm.Reason, 200))
+// kernelCheck judges whether the kernel that new VMs get is here.
+func kernelCheck(name string, have []banger.Kernel) banger.Check {
+	for _, k := range slices.Backward(have) {
+		if k.Name == name || k.ID == name {
+			return banger.Check{Name: "kernel", Level: banger.LevelOK, Found: fmt.Sprintf("%s is here, %s", name, k.Version)}
 		}
 	}
-	b.WriteString(doctor.System("") + "```\n## Doctor\n```\n")
-	printReport(&b, r)
-	b.WriteString("```\n## Settings\n```\n")
-	if conf, err := a.Config(); err != nil {
-		_, _ = fmt.Fprintln(&b, err)
-	} else {
-		for _, s := range conf.Settings() {
-			if s.Source != "default" {
-				_, _ = fmt.Fprintf(&b, "%s = %v\n", s.Key, s.Value)
-			}
+	return banger.Check{Name: "kernel", Level: banger.LevelNote, Found: "the default kernel " + name + " isn't here yet",
+		Means: "the first VM fetches it", Mend: "banger kernel pull"}
+}
+
+// imageCheck judges whether the image that new VMs get is here.
+func imageCheck(name string, have []banger.Image) banger.Check {
+	for _, i := range have {
+		if i.Name == name || i.ID == name {
+			return banger.Check{Name: "image", Level: banger.LevelOK, Found: name + " is here"}
 		}
 	}
-	_, _ = fmt.Fprintf(&b, "```\n## End of the daemon's log\n```\n%s\n```\n", a.Daemon.Log(60))
-	return doctor.Redact(b.String(), append(doctor.Names(), names...))
+	return banger.Check{Name: "image", Level: banger.LevelWarn, Found: "the default image " + name + " isn't here yet", Means: "`banger vm run` has nothing to run in",
+		Mend: "`banger image build` makes it of Debian packages; `banger image import --name " + name + " TAR` makes it of a root file system"}
 }

@@ -1,6 +1,7 @@
-package doctor
+package cli
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -11,52 +12,45 @@ import (
 	"strings"
 
 	"banger"
+	"banger/version"
 )
 
-// Kernel judges whether the kernel that new VMs get is here.
-func Kernel(name string, have []banger.Kernel) Check {
-	for _, k := range slices.Backward(have) {
-		if k.Name == name || k.ID == name {
-			return Check{Name: "kernel", Level: OK, Found: fmt.Sprintf("%s is here, %s", name, k.Version)}
-		}
-	}
-	return Check{"kernel", Note, "the default kernel " + name + " isn't here yet", "the first VM fetches it", "banger kernel pull"}
-}
-
-// Image judges whether the image that new VMs get is here.
-func Image(name string, have []banger.Image) Check {
-	for _, i := range have {
-		if i.Name == name || i.ID == name {
-			return Check{Name: "image", Level: OK, Found: name + " is here"}
-		}
-	}
-	return Check{"image", Warn, "the default image " + name + " isn't here yet", "`banger vm run` has nothing to run in",
-		"make quickstart, or `banger image import --name " + name + " TAR` with a tar of a root file system"}
-}
-
-// System describes the host's software and processor in a few lines. Root is
-// put before the paths.
-func System(root string) string {
-	h := &Host{Root: root}
+// bugReport is what a bug report needs, with names taken out.
+func bugReport(ctx context.Context, a *App, r banger.Report) string {
 	var b strings.Builder
-	line := func(key, path, field string) {
-		for l := range strings.Lines(h.text(path)) {
-			k, v, ok := strings.Cut(l, field)
-			if ok && strings.TrimSpace(k) == "" || ok && strings.HasPrefix(l, "model name") {
-				_, _ = fmt.Fprintf(&b, "%s: %s\n", key, strings.Trim(strings.TrimSpace(strings.TrimLeft(v, "\t :=")), `"`))
-				return
+	_, _ = fmt.Fprintf(&b, "<!-- Your name, your host's and your VMs' were taken out. Look through this before you post it. -->\n## Versions\n```\nbanger %s\n", version.String())
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	var names []string
+	if st, err := a.Daemon.Status(ctx); err == nil && st.Running {
+		_, _ = fmt.Fprintf(&b, "bangerd %s, API %d\n", st.Daemon.Build, st.Daemon.API)
+		vms, err := a.VMs().VMs(ctx)
+		if err != nil {
+			_, _ = fmt.Fprintln(&b, "VMs:", err)
+		}
+		for _, vm := range vms {
+			names = append(names, vm.Spec.Name)
+			_, _ = fmt.Fprintf(&b, "vm %s: %s, %d CPUs, %d MiB, %s, %s: %s\n", vm.ID, vm.State, vm.Spec.VCPU, vm.Spec.MemoryMiB, vm.Spec.Hypervisor, vm.Spec.Net, printable(vm.Reason, 200))
+		}
+	}
+	b.WriteString(r.System + "```\n## Doctor\n```\n")
+	printReport(&b, r)
+	b.WriteString("```\n## Settings\n```\n")
+	if conf, err := a.Config(); err != nil {
+		_, _ = fmt.Fprintln(&b, err)
+	} else {
+		for _, s := range conf.Settings() {
+			if s.Source != "default" {
+				_, _ = fmt.Fprintf(&b, "%s = %v\n", s.Key, s.Value)
 			}
 		}
 	}
-	line("system", "/etc/os-release", "PRETTY_NAME=")
-	line("kernel", "/proc/version", "Linux version")
-	line("processor", "/proc/cpuinfo", "model name")
-	line("memory", "/proc/meminfo", "MemTotal:")
-	return b.String()
+	_, _ = fmt.Fprintf(&b, "```\n## End of the daemon's log\n```\n%s\n```\n", a.Daemon.Log(60))
+	return redact(b.String(), append(ownNames(), names...))
 }
 
-// Names are those of this user and this host, which a report must not tell.
-func Names() []string {
+// ownNames are the names of this user and this host, which a report must not have.
+func ownNames() []string {
 	var names []string
 	if host, err := os.Hostname(); err == nil {
 		names = append(names, host)
@@ -77,11 +71,11 @@ var (
 	address = regexp.MustCompile(`\b\d{1,3}(?:\.\d{1,3}){3}\b`)
 )
 
-// Redact takes names, credentials, mail and network addresses out of a text.
-// Names shorter than three letters, and root, would take half the text along.
-func Redact(text string, names []string) string {
+// redact takes names, credentials, mail and network addresses out of a text. It
+// leaves names of one or two letters, and root, which are part of many words.
+func redact(text string, names []string) string {
 	text = secret.ReplaceAllString(text, "${1}REDACTED")
-	text = inURL.ReplaceAllString(text, "${1}\x00") // not yet as text, which would look like mail
+	text = inURL.ReplaceAllString(text, "${1}\x00") // a mark for now: text would look like a mail address
 	text = email.ReplaceAllString(text, "MAIL")
 	text = strings.ReplaceAll(text, "\x00", "REDACTED@")
 	text = address.ReplaceAllStringFunc(text, func(a string) string {

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"slices"
 	"sync"
 
@@ -13,14 +15,13 @@ import (
 // sideBySide is how many VMs one command works on at a time.
 const sideBySide = 16
 
-// each does something with every VM that refs name: they are resolved against
-// one look at all VMs, each VM is done once, and all side by side. The results
-// come in the order in which the VMs were named first; one that fails doesn't
-// keep the others from it.
+// each calls do for every VM that refs name, once for each VM and for several VMs at
+// the same time. The results are in the order in which the VMs were first named. An
+// error of one VM doesn't stop the others.
 func each[T any](ctx context.Context, a *App, refs []string, do func(ctx context.Context, vm banger.VM) (T, error)) ([]T, error) {
-	vms, err := a.VMs.VMs(ctx)
+	vms, err := a.VMs().VMs(ctx)
 	if err != nil {
-		return []T{}, err
+		return nil, err
 	}
 	var ids []string
 	var named []*banger.VM // nil: the ref named none
@@ -61,31 +62,22 @@ func each[T any](ctx context.Context, a *App, refs []string, do func(ctx context
 			good = append(good, r)
 		}
 	}
-	return good, a.tell(errs)
-}
-
-// tell prints what went wrong, in order, and returns an error with the status of
-// the first; a single error it leaves to be printed.
-func (a *App) tell(errs []error) error {
-	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
-	if len(errs) < 2 {
-		return firstError(errs...)
-	}
-	for _, err := range errs {
-		a.printError(err)
-	}
-	return exitStatus(exitOf(banger.CodeOf(errs[0])))
+	return good, together(errs...)
 }
 
 // eachVM is a command that does something to the VMs it names and prints their
 // names.
 func eachVM(a *App, cmd *cobra.Command, do func(ctx context.Context, vm banger.VM) (banger.VM, error)) *cobra.Command {
 	cmd.Args, cmd.ValidArgsFunction = nargs(1, -1), a.completeVMs(0)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		ctx, stop := interruptible(cmd.Context())
-		defer stop()
-		vms, err := each(ctx, a, args, do)
-		return firstError(a.printNames(vms, nil), err)
-	}
-	return cmd
+	return answers(a, cmd, func(ctx context.Context, args []string) ([]banger.VM, error) { return each(ctx, a, args, do) }, names)
 }
+
+// names prints the names of VMs.
+func names(w io.Writer, vms []banger.VM) {
+	for _, vm := range vms {
+		_, _ = fmt.Fprintln(w, vm.Spec.Name)
+	}
+}
+
+// name prints that of one.
+func name(w io.Writer, vm banger.VM) { names(w, []banger.VM{vm}) }

@@ -61,7 +61,8 @@ func TestSeveral(t *testing.T) {
 		t.Errorf("one: status %d, %q, %q", status, out, errs)
 	}
 	c.gate.Add(2)
-	if _, out, _ := run(c, "vm", "stop", "--json", "vm-b", "vm-c"); !strings.HasPrefix(out, `[{"id":"cccccccccccc"`) {
-		t.Errorf("json: %q", out)
+	if status, out, errs := run(c, "vm", "stop", "--json", "vm-b", "vm-c", "nosuch"); status != 7 || errs != "" ||
+		!strings.HasPrefix(out, `{"results":[{"id":"cccccccccccc"`) || !strings.Contains(out, `"errors":[{"code":"timeout","message":"b is stubborn"},{"code":"not_found"`) {
+		t.Errorf("json: status %d, %q, %q", status, out, errs)
 	}
 }

@@ -1,30 +1,34 @@
 package cli
 
 import (
-	"strings"
-
 	"github.com/spf13/cobra"
 
 	"banger"
 	"banger/config"
 )
 
-// Command returns the whole command line, for what is made of it: reference,
-// manual pages, completions. Nothing in it can be run.
-func Command() *cobra.Command {
+// Command returns all commands, to make the reference, manual pages and completions
+// from. They can't be run. results tells which types a command's results have with
+// --json.
+func Command() (root *cobra.Command, results func(*cobra.Command) []Result) {
 	a := &App{}
-	return a.root()
+	root = a.root()
+	return root, func(cmd *cobra.Command) []Result { return a.results[cmd] }
 }
 
-// fiveThings are what people do.
-const fiveThings = `  banger vm run                            a shell in a fresh VM
-  banger vm run --rm ./repo -- make test   a command in a copy of a repository, and nothing is left
-  banger vm exec NAME                      back into a VM that stayed; after -- a command
-  banger ps                                what there is; banger vm delete NAME is rid of it
-  banger doctor                            what works on this host, and what mends the rest`
+// Commands are listed in the order in which they are added: what is used most comes
+// first.
+func init() { cobra.EnableCommandSorting = false }
 
-// rootHelp is the help of banger itself: what people do comes first. The others
-// have cobra's order.
+// fiveThings are what people do.
+const fiveThings = `  banger run                            a shell in a fresh VM
+  banger run --rm ./repo -- make test   a command in a copy of a repository; then the VM is deleted
+  banger exec NAME                      a shell in a VM that runs, or a command
+  banger ps                             the VMs there are; banger rm NAME deletes one
+  banger doctor                         what works on this host, and how to mend the rest`
+
+// rootHelp is the help of banger itself, which begins with examples. The help of
+// other commands has cobra's order.
 const rootHelp = `{{if .HasParent}}{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
 
 {{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}{{else}}{{.Short}}.
@@ -54,16 +58,16 @@ func grouped(id string, cmds ...*cobra.Command) []*cobra.Command {
 	return cmds
 }
 
-// settings returns the settings of this host; without any, those that say nothing.
+// settings returns the settings of this host, or empty ones.
 func settings(a *App) config.Config {
 	if a.Config == nil {
 		return config.Config{}
 	}
-	c, _ := a.Config() // one that is wrong is told when it is needed
+	c, _ := a.Config() // who needs the settings reports the error
 	return c
 }
 
-// defaulted ends a flag's help with what holds on this host when it isn't given.
+// defaulted ends a flag's help with its default on this host.
 func defaulted(usage, value string) string {
 	if value == "" || value == "0" || value == "0M" {
 		return usage + " (default: config.toml's)"
@@ -73,21 +77,3 @@ func defaulted(usage, value string) string {
 
 // specWords describes a machine in one line.
 func specWords(e banger.Event) string { return "spec: " + printable(e.Message, 300) }
-
-// completeKernels completes kernel names; without a daemon it knows those that
-// can be fetched.
-func (a *App) completeKernels(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	names := map[string]bool{"debian-12-cloud": true, "debian-13-cloud": true}
-	if kernels, err := a.Catalog.Kernels(cmd.Context()); err == nil {
-		for _, k := range kernels {
-			names[k.Name] = true
-		}
-	}
-	var list []string
-	for name := range names {
-		if strings.HasPrefix(name, prefix) {
-			list = append(list, name)
-		}
-	}
-	return list, cobra.ShellCompDirectiveNoFileComp
-}

@@ -1,73 +1,61 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger"
-	"banger/images"
 )
 
-// maxList bounds the files a build is told by.
+// maxList bounds the size of a list or a lock, in bytes.
 const maxList = 8 << 20
-
-// releases names the images of the suites that can be built.
-var releases = map[string]string{"bookworm": "debian-12", "trixie": "debian-13"}
 
 func imageBuildCommand(a *App) *cobra.Command {
 	var list, suite, lock, snapshot string
 	var replace, quiet bool
-	cmd := &cobra.Command{
+	cmd := answer(a, &cobra.Command{
 		Use:   "build [IMAGE]",
-		Short: "Build an image of Debian packages, with no tool of the host",
+		Short: "Build an image of Debian packages, without other tools on the host",
 		Long: `Builds an image of Debian packages: those of the list, the essential ones, and
 all that these need. They are resolved against the archive's signed index,
 fetched, checked, unpacked, and configured in a microVM.
 
-The archive moves on, and so does what a list gives. An image remembers its
-packages with their versions and hashes: "image show --lock" prints them, and a
-build with --lock repeats exactly those.
+As the archive changes, a list gives newer packages. An image records its packages
+with their versions and hashes: "image show --lock" prints them, and a build with
+--lock takes exactly those.
 
-An image of that name that was built before is left as it is; --replace builds
-it anew when the archive has other packages by now. What was fetched stays in
-the cache for a week, and a build that was interrupted goes on with it.`,
+If an image of that name was built before, it is left as it is; --replace builds it
+anew when the archive has other packages now. What was fetched stays in the cache
+for a week, and the next build uses it.`,
 		Example: `  banger image build
   banger image build debian-13 --suite trixie
   banger image build mine --list packages.txt
   banger image show debian-12 --lock > debian-12.lock
   banger image build again --lock debian-12.lock`,
 		Args: nargs(0, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			r, err := recipe(list, suite, lock)
-			if err != nil {
-				return err
-			}
-			r.Replace, r.Snapshot = replace, snapshot
-			if len(args) == 1 {
-				r.Name = args[0]
-			}
-			show := a.progress(quiet)
-			img, err := a.Builder.BuildImage(ctx, r, show.event)
-			show.end()
-			if err != nil {
-				return err
-			}
-			return a.print(img, func(w io.Writer) { _, _ = fmt.Fprintln(w, img.Name) })
-		},
-	}
+	}, func(ctx context.Context, args []string) (banger.Image, error) {
+		r, err := recipe(list, suite, lock)
+		if err != nil {
+			return banger.Image{}, err
+		}
+		r.Replace, r.Snapshot = replace, snapshot
+		if len(args) == 1 {
+			r.Name = args[0]
+		}
+		show := a.progress(quiet)
+		defer show.end()
+		return a.Images().BuildImage(ctx, r, show.event)
+	}, imageName)
 	f := cmd.Flags()
 	f.StringVar(&list, "list", "", "file with one package a line, # begins a comment (default: the default image's)")
 	f.StringVar(&suite, "suite", "", `Debian's release: bookworm or trixie (default "bookworm")`)
-	f.StringVar(&lock, "lock", "", "file with the very packages to take, from image show --lock")
-	f.StringVar(&snapshot, "snapshot", "", "archive of archives, for packages of a lock that the mirror no longer has\n(default https://snapshot.debian.org/archive)")
+	f.StringVar(&lock, "lock", "", "file with the exact packages to take, from image show --lock")
+	f.StringVar(&snapshot, "snapshot", "", "archive of old packages, for those of a lock that the mirror no longer has\n(default https://snapshot.debian.org/archive)")
 	f.BoolVar(&replace, "replace", false, "take the name from the image that has it, if the packages differ")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
@@ -77,7 +65,7 @@ the cache for a week, and a build that was interrupted goes on with it.`,
 func recipe(list, suite, lock string) (banger.Recipe, error) {
 	if lock != "" {
 		if list != "" || suite != "" {
-			return banger.Recipe{}, banger.Errorf(banger.CodeInvalid, "a lock says itself which packages of which suite it means").
+			return banger.Recipe{}, banger.Errorf(banger.CodeInvalid, "a lock already says which packages of which suite to take").
 				WithHint("leave --list and --suite out")
 		}
 		data, err := readList(lock)
@@ -89,21 +77,19 @@ func recipe(list, suite, lock string) (banger.Recipe, error) {
 			return banger.Recipe{}, banger.Errorf(banger.CodeInvalid, "lock file %s: %w", lock, err).
 				WithHint("make one by: banger image show --lock IMAGE > FILE")
 		}
-		return banger.Recipe{Name: releases[l.Suite], Lock: &l}, nil
+		return banger.Recipe{Lock: &l}, nil
 	}
-	if suite == "" {
-		suite = "bookworm"
+	r := banger.Recipe{Suite: suite}
+	if list == "" {
+		return r, nil
 	}
-	r := banger.Recipe{Name: releases[suite], Suite: suite, Packages: images.Default()}
-	if r.Name == "" {
-		return r, banger.Errorf(banger.CodeInvalid, "no suite %q", suite).WithHint("there are bookworm and trixie")
+	data, err := readList(list)
+	if err != nil {
+		return r, err
 	}
-	if list != "" {
-		data, err := readList(list)
-		if err != nil {
-			return r, err
-		}
-		r.Packages = images.Parse(string(data))
+	if r.Packages = banger.PackageList(string(data)); len(r.Packages) == 0 {
+		return r, banger.Errorf(banger.CodeInvalid, "list %s names no package", list).
+			WithHint("for the smallest image name only apt: the essential packages are always there")
 	}
 	return r, nil
 }
@@ -116,63 +102,10 @@ func readList(path string) ([]byte, error) {
 	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, maxList+1))
 	if err == nil && len(data) > maxList {
-		err = fmt.Errorf("%s is longer than %d bytes: no list of packages", path, maxList)
+		err = fmt.Errorf("%s is longer than %d bytes, so it is no list of packages", path, maxList)
 	}
 	if err != nil {
 		return nil, banger.Errorf(banger.CodeInvalid, "%w", err)
 	}
 	return data, nil
-}
-
-func imageShowCommand(a *App) *cobra.Command {
-	var lock bool
-	cmd := &cobra.Command{
-		Use: "show IMAGE", Short: "Show an image, and the packages it was built from",
-		Example: `  banger image show debian-12
-  banger image show debian-12 --lock > debian-12.lock`,
-		Args: nargs(1, 1), ValidArgsFunction: a.completeImages,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			img, err := a.Builder.Image(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if !lock {
-				return a.print(img, func(w io.Writer) { showImage(w, img) })
-			}
-			if img.Lock == nil {
-				return banger.Errorf(banger.CodeInvalid, "image %s was imported, not built: nobody knows its packages", img.Name).
-					WithHint("banger image build makes one whose packages are known")
-			}
-			e := json.NewEncoder(a.Out)
-			e.SetIndent("", "  ")
-			return e.Encode(img.Lock)
-		},
-	}
-	cmd.Flags().BoolVar(&lock, "lock", false, "print the packages as a lock file for image build")
-	return cmd
-}
-
-func showImage(w io.Writer, img banger.Image) {
-	rows := [][]string{
-		{"name", img.Name}, {"id", img.ID}, {"size", formatBytes(img.Size)}, {"entries", strconv.Itoa(img.Entries)},
-		{"source", printable(img.Source, 200)}, {"created", img.Created.Local().Format(time.DateTime)},
-	}
-	if img.Lock == nil {
-		table(w, rows)
-		return
-	}
-	var size int64
-	for _, p := range img.Lock.Packages {
-		size += p.Size
-	}
-	table(w, append(rows, []string{"archive", img.Lock.Suite + " of " + img.Lock.Date.UTC().Format(time.RFC3339)},
-		[]string{"packages", fmt.Sprintf("%d, %s to fetch", len(img.Lock.Packages), formatBytes(size))}))
-	_, _ = fmt.Fprintln(w)
-	list := [][]string{{"PACKAGE", "VERSION", "SHA256"}}
-	for _, p := range img.Lock.Packages {
-		list = append(list, []string{printable(p.Name, 128), printable(p.Version, 128), printable(p.SHA256, 64)})
-	}
-	table(w, list)
 }

@@ -10,10 +10,9 @@ import (
 	"banger"
 )
 
-// progress shows how an operation comes along. On a terminal it is one line,
-// rewritten as time goes on and at last removed; elsewhere a line for every
-// step that takes longer than slow, so that quick things are silent, and without
-// a bar, which would never move.
+// progress shows how far an operation is. On a terminal it is one line, rewritten
+// all the time and removed at the end. Elsewhere it is a line, without a bar, for
+// every step that takes longer than slow.
 type progress struct {
 	w   io.Writer
 	tty bool
@@ -21,9 +20,9 @@ type progress struct {
 	mu    sync.Mutex // guards what follows
 	last  banger.Event
 	began time.Time // of the stage
-	first int64     // bytes of it that were done when we first heard
-	spec  string    // told before anything else is
-	said  string    // the stage of the last line that will stay
+	first int64     // bytes of the stage that were done at its first event
+	spec  string    // what is made, to be printed before all else
+	said  string    // the stage of the last line that was printed to stay
 	timer *time.Timer
 	drawn time.Time
 	over  bool
@@ -34,7 +33,7 @@ const (
 	redraw = 200 * time.Millisecond
 )
 
-// waitsFor says in a person's words what an operation is at.
+// waitsFor says, for each stage, what the operation is doing.
 var waitsFor = map[string]string{
 	"directory": "making the VM's directory",
 	"disk":      "making its disk",
@@ -55,15 +54,15 @@ var waitsFor = map[string]string{
 	"builder":   "starting the VM that configures packages",
 	"configure": "configuring in a VM",
 	"export":    "making the image",
-	"workspace": "copying the repository",
+	"workspace": "copying the files",
 	"copy":      "copying",
 }
 
 func (a *App) progress(quiet bool) *progress {
-	if quiet || a.json {
+	_, tty := terminal(a.Err)
+	if quiet || a.json && !tty {
 		return &progress{over: true}
 	}
-	_, tty := terminal(a.Err)
 	return &progress{w: a.Err, tty: tty}
 }
 
@@ -97,7 +96,7 @@ func (p *progress) event(e banger.Event) {
 	}
 }
 
-// draw rewrites the line, and will again when nothing is heard for a while.
+// draw rewrites the line, and does so again later if no event comes before.
 func (p *progress) draw() {
 	p.drawn = time.Now()
 	text := describe(p.last) + rest(p.last, p.first, time.Since(p.began))
@@ -108,8 +107,7 @@ func (p *progress) draw() {
 	p.after(redraw, p.draw)
 }
 
-// after does something later, unless it is over by then or something else is
-// to be done later.
+// after calls do later, unless the progress has ended or after was called again.
 func (p *progress) after(d time.Duration, do func()) {
 	if p.timer != nil {
 		p.timer.Stop()
@@ -125,7 +123,7 @@ func (p *progress) after(d time.Duration, do func()) {
 	p.timer = t
 }
 
-// sayOnce prints what is being made, before the first word about its making.
+// sayOnce prints what is being made, once, before anything else.
 func (p *progress) sayOnce() {
 	if p.spec != "" {
 		_, _ = fmt.Fprintf(p.w, "banger: %s\n", p.spec)
@@ -149,7 +147,7 @@ func (p *progress) end() {
 	}
 }
 
-// describe says where an operation is at this moment.
+// describe says what an operation does at this moment, and how far it is.
 func describe(e banger.Event) string {
 	text := named(e)
 	switch {
@@ -163,7 +161,7 @@ func describe(e banger.Event) string {
 	return text
 }
 
-// step says which step it is, and how large, in a line that stays.
+// step describes a step and its size, for a line that stays.
 func step(e banger.Event) string {
 	switch {
 	case e.Total > 0 && e.Unit != "":
@@ -186,7 +184,7 @@ func named(e banger.Event) string {
 	return text
 }
 
-// bar is a bar of 20 characters that every terminal has.
+// bar is a bar of 20 characters, in ASCII.
 func bar(done, total int64) string {
 	const wide = 20
 	n := int(min(wide, max(0, done*wide/total)))
@@ -204,32 +202,4 @@ func rest(e banger.Event, first int64, took time.Duration) string {
 		return ", " + age(left+time.Second/2) + " left"
 	}
 	return ", " + age(took)
-}
-
-// printable makes text that may come from a guest or an archive safe for a
-// terminal: one line, no control characters, at most most characters.
-func printable(text string, most int) string {
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, text)
-	if r := []rune(text); len(r) > most {
-		return string(r[:max(0, most-3)]) + "..." // not every terminal knows UTF-8
-	}
-	return text
-}
-
-func formatBytes(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	div, exp := int64(unit), 0
-	for m := n / unit; m >= unit && exp < 4; m /= unit {
-		div *= unit
-		exp++
-	}
-	return fmt.Sprintf("%.1f %ciB", float64(n)/float64(div), "KMGTP"[exp])
 }

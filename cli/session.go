@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
-	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -20,35 +18,49 @@ import (
 
 // commandFlags say how a command runs in a guest.
 type commandFlags struct {
-	env        []string
+	env, files []string
 	dir, user  string
 	tty, noTTY bool
 	noStdin    bool
+	timeout    time.Duration
 }
 
 func (f *commandFlags) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringArrayVarP(&f.env, "env", "e", nil, "set KEY=VALUE for the command (repeatable)")
+	fs.StringArrayVarP(&f.env, "env", "e", nil, "set KEY=VALUE for the command; KEY alone has the value it has here (repeatable)")
+	fs.StringArrayVar(&f.files, "env-file", nil, "set what this file has, KEY=VALUE a line (repeatable)")
 	fs.StringVarP(&f.dir, "workdir", "w", "", "the command's directory (default: the repository, else the user's home)")
 	fs.StringVarP(&f.user, "user", "u", "", "run as this user of the guest (default: root)")
 	fs.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: when standard input and output are one)")
 	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "never give it one")
 	fs.BoolVarP(&f.noStdin, "no-stdin", "n", false, "don't pass standard input")
-	// cobra's own check of such a pair returns an error that no user made.
-	cmd.PreRunE = func(*cobra.Command, []string) error {
-		if f.tty && f.noTTY {
-			return banger.Errorf(banger.CodeInvalid, "--tty and --no-tty exclude each other").WithHint("leave one of them out")
-		}
-		return nil
+	fs.Var((*seconds)(&f.timeout), "timeout", "kill the command when it takes longer: 30, 30s, 5m; the status is 124 then (default: never)")
+	accept(cmd, "interactive", "i", "standard input is passed on anyway")
+	fs.SetInterspersed(false) // what follows is the command's
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
 	}
-	cmd.Annotations = map[string]string{guestStatus: "yes"}
+	cmd.Annotations[guestStatus] = "yes"
 }
 
-// spec is the command as the guest is told it.
+// check looks for flags that exclude each other, and reads what others name.
+func (f *commandFlags) check(a *App, argv []string) error {
+	if _, tty := terminal(a.In); tty && a.json && len(argv) == 0 && !f.noStdin {
+		return banger.Errorf(banger.CodeInvalid, "with --json nobody sees what a shell writes before it ends").WithHint("give a command, or leave --json out")
+	}
+	for with, other := range map[string]bool{"--no-tty": f.noTTY, "--json": a.json} {
+		if f.tty && other {
+			return banger.Errorf(banger.CodeInvalid, "--tty and %s exclude each other", with).WithHint("leave one of them out")
+		}
+	}
+	env, err := environment(a, f.files, f.env)
+	f.env, f.files = env, nil
+	return err
+}
+
+// spec is the command as it is sent to the guest.
 func (f *commandFlags) spec(vm banger.VM, argv []string) guest.ExecSpec {
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
-	s := guest.ExecSpec{ID: hex.EncodeToString(id[:]), Argv: argv, Env: f.env, Dir: f.dir, User: f.user, Stdin: !f.noStdin}
+	s := guest.ExecSpec{ID: guest.NewID(), Argv: argv, Env: f.env, Dir: f.dir, User: f.user, Stdin: !f.noStdin}
 	if s.Dir == "" {
 		s.Dir = vm.Spec.Workspace
 	}
@@ -58,62 +70,145 @@ func (f *commandFlags) spec(vm banger.VM, argv []string) guest.ExecSpec {
 // guest returns a client of a VM's agent.
 func (a *App) guest(vm banger.VM) *guest.Client {
 	return &guest.Client{
-		Dial: func(ctx context.Context) (net.Conn, error) { return a.VMs.Dial(ctx, vm.ID) },
-		Final: func(err error) bool {
-			code := banger.CodeOf(err)
-			return code == banger.CodeNotRunning || code == banger.CodeNotFound
-		},
+		Dial:  func(ctx context.Context) (net.Conn, error) { return a.VMs().Dial(ctx, vm.ID) },
+		Final: banger.IsDown,
 	}
 }
 
-// interact runs a command (nothing: the login shell) with the caller's own
-// streams. Its status comes back as exitStatus, nil for 0.
-func (a *App) interact(ctx context.Context, vm banger.VM, f commandFlags, argv []string) error {
+// Ran is a command in a VM and how it ended. Of each stream the first MiB is kept.
+type Ran struct {
+	VM      string      `json:"vm"`                  // id
+	Name    string      `json:"name"`                // the VM's
+	ID      string      `json:"id,omitempty"`        // of the command, if there is one
+	Exit    *int        `json:"exit,omitempty"`      // the status; none: it runs on, or nobody knows
+	Signal  string      `json:"signal,omitempty"`    // that ended it: "KILL"
+	OOM     bool        `json:"oom,omitempty"`       // the VM ran out of memory
+	Error   string      `json:"error,omitempty"`     // why it never ran
+	Late    bool        `json:"timed_out,omitempty"` // --timeout ended it; its status is 124 then, as of timeout(1)
+	Stdout  guest.Bytes `json:"stdout"`              // {"base64": ...} where it isn't UTF-8
+	Stderr  guest.Bytes `json:"stderr"`
+	Dropped int64       `json:"dropped,omitempty"` // bytes of both streams that aren't here
+}
+
+// ranNothing tells a person nothing: the command has spoken for itself.
+func ranNothing(io.Writer, []Ran) {}
+
+// interact runs a command (empty: the login shell) with the caller's own streams, or
+// with --json keeps what it writes. It returns the command's status as exitStatus, nil
+// for 0.
+func (a *App) interact(ctx context.Context, vm banger.VM, f commandFlags, argv []string) (Ran, error) {
 	spec := f.spec(vm, argv)
+	ran := Ran{VM: vm.ID, Name: vm.Spec.Name, ID: spec.ID}
+	var out, errs guest.Kept
 	streams := guest.IO{Stdout: a.Out, Stderr: a.Err, Gap: a.gap}
+	if a.json {
+		streams = guest.IO{Stdout: &out, Stderr: &errs, Gap: func(_ string, n int64) { ran.Dropped += n }}
+	}
 	if spec.Stdin {
 		streams.Stdin = a.In
 	}
-	in, inTTY := terminal(a.In)
-	out, outTTY := terminal(a.Out)
-	if f.tty || (inTTY && outTTY && !f.noTTY && !f.noStdin) {
-		size := sizeOf(out)
-		spec.TTY, spec.Term = &size, a.Term
-		if inTTY {
-			s, err := rawScreen(in, out)
-			if err != nil {
-				return err
-			}
-			defer s.restore()
-			streams.Resize = s.resize
+	if !a.json {
+		restore, err := a.lend(&spec, &streams, f)
+		if err != nil {
+			return ran, err
 		}
+		defer restore()
 	}
 	ctx, giveUp := context.WithCancel(ctx)
 	defer giveUp()
 	signals, stop := forward(giveUp)
 	defer stop()
 	streams.Signals = signals
+	late := f.limit(ctx, a.guest(vm), spec.ID, giveUp)
 	st, err := a.guest(vm).Exec(ctx, spec, streams)
+	if ran.Late = late(); ran.Late && err == nil {
+		a.note("the command took longer than %s and was killed", f.timeout)
+		st.Code = timedOut
+	} else if ran.Late {
+		err = banger.Errorf(banger.CodeTimeout, "the command took longer than %s and didn't end when it was killed", f.timeout)
+		return ran, err
+	}
 	if errors.Is(err, syscall.EPIPE) {
-		err = nil // our reader has left; the command was told, and this is its answer
+		err = nil // the reader of our output has left; the command was told, and has ended
 	}
+	ran.Stdout, ran.Stderr, ran.Dropped = out.Bytes, errs.Bytes, ran.Dropped+out.Dropped+errs.Dropped
 	if err != nil {
-		return a.execError(ctx, vm, err)
+		return ran, a.execError(ctx, vm, err)
 	}
+	ran.Exit, ran.Signal, ran.OOM, ran.Error = &st.Code, st.Signal, st.OOM, st.Error
 	if st.Error != "" {
-		_, _ = fmt.Fprintf(a.Err, "banger: %s\n", printable(st.Error, 400))
+		a.note("%s", printable(st.Error, 400))
 	}
 	if st.OOM {
-		_, _ = fmt.Fprintf(a.Err, "banger: the command was killed because vm %s ran out of memory (it has %s)\n", vm.Spec.Name, formatMiB(vm.Spec.MemoryMiB))
+		a.note("the command was killed because vm %s ran out of memory (it has %s)", vm.Spec.Name, formatMiB(vm.Spec.MemoryMiB))
 	}
 	if st.Code != 0 {
-		return exitStatus(st.Code & 0xff)
+		return ran, exitStatus(st.Code & 0xff)
 	}
-	return nil
+	return ran, nil
+}
+
+// timedOut is the status of a command that --timeout ended, as of timeout(1).
+const timedOut = 124
+
+// A guest that is asked to kill a command has this long to say that it has ended.
+const killTime = 10 * time.Second
+
+// limit kills a command when its time is over, and gives it up when that doesn't help.
+// late ends that, and reports whether the time was over.
+func (f *commandFlags) limit(ctx context.Context, c *guest.Client, id string, giveUp func()) (late func() bool) {
+	if f.timeout == 0 {
+		return func() bool { return false }
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	over := make(chan bool, 1)
+	go func() {
+		select {
+		case <-ctx.Done():
+			over <- false
+			return
+		case <-time.After(f.timeout):
+		}
+		over <- true
+		bound, cancel := context.WithTimeout(ctx, killTime)
+		defer cancel()
+		for bound.Err() == nil { // one that hasn't begun yet can't be killed yet
+			_ = c.Signal(bound, id, "KILL")
+			select {
+			case <-bound.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		if ctx.Err() == nil {
+			giveUp()
+		}
+	}()
+	return func() bool { cancel(); return <-over }
+}
+
+// lend gives the command the caller's terminal where it is to have one. restore takes
+// it back.
+func (a *App) lend(spec *guest.ExecSpec, streams *guest.IO, f commandFlags) (restore func(), err error) {
+	in, inTTY := terminal(a.In)
+	out, outTTY := terminal(a.Out)
+	if !f.tty && (!inTTY || !outTTY || f.noTTY || f.noStdin) {
+		return func() {}, nil
+	}
+	size := sizeOf(out)
+	spec.TTY, spec.Term = &size, a.Term
+	if !inTTY {
+		return func() {}, nil
+	}
+	s, err := rawScreen(in, out)
+	if err != nil {
+		return nil, err
+	}
+	streams.Resize = s.resize
+	return s.restore, nil
 }
 
 func (a *App) gap(stream string, n int64) {
-	_, _ = fmt.Fprintf(a.Err, "banger: %d bytes of the command's %s were dropped while nobody read them\n", n, printable(stream, 10))
+	a.note("%d bytes of the command's %s were dropped while nobody read them", n, printable(stream, 10))
 }
 
 // execError says why a command could not be followed to its end.
@@ -126,7 +221,7 @@ func (a *App) execError(ctx context.Context, vm banger.VM, err error) error {
 		return banger.Errorf(banger.CodeNotRunning, "vm %s was deleted while the command ran", vm.Spec.Name)
 	}
 	if code == banger.CodeNotRunning {
-		now, lookup := a.VMs.VM(ctx, vm.ID)
+		now, lookup := a.VMs().VM(ctx, vm.ID)
 		if lookup == nil && now.Reason != "" {
 			return banger.Errorf(banger.CodeNotRunning, "vm %s ended while the command ran: %s", vm.Spec.Name, printable(now.Reason, 200))
 		}
@@ -137,8 +232,8 @@ func (a *App) execError(ctx context.Context, vm banger.VM, err error) error {
 	return err
 }
 
-// forward passes signals on to the command. A command that ignores three
-// interrupts within two seconds is given up.
+// forward passes signals on to the command. After three interrupts within two seconds
+// it calls giveUp.
 func forward(giveUp func()) (<-chan string, func()) {
 	names := map[os.Signal]string{syscall.SIGINT: "INT", syscall.SIGTERM: "TERM", syscall.SIGHUP: "HUP", syscall.SIGQUIT: "QUIT",
 		syscall.SIGUSR1: "USR1", syscall.SIGUSR2: "USR2"}
@@ -146,7 +241,7 @@ func forward(giveUp func()) (<-chan string, func()) {
 	for s := range names {
 		signal.Notify(got, s)
 	}
-	// A reader of ours that leaves must not kill us before the command is told.
+	// When the reader of our output leaves, we must not die before the command is told.
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, syscall.SIGPIPE)
 	out := make(chan string, 8)
@@ -161,7 +256,7 @@ func forward(giveUp func()) (<-chan string, func()) {
 			case s := <-got:
 				select {
 				case out <- names[s]:
-				default: // the guest hasn't taken eight of them: one more is no news
+				default: // eight signals wait already
 				}
 				if s != syscall.SIGINT {
 					continue

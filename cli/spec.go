@@ -4,66 +4,78 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger"
 )
 
-// specFlags are the flags that describe a new VM. What isn't given is left to
-// the daemon's defaults.
+// specFlags are the flags that describe a new VM. For those not given the daemon has
+// defaults.
 type specFlags struct {
 	name, image, kernel, net string
 	hypervisor               string
 	vcpu                     count
 	memory, disk             size
 	limits                   banger.Limits
-	cold                     bool
+	cold, insecure           bool
+	labels                   labels
 }
 
 func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
+	f.labels = labels{}
 	f.memory, f.disk = size{unit: 1}, size{unit: 1024}
 	fs, c := cmd.Flags(), settings(a)
 	fs.StringVar(&f.name, "name", "", "the VM's name (default: two words)")
 	fs.StringVar(&f.image, "image", "", defaulted("the image it is made of", c.DefaultImage))
 	fs.StringVar(&f.kernel, "kernel", "", defaulted("the kernel it boots", c.DefaultKernel))
-	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs", cpus(c.VCPU)))
-	fs.Var(&f.memory, "memory", defaulted("memory: 512M, 2G; a bare number is MiB", formatMiB(c.MemoryMiB)))
+	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs; also --cpus", cpus(c.VCPU)))
+	fs.VarP(&f.memory, "memory", "m", defaulted("memory: 512M, 2G; a bare number is MiB", formatMiB(c.MemoryMiB)))
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
 	fs.StringVar(&f.net, "net", "", defaulted(`network: "user", "none", or "bridge" (a daemon that runs as root)`, c.Net))
 	fs.StringVar(&f.hypervisor, "hypervisor", "", `hypervisor: "firecracker" or "qemu" (default what "banger hypervisor list" marks)`)
-	fs.IntVar(&f.limits.DiskMiB, "disk-rate", 0, "MiB a second that each of its disks may read and write (Firecracker only; default any)")
-	fs.IntVar(&f.limits.DiskOps, "disk-ops", 0, "requests a second that each of its disks may take (Firecracker only; default any)")
-	fs.IntVar(&f.limits.NetMiB, "net-rate", 0, "MiB a second that it may send, and receive (Firecracker only; default any)")
+	fs.IntVar(&f.limits.DiskMiB, "disk-rate", 0, "MiB a second that each of its disks may read and write (Firecracker only; default: no limit)")
+	fs.IntVar(&f.limits.DiskOps, "disk-ops", 0, "requests a second that each of its disks may serve (Firecracker only; default: no limit)")
+	fs.IntVar(&f.limits.NetMiB, "net-rate", 0, "MiB a second that it may send, and as many that it may receive (Firecracker only; default: no limit)")
+	fs.VarP(f.labels, "label", "l", "label it with KEY=VALUE, for ps --filter label=KEY (repeatable)")
 	fs.BoolVar(&f.cold, "cold", false, "boot it, now and later, instead of restoring it from a template")
+	fs.BoolVar(&f.insecure, "insecure-vmm", false, "let its VMM run without its sandbox where that can't be had: a guest that breaks out of the VMM then has all your rights")
 	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
 	_ = cmd.RegisterFlagCompletionFunc("kernel", a.completeKernels)
 	_ = cmd.RegisterFlagCompletionFunc("hypervisor", cobra.FixedCompletions([]string{"firecracker", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none", "bridge"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-func (f *specFlags) spec() (banger.Spec, error) {
+func (f *specFlags) spec(a *App) (banger.Spec, error) {
 	s := banger.Spec{
 		Name: f.name, Image: f.image, Kernel: f.kernel,
-		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Hypervisor: f.hypervisor, Limits: f.limits, Cold: f.cold,
+		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Hypervisor: f.hypervisor, Limits: f.limits, Cold: f.cold, Insecure: f.insecure, Labels: f.labels,
 	}
 	if s.Hypervisor == "auto" {
 		s.Hypervisor = "" // as in config.toml
 	}
 	if s.Net != "" && s.Net != banger.NetUser && s.Net != banger.NetNone && s.Net != banger.NetBridge {
-		return s, banger.Errorf(banger.CodeInvalid, "--net %s: there are user, bridge and none", f.net)
+		return s, banger.Errorf(banger.CodeInvalid, "--net %s: want user, bridge or none", f.net)
+	}
+	if s.MemoryMiB > 0 && s.MemoryMiB < banger.MinMemoryMiB {
+		return s, banger.Errorf(banger.CodeInvalid, "--memory %s: a VM needs %s at least", formatMiB(s.MemoryMiB), formatMiB(banger.MinMemoryMiB)).
+			WithHint("a bare number is MiB: did you mean --memory %dG?", s.MemoryMiB)
+	}
+	if f.insecure {
+		a.note("WARNING: --insecure-vmm: a guest that breaks out of a VMM without a sandbox has all your rights")
 	}
 	return s, nil
 }
 
-// count is a flag's number of at least one; zero is one that wasn't given.
+// count is a flag's number, at least 1; zero when the flag wasn't given.
 type count int
 
 // Set implements pflag.Value.
 func (c *count) Set(text string) error {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
-		return fmt.Errorf("%q is no number of at least 1", text)
+		return fmt.Errorf("%q isn't a whole number from 1 on", text)
 	}
 	*c = count(n)
 	return nil
@@ -83,12 +95,12 @@ func (c *count) Type() string { return "int" }
 // size is a flag's amount of memory or disk, in MiB.
 type size struct {
 	mib  int
-	unit int // MiB that a bare number counts
+	unit int // what a number without a unit counts, in MiB
 }
 
-// Set parses 512M, 2G, 1T, or a bare number of the flag's unit.
+// Set parses 512M, 2g, 1.5GiB, 1T, or a bare number of the flag's unit.
 func (s *size) Set(text string) error {
-	digits := strings.ToUpper(strings.TrimSpace(text))
+	digits := strings.ToUpper(strings.ReplaceAll(text, " ", ""))
 	digits = strings.TrimSuffix(strings.TrimSuffix(digits, "B"), "I") // 512MB, 512MiB
 	unit := s.unit
 	if n := len(digits) - 1; n >= 0 {
@@ -99,7 +111,7 @@ func (s *size) Set(text string) error {
 	n, err := strconv.ParseFloat(digits, 64)
 	mib := n * float64(unit)
 	if err != nil || !(mib >= 1 && mib < 1<<40) || mib != float64(int(mib)) {
-		return fmt.Errorf("%q is no size of whole MiB: 512M, 2G", text)
+		return fmt.Errorf("%q is no size; sizes are whole MiB, such as 512M or 2G", text)
 	}
 	s.mib = int(mib)
 	return nil
@@ -116,13 +128,6 @@ func (s *size) String() string {
 // Type implements pflag.Value.
 func (s *size) Type() string { return "size" }
 
-func formatMiB(mib int) string {
-	if mib >= 1024 && mib%1024 == 0 {
-		return strconv.Itoa(mib/1024) + "G"
-	}
-	return strconv.Itoa(mib) + "M"
-}
-
 // cpus is the default number of virtual CPUs in words.
 func cpus(n int) string {
 	if n == 0 {
@@ -130,3 +135,31 @@ func cpus(n int) string {
 	}
 	return strconv.Itoa(n)
 }
+
+// seconds is a flag's duration: 30s, 5m, or a bare number of seconds.
+type seconds time.Duration
+
+// Set implements pflag.Value.
+func (s *seconds) Set(text string) error {
+	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
+		*s = seconds(time.Duration(n) * time.Second)
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return fmt.Errorf("%q is not a duration: 30, 30s, 5m", text)
+	}
+	*s = seconds(d)
+	return nil
+}
+
+// String implements pflag.Value.
+func (s *seconds) String() string {
+	if *s == 0 {
+		return ""
+	}
+	return time.Duration(*s).String()
+}
+
+// Type implements pflag.Value.
+func (s *seconds) Type() string { return "duration" }

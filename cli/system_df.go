@@ -1,42 +1,36 @@
 package cli
 
 import (
+	"context"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"banger"
 )
 
-func dfCommand(a *App) *cobra.Command {
+func systemDfCommand(a *App) *cobra.Command {
 	var verbose bool
-	cmd := &cobra.Command{
+	cmd := answers(a, &cobra.Command{
 		Use:   "df",
 		Short: "Show what banger takes of this host's space",
 		Long: `Shows what banger's files take: images, kernels, VMs' disks and memory, templates, logs,
-downloads. What several VMs share is counted once. UNUSED is what "banger system prune",
-and "banger image prune" of images that were imported, would give back.`,
+downloads. What several VMs share is counted once. UNUSED is what "banger system prune"
+would free, and "banger image prune" for images that were imported.`,
 		Example: `  banger system df
   banger system df -v
-  banger system df --json | jq 'map(.bytes) | add'`,
+  banger system df --json | jq '[.results[].bytes] | add'`,
 		Args: nargs(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			list, err := a.System.Space(ctx)
-			if err != nil {
-				return err
+	}, func(ctx context.Context, _ []string) ([]banger.Space, error) { return a.System().Space(ctx) },
+		func(w io.Writer, list []banger.Space) {
+			if verbose {
+				listSpace(w, list)
+			} else {
+				sumSpace(w, list)
 			}
-			return a.print(list, func(w io.Writer) {
-				if verbose {
-					listSpace(w, list)
-				} else {
-					sumSpace(w, list)
-				}
-			})
-		},
-	}
+		})
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "list each thing")
 	return cmd
 }
@@ -44,9 +38,17 @@ and "banger image prune" of images that were imported, would give back.`,
 func listSpace(w io.Writer, list []banger.Space) {
 	rows := [][]string{{"KIND", "NAME", "VM", "SIZE", "UNUSED"}}
 	for _, s := range list {
-		rows = append(rows, []string{s.Kind, printable(s.Name, 80), orDash(s.VM), formatBytes(s.Bytes), map[bool]string{true: "unused"}[s.Unused]})
+		rows = append(rows, []string{s.Kind, printable(shortName(s), 80), orDash(s.VM), formatBytes(s.Bytes), map[bool]string{true: "unused"}[s.Unused]})
 	}
 	table(w, rows)
+}
+
+// shortName is a thing's name, in which an image's id is shortened.
+func shortName(s banger.Space) string {
+	if id, suffix, ok := strings.Cut(s.Name, "."); ok && s.Kind == "image" && banger.IsImageID(id) {
+		return banger.ShortID(id) + "." + suffix
+	}
+	return s.Name
 }
 
 func sumSpace(w io.Writer, list []banger.Space) {

@@ -22,15 +22,15 @@ func terminal(v any) (fd int, ok bool) {
 	return fd, term.IsTerminal(fd)
 }
 
-// whileRead ends a context when nobody can read v any more: who follows a silent
-// thing would learn it only from the next write (poll(2), POLLERR of a pipe).
+// whileRead ends a context when nobody can read v any more (poll(2), POLLERR of a
+// pipe). A command that follows something silent would notice only at its next write.
 func whileRead(ctx context.Context, v any) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	if f, isFile := v.(*os.File); isFile {
 		fd := []unix.PollFd{{Fd: int32(f.Fd())}}
 		go func() {
 			for ctx.Err() == nil {
-				if n, _ := unix.Poll(fd, 1000); n > 0 { // asked for nothing, it tells of ends alone
+				if n, _ := unix.Poll(fd, 1000); n > 0 { // with no events asked for, it reports only errors and hangups
 					cancel()
 				}
 			}
@@ -39,7 +39,7 @@ func whileRead(ctx context.Context, v any) (context.Context, context.CancelFunc)
 	return ctx, cancel
 }
 
-// screen is the caller's terminal lent to a guest's PTY.
+// screen is the caller's terminal while it serves a guest's PTY.
 type screen struct {
 	fd     int
 	old    *term.State

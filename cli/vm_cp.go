@@ -11,24 +11,24 @@ import (
 
 	"banger"
 	"banger/guest"
-	"banger/tartree"
+	"banger/guest/tartree"
 )
 
-func cpCommand(a *App) *cobra.Command {
+func vmCpCommand(a *App) *cobra.Command {
 	var user string
 	var quiet bool
-	cmd := &cobra.Command{
+	cmd := answers(a, &cobra.Command{
 		Use:     "cp [flags] SOURCE... DEST",
 		Aliases: []string{"copy"},
 		Short:   "Copy files into a running VM, or out of it",
-		Long: `Copies files and directories as cp -r does: into DEST where that is a directory,
-else to that name. VM:PATH is a path in a VM; one that doesn't begin with / is
-looked up from the VM's repository, else from /root. DIR/. is what is in DIR. A
-SOURCE or DEST of - is a tar on standard input or output.
+		Long: `Copies files and directories as cp -r does: into DEST if that is a directory, else
+to that name. VM:PATH is a path in a VM; if it doesn't begin with /, it starts from
+the VM's repository, else from /root. DIR/. is the content of DIR. A SOURCE or DEST
+of - is a tar on standard input or output.
 
-A file is replaced when the new one is whole. Symbolic links are copied, not
-followed. What a VM sends lands nowhere but at the name that was asked for, and
-is yours: without its owner, and without set-user-ID.`,
+A file is replaced only once the new one is complete. Symbolic links are copied, not
+followed. What comes out of a VM is written at DEST and nowhere else, belongs to you,
+and never has the set-user-ID bit.`,
 		Example: `  banger vm cp web:coverage.html .
   banger vm cp ./site/. web:/srv
   banger vm cp --user app .env conf web:/home/app/
@@ -44,28 +44,30 @@ is yours: without its owner, and without set-user-ID.`,
 			}
 			return vms, cobra.ShellCompDirectiveNoSpace
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			show := a.progress(quiet)
-			defer show.end()
-			c := &copying{a: a, show: show, user: user}
-			last := len(args) - 1
-			if err := c.all(ctx, args[:last], args[last]); err != nil {
-				return err
-			}
-			if args[last] == "-" {
-				return nil
-			}
-			return a.print(args[:last], func(io.Writer) {})
-		},
-	}
+	}, func(ctx context.Context, args []string) ([]Copied, error) {
+		show := a.progress(quiet)
+		defer show.end()
+		last := len(args) - 1
+		if args[last] == "-" && a.json {
+			return nil, banger.Errorf(banger.CodeInvalid, "standard output can't have both a tar and JSON").WithHint("copy to a file, or leave --json out")
+		}
+		c := &copying{a: a, show: show, user: user}
+		return c.all(ctx, args[:last], args[last])
+	}, func(io.Writer, []Copied) {})
+	accept(cmd, "recursive", "r", "directories are copied anyway")
 	cmd.Flags().StringVarP(&user, "user", "u", "", "write as this user of the guest, who owns the files (default: root)")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
 }
 
-// copying is one command's.
+// Copied is a source that was copied.
+type Copied struct {
+	Source string `json:"source"` // as it was given
+	Dest   string `json:"dest"`   // as it was given
+	Bytes  int64  `json:"bytes"`  // with what a tar has beside the files
+}
+
+// copying is the state of one cp command.
 type copying struct {
 	a    *App
 	show *progress
@@ -74,36 +76,37 @@ type copying struct {
 	done int64 // bytes, of all sources
 }
 
-// all copies several sources to one place.
-func (c *copying) all(ctx context.Context, sources []string, dest string) error {
+// all copies several sources to one place, and says which it has copied.
+func (c *copying) all(ctx context.Context, sources []string, dest string) (done []Copied, err error) {
 	ref, place, up := inVM(dest)
 	for i, source := range sources {
 		from, _, down := inVM(source)
 		switch {
 		case up == down:
-			return banger.Errorf(banger.CodeInvalid, "%s and %s: one of them must be in a VM, the other on this host", source, dest).
-				WithHint("VM:PATH is a path in a VM; one with a colon on this host begins with ./")
+			return nil, banger.Errorf(banger.CodeInvalid, "%s and %s: one of them must be in a VM and the other on this host", source, dest).
+				WithHint("VM:PATH is a path in a VM; write ./ before a path on this host that has a colon")
 		case down && i > 0 && from != ref:
-			return banger.Errorf(banger.CodeInvalid, "%s and %s: one VM at a time, please", sources[0], source)
+			return nil, banger.Errorf(banger.CodeInvalid, "%s and %s: only one VM at a time can be copied from", sources[0], source)
 		case down:
 			ref = from
 		}
 	}
 	switch {
 	case len(sources) > 1 && dest == "-":
-		return banger.Errorf(banger.CodeInvalid, "standard output takes one source")
+		return nil, banger.Errorf(banger.CodeInvalid, "standard output takes one source only")
 	case !up && c.user != "":
-		return banger.Errorf(banger.CodeInvalid, "--user is for what goes into a VM; what comes out of one is yours")
+		return nil, banger.Errorf(banger.CodeInvalid, "--user is for what goes into a VM; what comes out of one belongs to you")
 	}
-	var err error
-	if c.vm, err = c.a.VMs.VM(ctx, ref); err != nil {
-		return err
+	if c.vm, err = c.a.VMs().VM(ctx, ref); err != nil {
+		return nil, err
 	}
+	asked := dest
 	place = c.path(place)
 	if len(sources) > 1 { // it must be a directory
 		place, dest = place+"/", dest+"/"
 	}
 	for _, source := range sources {
+		before := c.done
 		if up {
 			err = c.put(ctx, source, place)
 		} else {
@@ -111,10 +114,11 @@ func (c *copying) all(ctx context.Context, sources []string, dest string) error 
 			err = c.get(ctx, c.path(from), dest)
 		}
 		if err != nil {
-			return c.fault(ctx, source, err)
+			return done, c.fault(ctx, source, err)
 		}
+		done = append(done, Copied{source, asked, c.done - before})
 	}
-	return nil
+	return done, nil
 }
 
 // inVM splits VM:PATH, as docker cp does: a slash before the colon makes it a path
@@ -127,15 +131,15 @@ func inVM(arg string) (ref, name string, ok bool) {
 	return ref, name, true
 }
 
-// path is a path in the VM, absolute. It stays as it was written otherwise: a slash
-// or a dot at its end has its meaning.
+// path makes a path in the VM absolute. It doesn't clean it: a slash or a dot at its
+// end has a meaning.
 func (c *copying) path(name string) string {
 	if strings.HasPrefix(name, "/") {
 		return name
 	}
 	home := c.vm.Spec.Workspace
 	if home == "" {
-		home = repoParent
+		home = filesParent
 	}
 	return home + "/" + name
 }
@@ -163,7 +167,7 @@ func (c *copying) get(ctx context.Context, source, dest string) error {
 	client := c.a.guest(c.vm)
 	if dest == "-" {
 		if _, tty := terminal(c.a.Out); tty {
-			return banger.Errorf(banger.CodeInvalid, "a tar is nothing for a terminal").WithHint("pass it on: | tar x")
+			return banger.Errorf(banger.CodeInvalid, "a tar can't be written to a terminal").WithHint("pass it on: | tar x")
 		}
 		return client.Get(ctx, source, io.MultiWriter(c.a.Out, c))
 	}
@@ -184,8 +188,8 @@ func (c *copying) get(ctx context.Context, source, dest string) error {
 	return cause(<-got, err)
 }
 
-// cause is why two ends of a pipe stopped: the sender's own reason, or that of the
-// receiver, which is what ended the sender too.
+// cause says why a copy stopped: the sender's error, unless the sender only stopped
+// because the receiver had.
 func cause(sender, receiver error) error {
 	if sender == nil || errors.Is(sender, io.ErrClosedPipe) && receiver != nil {
 		return receiver
@@ -200,7 +204,7 @@ func (c *copying) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// fault says what kind of error it is that ended the copying of a source.
+// fault makes a banger.Error of the error that ended the copying of a source.
 func (c *copying) fault(ctx context.Context, source string, err error) error {
 	g, ours := errors.AsType[*guest.Error](err)
 	what := fmt.Sprintf("copy %s", source)

@@ -1,56 +1,49 @@
 package cli
 
 import (
-	"fmt"
-	"io"
+	"context"
 
 	"github.com/spf13/cobra"
 
 	"banger"
 )
 
-func createCommand(a *App) *cobra.Command {
+func vmCreateCommand(a *App) *cobra.Command {
 	var spec specFlags
 	var noStart, detach, quiet bool
 	var wait waitFlag
-	cmd := &cobra.Command{
+	cmd := answer(a, &cobra.Command{
 		Use:   "create [flags]",
 		Short: "Make a VM and start it",
-		Long: `Makes a VM and starts it; prints its name. When it is interrupted, nothing of the
-VM remains. With -d it is made without this command: what is printed is the id of
-the operation, for "banger operation wait" and its like.`,
+		Long: `Makes a VM, starts it and prints its name. When it is interrupted, nothing of the VM
+remains. With -d it doesn't wait: the daemon makes the VM, and the id of the operation
+is printed, for "banger operation wait" and the like.`,
 		Example: `  banger vm create --name web --memory 2G
   banger vm create --no-start --disk-size 40G
   banger operation wait $(banger vm create -d --name web)`,
 		Args: nargs(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			s, err := spec.spec()
-			if err != nil {
-				return err
+	}, func(ctx context.Context, _ []string) (banger.VM, error) {
+		s, err := spec.spec(a)
+		if err != nil {
+			return banger.VM{}, err
+		}
+		show := a.progress(quiet)
+		defer show.end()
+		vm, err := a.VMs().CreateVM(ctx, s, !noStart, show.event)
+		if err == nil && !noStart {
+			if err = wait.wait(ctx, a, vm, show.event); banger.CodeOf(err) == banger.CodeCanceled {
+				err = a.drop(ctx, vm, err)
 			}
-			if detach {
-				op, err := a.Making.BeginCreate(ctx, s, !noStart)
-				if err != nil {
-					return err
-				}
-				return a.print(op, func(w io.Writer) { _, _ = fmt.Fprintln(w, op.ID) })
-			}
-			show := a.progress(quiet)
-			vm, err := a.VMs.CreateVM(ctx, s, !noStart, show.event)
-			if err == nil && !noStart {
-				if err = wait.wait(ctx, a, vm, show.event); banger.CodeOf(err) == banger.CodeCanceled {
-					err = a.drop(ctx, vm, err)
-				}
-			}
-			show.end()
-			if err != nil {
-				return err
-			}
-			return a.print(vm, func(w io.Writer) { _, _ = fmt.Fprintln(w, vm.Spec.Name) })
-		},
-	}
+		}
+		return vm, err
+	}, name)
+	or(a, cmd, &detach, "with -d", answer(a, &cobra.Command{}, func(ctx context.Context, _ []string) (banger.Operation, error) {
+		s, err := spec.spec(a)
+		if err != nil {
+			return banger.Operation{}, err
+		}
+		return a.Operations().BeginCreate(ctx, s, !noStart)
+	}, operationID))
 	spec.addFlags(a, cmd)
 	wait.add(cmd)
 	cmd.Flags().BoolVar(&noStart, "no-start", false, "leave it stopped")

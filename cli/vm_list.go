@@ -1,11 +1,9 @@
 package cli
 
 import (
-	"fmt"
+	"context"
 	"io"
 	"strconv"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,33 +11,32 @@ import (
 	"banger"
 )
 
-func listCommand(a *App) *cobra.Command {
+func vmListCommand(a *App) *cobra.Command {
 	var quiet bool
-	cmd := &cobra.Command{
+	var which filter
+	cmd := answers(a, &cobra.Command{
 		Use:     "list",
-		Aliases: []string{"ls"},
+		Aliases: []string{"ls", "ps"},
 		Short:   "List VMs",
-		Long:    "Lists all VMs, oldest first.",
+		Long:    "Lists all VMs, oldest first, or those that fit all filters.",
 		Example: `  banger ps
   banger vm list --json
+  banger vm list --filter label=job=nightly --filter state=running
   banger vm delete $(banger ps -q)`,
 		Args: nargs(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			vms, err := a.VMs.VMs(ctx)
-			if err != nil {
-				return err
+	}, func(ctx context.Context, _ []string) ([]banger.VM, error) {
+		vms, err := a.VMs().VMs(ctx)
+		return which.of(vms), err
+	},
+		func(w io.Writer, vms []banger.VM) {
+			if quiet {
+				names(w, vms)
+			} else {
+				listVMs(w, vms, time.Now())
 			}
-			if quiet && !a.json {
-				return a.printNames(vms, nil)
-			}
-			if vms == nil {
-				vms = []banger.VM{}
-			}
-			return a.print(vms, func(w io.Writer) { listVMs(w, vms, time.Now()) })
-		},
-	}
+		})
+	accept(cmd, "all", "a", "stopped VMs are listed anyway")
+	cmd.Flags().VarP(&which, "filter", "f", "only VMs with label=KEY, label=KEY=VALUE, name=PART, state=running or image=NAME (repeatable)")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
 	return cmd
 }
@@ -52,26 +49,4 @@ func listVMs(w io.Writer, vms []banger.VM, now time.Time) {
 			formatMiB(s.MemoryMiB), formatMiB(s.DiskMiB), age(now.Sub(vm.Created)), printable(vm.Reason, 50)})
 	}
 	table(w, rows)
-}
-
-// table writes aligned columns.
-func table(w io.Writer, rows [][]string) {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		_, _ = fmt.Fprintln(tw, strings.TrimRight(strings.Join(row, "\t"), "\t"))
-	}
-	_ = tw.Flush()
-}
-
-// age is a duration as people say it: its largest unit.
-func age(d time.Duration) string {
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }

@@ -4,59 +4,70 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger"
-	"banger/workspace"
 )
 
 type runOptions struct {
 	specFlags
 	commandFlags
-	remove, detach, untracked, quiet bool
-	wait                             waitFlag
+	filesFlags
+	remove, detach bool
+	wait           waitFlag
 }
 
-func runCommand(a *App) *cobra.Command {
+func vmRunCommand(a *App) *cobra.Command {
 	var o runOptions
-	cmd := &cobra.Command{
-		Use:   "run [flags] [PATH] [-- COMMAND...]",
+	var cmd *cobra.Command
+	cmd = gives(a, &cobra.Command{
+		Use:   "run [flags] [PATH] [COMMAND...]",
 		Short: "Make a VM and run a command or a shell in it",
-		Long: `Makes a VM, puts the git repository that PATH is in at /root/NAME (tracked files
-as they are in the working tree), and runs COMMAND there, or a shell. Without
-PATH the VM is empty. The VM stays until it is deleted, or with --rm as long as
-this command.
+		Long: `Makes a VM, copies the git repository that PATH is in to /root/NAME (tracked files
+as they are in the working tree), and runs COMMAND there, or a shell. A directory that
+isn't in a repository is copied as it is. Without PATH no files are copied, and
+COMMAND goes after --. The VM stays until you delete it; with --rm it is deleted when
+this command ends.
 
-Standard input, output and signals are the command's own. The first Ctrl-C
-interrupts the command; three within two seconds stop waiting for it.
+Standard input and signals go to the command; its output and status come back. The
+first Ctrl-C interrupts the command; three within two seconds stop waiting for it.
 ` + statuses,
 		Example: `  banger vm run
   banger vm run ./repo -- make test
   banger vm run --rm --memory 2G ./repo -- go test ./...
   banger vm run -d --name web ./site -- python3 -m http.server
   tar c . | banger vm run --rm -- tar tv`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			dash := cmd.ArgsLenAtDash()
-			if dash < 0 {
-				dash = len(args)
+	}, nil, func(ctx context.Context, args []string, say func(...Ran) error) error {
+		dir, argv := "", args
+		if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+			var err error
+			if argv, err = commandAfter(cmd, args[1:]); err != nil {
+				return err
 			}
-			if dash > 1 {
-				return banger.Errorf(banger.CodeInvalid, "%q: one path is enough", args[1]).
-					WithHint("the command goes after --: banger vm run %s -- %s", args[0], args[1])
-			}
-			if o.remove && o.detach {
-				return banger.Errorf(banger.CodeInvalid, "--rm and -d contradict each other: a VM with --rm lives as long as this command")
-			}
-			dir := ""
-			if dash == 1 {
-				dir = args[0]
-			}
-			return o.run(cmd.Context(), a, dir, args[dash:])
-		},
-	}
+			dir = args[0]
+		}
+		if err := o.check(a, argv); err != nil {
+			return err
+		}
+		if o.remove && o.detach {
+			return banger.Errorf(banger.CodeInvalid, "--rm and -d contradict each other: with --rm the VM is deleted when this command ends")
+		}
+		if o.timeout > 0 && o.detach {
+			return banger.Errorf(banger.CodeInvalid, "--timeout and -d contradict each other: nobody waits for the command").WithHint("in the VM, timeout(1) ends a command")
+		}
+		ran, err := o.run(ctx, a, dir, argv)
+		if ran.Exit != nil || ran.VM != "" && !o.remove { // a VM that stays is told, whatever became of the command
+			return firstError(say(ran), err)
+		}
+		return err
+	}, func(w io.Writer, list []Ran) {
+		if o.detach {
+			_, _ = fmt.Fprintln(w, list[0].Name)
+		}
+	})
 	o.specFlags.addFlags(a, cmd)
 	o.commandFlags.addFlags(cmd)
 	fs := cmd.Flags()
@@ -64,106 +75,108 @@ interrupts the command; three within two seconds stop waiting for it.
 	fs.BoolVarP(&o.detach, "detach", "d", false, "leave the command running in the VM and print the VM's name")
 	o.wait.add(cmd)
 	fs.BoolVar(&o.untracked, "include-untracked", false, "take untracked files too, but not ignored ones")
-	fs.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
+	fs.BoolVarP(&o.yes, "yes", "y", false, "don't ask before a large directory is copied")
+	fs.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress, and don't tell of a VM that stays")
 	return cmd
 }
 
-func (o *runOptions) run(ctx context.Context, a *App, dir string, argv []string) error {
-	spec, err := o.specFlags.spec()
+func (o *runOptions) run(ctx context.Context, a *App, dir string, argv []string) (Ran, error) {
+	spec, err := o.specFlags.spec(a)
 	if err != nil {
-		return err
+		return Ran{}, err
 	}
 	spec.Remove = o.remove
 	making, stop := interruptible(ctx)
 	defer stop()
-	var repo *workspace.Repo
+	var what *files
 	if dir != "" {
-		if repo, err = a.openRepo(making, dir, o.untracked, o.quiet); err != nil {
-			return err
+		if what, err = o.open(making, a, dir); err != nil {
+			return Ran{}, err
 		}
-		spec.Workspace = path.Join(repoParent, repo.Name, repo.Dir)
+		spec.Workspace = what.place()
 	}
 	show := a.progress(o.quiet)
 	defer show.end()
-	vm, err := a.VMs.CreateVM(making, spec, true, show.event)
+	vm, err := a.VMs().CreateVM(making, spec, true, show.event)
 	if err != nil {
-		return err
+		return Ran{}, err
 	}
 	if o.remove {
 		release := a.hold(ctx, vm)
 		defer release()
 	}
-	if repo != nil {
-		if err := a.putRepo(making, vm, repo, show); err != nil {
-			// Without its files the VM isn't what was asked for.
-			return a.drop(ctx, vm, fmt.Errorf("copy %s to vm %s: %w", repo.Name, vm.Spec.Name, err))
+	if what != nil {
+		if err := what.put(making, a, vm, show); err != nil {
+			// A VM without the repository isn't what was asked for.
+			return Ran{}, a.drop(ctx, vm, fmt.Errorf("copy %s to vm %s: %w", what.name, vm.Spec.Name, err))
 		}
 	}
 	if err := o.wait.wait(making, a, vm, show.event); err != nil {
 		if o.remove || banger.CodeOf(err) == banger.CodeCanceled {
-			return a.drop(ctx, vm, err)
+			return Ran{}, a.drop(ctx, vm, err)
 		}
-		return err // its console says more
+		return Ran{VM: vm.ID, Name: vm.Spec.Name}, err // its console says more
 	}
 	show.end()
 	if o.detach {
 		return o.leave(making, a, vm, argv)
 	}
-	// From here on signals are the command's: ctx, not making.
+	// From here on signals go to the command, so this uses ctx, not making.
+	ran := Ran{VM: vm.ID, Name: vm.Spec.Name}
 	if making.Err() != nil {
 		err = banger.Errorf(banger.CodeCanceled, "interrupted before the command began")
 	} else {
-		err = a.interact(ctx, vm, o.commandFlags, argv)
+		ran, err = a.interact(ctx, vm, o.commandFlags, argv)
 	}
 	if o.remove {
-		return a.drop(ctx, vm, err)
+		return ran, a.drop(ctx, vm, err)
 	}
-	if len(argv) == 0 || banger.CodeOf(err) == banger.CodeCanceled {
+	if !o.quiet {
 		a.farewell(vm)
 	}
-	return err
+	return ran, err
 }
 
-// hold keeps a --rm VM ours until release is called.
+// hold keeps a lease on a --rm VM until release is called.
 func (a *App) hold(ctx context.Context, vm banger.VM) (release func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
+	held, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = a.Leases.HoldVM(ctx, vm.ID) // without it the daemon deletes the VM, and the command says so
+		_ = a.VMs().HoldVM(ctx, vm.ID, sync.OnceFunc(func() { close(held) })) // without a lease the daemon deletes the VM, and then the command reports that
 	}()
+	select {
+	case <-held:
+	case <-done:
+	}
 	return func() { cancel(); <-done }
 }
 
-// drop deletes the VM and returns why, or why it could not.
+// drop deletes the VM. It returns why, or if that is nil, the error of deleting it.
 func (a *App) drop(ctx context.Context, vm banger.VM, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	err := a.VMs.DeleteVM(ctx, vm.ID)
+	err := a.VMs().DeleteVM(ctx, vm.ID)
 	if err == nil || banger.CodeOf(err) == banger.CodeNotFound {
 		return why
 	}
-	err = fmt.Errorf("delete vm %s: %w", vm.Spec.Name, err)
-	if why != nil {
-		a.printError(err)
-		return why
-	}
-	return err
+	return together(why, fmt.Errorf("delete vm %s: %w", vm.Spec.Name, err))
 }
 
 // leave starts a command that nobody follows.
-func (o *runOptions) leave(ctx context.Context, a *App, vm banger.VM, argv []string) error {
+func (o *runOptions) leave(ctx context.Context, a *App, vm banger.VM, argv []string) (Ran, error) {
+	ran := Ran{VM: vm.ID, Name: vm.Spec.Name}
 	if len(argv) > 0 {
 		s := o.commandFlags.spec(vm, argv)
-		s.Detach, s.Stdin = true, false
+		s.Detach, s.Stdin, ran.ID = true, false, s.ID
 		if err := a.guest(vm).Start(ctx, s); err != nil {
-			return a.drop(ctx, vm, a.execError(ctx, vm, err))
+			return Ran{}, a.drop(ctx, vm, a.execError(ctx, vm, err))
 		}
 	}
-	return a.print(vm, func(w io.Writer) { _, _ = fmt.Fprintln(w, vm.Spec.Name) })
+	return ran, nil
 }
 
-// farewell tells how to come back to a VM that stays.
+// farewell says how to use or delete a VM that stays.
 func (a *App) farewell(vm banger.VM) {
-	_, _ = fmt.Fprintf(a.Err, "banger: vm %[1]s stays: `banger vm exec %[1]s` to come back, `banger vm delete %[1]s` to be rid of it\n", vm.Spec.Name)
+	a.note("vm %[1]s stays: `banger exec %[1]s` runs a shell in it, `banger rm %[1]s` deletes it", vm.Spec.Name)
 }

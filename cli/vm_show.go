@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"io"
 	"strconv"
 	"strings"
@@ -11,25 +12,17 @@ import (
 	"banger"
 )
 
-func showCommand(a *App) *cobra.Command {
-	return &cobra.Command{
+func vmShowCommand(a *App) *cobra.Command {
+	return answer(a, &cobra.Command{
 		Use:        "show VM",
-		SuggestFor: []string{"inspect", "info", "describe"},
-		Short:      "Show one VM: what it is, how it is, why",
+		SuggestFor: []string{"inspect", "describe"},
+		Short:      "Show one VM: its settings, its state, and why it is in that state",
 		Example: `  banger vm show web
   banger vm show web --json`,
 		Args:              nargs(1, 1),
 		ValidArgsFunction: a.completeVMs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			vm, err := a.VMs.VM(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return a.print(vm, func(w io.Writer) { table(w, details(vm)) })
-		},
-	}
+	}, func(ctx context.Context, args []string) (banger.VM, error) { return a.VMs().VM(ctx, args[0]) },
+		func(w io.Writer, vm banger.VM) { table(w, details(vm)) })
 }
 
 func details(vm banger.VM) [][]string {
@@ -51,9 +44,9 @@ func details(vm banger.VM) [][]string {
 	}
 	add("reason", vm.Reason)
 	if vm.NeedsRestart {
-		add("changed", "needs a restart: the guest has what it was started with")
+		add("changed", "needs a restart: the guest still has the old values")
 	}
-	add("image", s.Image+" ("+vm.ImageID+")")
+	add("image", s.Image+" ("+banger.ShortID(vm.ImageID)+")")
 	add("kernel", s.Kernel+" ("+vm.KernelID+")")
 	add("vcpu", strconv.Itoa(s.VCPU))
 	add("memory", formatMiB(s.MemoryMiB))
@@ -61,7 +54,11 @@ func details(vm banger.VM) [][]string {
 	add("network", string(s.Net))
 	add("hypervisor", s.Hypervisor)
 	add("limits", formatLimits(s.Limits))
+	if s.Insecure {
+		add("sandbox", "none if this host can't give the VMM one (--insecure-vmm)")
+	}
 	add("workspace", s.Workspace)
+	add("labels", labels(s.Labels).String())
 	if s.Remove {
 		add("lives", "as long as the command that made it (--rm)")
 	}
@@ -76,7 +73,7 @@ func details(vm banger.VM) [][]string {
 		add("start", text)
 		var took []string
 		for _, st := range l.Stages {
-			took = append(took, st.Name+" "+st.Took.Round(time.Millisecond).String())
+			took = append(took, st.Name+" "+(time.Duration(st.TookMS)*time.Millisecond).String())
 		}
 		add("stages", strings.Join(took, ", "))
 	}

@@ -10,13 +10,14 @@ import (
 	"banger"
 )
 
-// waitFlag says for what of a started VM to wait.
+// waitFlag says how far a started VM must be before the command goes on.
 type waitFlag struct{ what string }
 
 const (
 	waitAgent = "agent"
 	waitBoot  = "boot"
-	// bootTime is how long an image's init may take, and bootPause how often it is asked.
+	// bootTime is how long an image's init may take, bootPause the time between two
+	// questions whether it is up.
 	bootTime  = 5 * time.Minute
 	bootPause = 200 * time.Millisecond
 )
@@ -27,7 +28,7 @@ func (f *waitFlag) Type() string   { return "what" }
 // Set implements pflag.Value.
 func (f *waitFlag) Set(s string) error {
 	if s != waitAgent && s != waitBoot {
-		return banger.Errorf(banger.CodeInvalid, "there are %s and %s", waitAgent, waitBoot)
+		return banger.Errorf(banger.CodeInvalid, "it can be %s or %s", waitAgent, waitBoot)
 	}
 	f.what = s
 	return nil
@@ -35,12 +36,12 @@ func (f *waitFlag) Set(s string) error {
 
 func (f *waitFlag) add(cmd *cobra.Command) {
 	f.what = waitAgent
-	cmd.Flags().Var(f, "wait", `how far it must be: "agent", which runs commands, or "boot": the image's init has started its services`)
+	cmd.Flags().Var(f, "wait", `how long to wait: until the "agent" can run commands, or until "boot": the image's init has started its services`)
 	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{waitAgent, waitBoot}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// wait waits for a VM's init, if that is asked for. One that ended with failed
-// services is up.
+// wait waits for a VM's init, if that is asked for. An init some of whose services
+// failed counts as up.
 func (f *waitFlag) wait(ctx context.Context, a *App, vm banger.VM, p banger.Progress) error {
 	if f.what != waitBoot {
 		return nil

@@ -1,10 +1,10 @@
-// Package config reads config.toml: what a new VM gets when its user doesn't
-// say, where things come from, and where banger keeps what it has. Command line
-// and daemon read it alike, so that both find the same directories.
+// Package config reads config.toml: what a new VM gets when its user doesn't say,
+// where downloads come from, and banger's directories. Command line and daemon read
+// it in the same way, so that both find the same directories.
 //
-// It owns the settings' names, their defaults on this host, their bounds, and
-// the knowledge of where each value came from. It refuses to know what follows
-// from any of them.
+// It owns the settings' names, their defaults on this host, their bounds, and where
+// each value came from. What a setting does is the business of those who use it.
+// Errors are banger.CodeInvalid and name the file and the setting. Sizes are in MiB.
 package config
 
 import (
@@ -19,10 +19,10 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"banger"
-	"banger/xdg"
+	"banger/host/xdg"
 )
 
-// Config are the settings. The names of those about VMs are the API's Spec's.
+// Config are the settings. Those about VMs are named as in banger.Spec.
 type Config struct {
 	DefaultImage  string `toml:"default_image"`
 	DefaultKernel string `toml:"default_kernel"`
@@ -38,6 +38,7 @@ type Config struct {
 	DiskDriver    string `toml:"disk_driver"`
 	Net           string `toml:"net"`
 	WarmStart     bool   `toml:"warm_start"`
+	InsecureVMM   bool   `toml:"insecure_vmm"`
 	BridgeSubnet  string `toml:"bridge_subnet"`
 	BridgeNAT     bool   `toml:"bridge_nat"`
 	BridgePeers   bool   `toml:"bridge_peers"`
@@ -58,29 +59,30 @@ var settings = []struct {
 	key, means string
 	value      func(*Config) any
 }{
-	{"default_image", "the image of VMs that don't say", func(c *Config) any { return c.DefaultImage }},
+	{"default_image", "the image of VMs made without --image", func(c *Config) any { return c.DefaultImage }},
 	{"default_kernel", "their kernel", func(c *Config) any { return c.DefaultKernel }},
 	{"vcpu", "their virtual CPUs; 0: two, or one where QEMU emulates them one at a time (doctor says so)", func(c *Config) any { return c.VCPU }},
 	{"memory_mib", "their memory, in MiB", func(c *Config) any { return c.MemoryMiB }},
-	{"disk_mib", "their disk, in MiB; it takes what is written to it", func(c *Config) any { return c.DiskMiB }},
+	{"disk_mib", "their disk, in MiB; on this host it takes only what is written to it", func(c *Config) any { return c.DiskMiB }},
 	{"hypervisor", "their hypervisor: firecracker, qemu, or auto, which is Firecracker where that and KVM work", func(c *Config) any { return c.Hypervisor }},
 	{"firecracker", "the path of Firecracker; empty: what `banger hypervisor install` fetched, else in PATH", func(c *Config) any { return c.Firecracker }},
-	{"jailer", "run it under its jailer, for a daemon that runs as root", func(c *Config) any { return c.Jailer }},
-	{"firecracker_mirror", "where it is fetched from; empty: the project's releases", func(c *Config) any { return c.FirecrackerAt }},
+	{"jailer", "run Firecracker under its jailer, for a daemon that runs as root", func(c *Config) any { return c.Jailer }},
+	{"firecracker_mirror", "where Firecracker is fetched from; empty: the project's releases", func(c *Config) any { return c.FirecrackerAt }},
 	{"disk_driver", "their disks: file, or dm-snapshot for a daemon that runs as root", func(c *Config) any { return c.DiskDriver }},
 	{"net", "their network: user, none, or bridge for a daemon that runs as root", func(c *Config) any { return c.Net }},
-	{"warm_start", "start them from templates, made of themselves, where a boot can be saved", func(c *Config) any { return c.WarmStart }},
-	{"boot_deadline", "how long a guest may take to answer before its boot is given up, and tried once more", func(c *Config) any { return c.BootDeadline }},
+	{"warm_start", "start them from templates where that saves a boot; templates are made without being asked for", func(c *Config) any { return c.WarmStart }},
+	{"insecure_vmm", "let a VMM run without its sandbox where that can't be had: a guest that breaks out of the VMM then has all rights of the daemon's user", func(c *Config) any { return c.InsecureVMM }},
+	{"boot_deadline", "how long a guest may take to answer; then its boot is tried once more", func(c *Config) any { return c.BootDeadline }},
 	{"bridge_subnet", "the IPv4 subnet of the network bridge", func(c *Config) any { return c.BridgeSubnet }},
-	{"bridge_nat", "let VMs on the bridge reach what this host reaches", func(c *Config) any { return c.BridgeNAT }},
+	{"bridge_nat", "let VMs on the bridge reach networks beyond this host, by NAT", func(c *Config) any { return c.BridgeNAT }},
 	{"bridge_peers", "let VMs on the bridge reach each other", func(c *Config) any { return c.BridgePeers }},
 	{"bridge_ports", "this host's TCP and UDP ports that VMs on the bridge reach, as [53]", func(c *Config) any { return c.BridgePorts }},
 	{"mirror", "the Debian mirror that kernels and packages come from; empty: this host's own, else deb.debian.org", func(c *Config) any { return c.Mirror }},
 	{"security_mirror", "the mirror of debian-security; empty: deb.debian.org's", func(c *Config) any { return c.Security }},
 	{"auto_stop_stale_after", "stop VMs that had no client, command or load for this long, as 2h or 90m; 0: never", func(c *Config) any { return c.AutoStop }},
-	{"log_level", "what the daemon's log has: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
+	{"log_level", "the least level that the daemon logs: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
 	{"state_dir", "where records, VMs and the daemon's log are", func(c *Config) any { return c.StateDir }},
-	{"data_dir", "where images, kernels and disks' templates are", func(c *Config) any { return c.DataDir }},
+	{"data_dir", "where images, kernels and the bases of disks are", func(c *Config) any { return c.DataDir }},
 	{"cache_dir", "where downloads are", func(c *Config) any { return c.CacheDir }},
 }
 
@@ -92,7 +94,7 @@ type Setting struct {
 	Means  string `json:"means"`
 }
 
-// Default returns what holds without a file, on this host and with directories d.
+// Default returns the settings of this host without a file, with directories d.
 func Default(d xdg.Dirs) Config {
 	return Config{
 		DefaultImage:  "debian-12",
@@ -117,9 +119,8 @@ func Default(d xdg.Dirs) Config {
 	}
 }
 
-// Load finds the user's directories and reads their config.toml; it may be
-// missing. The directories returned are those it says. They are useful even
-// beside an error: then they are those without the file.
+// Load finds the user's directories and reads their config.toml, if there is one. It
+// returns the directories that the file sets; on an error, those without the file.
 func Load(getenv func(string) string) (Config, xdg.Dirs, error) {
 	d, err := xdg.Of(getenv)
 	if err != nil {
@@ -132,8 +133,8 @@ func Load(getenv func(string) string) (Config, xdg.Dirs, error) {
 	return c, c.dirs(d), nil
 }
 
-// Read reads the config.toml of the directories d over the defaults. A key it
-// doesn't know is refused: a mistyped setting must not be dropped in silence.
+// Read reads the config.toml of the directories d over the defaults. An unknown key
+// is an error, so that a mistyped setting isn't silently ignored.
 func Read(d xdg.Dirs) (Config, error) {
 	c := Default(d)
 	bad := func(format string, args ...any) (Config, error) {
@@ -148,7 +149,7 @@ func Read(d xdg.Dirs) (Config, error) {
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		key := unknown[0].String()
-		hint := "there are " + strings.Join(keys(), ", ")
+		hint := "the settings are " + strings.Join(keys(), ", ")
 		if like := nearest(key, keys()); like != "" {
 			hint = "did you mean " + like + "? `banger config show` lists all settings"
 		}
@@ -173,7 +174,7 @@ func cmpOr(a, b string) string {
 	return b
 }
 
-// check holds the values to their bounds.
+// check returns an error for a value out of its bounds.
 func (c *Config) check() error {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
@@ -232,7 +233,7 @@ func (c *Config) dirs(d xdg.Dirs) xdg.Dirs {
 	return d
 }
 
-// Path is the file that was or would be read.
+// Path is where config.toml is, or would be.
 func (c *Config) Path() string { return c.path }
 
 // Boot is how long a guest may take to its agent's first answer.
@@ -241,13 +242,13 @@ func (c *Config) Boot() time.Duration {
 	return d
 }
 
-// AutoStopStaleAfter is how long a VM must have been unused to be stopped; 0: none is.
+// AutoStopStaleAfter is how long a VM must be unused before it is stopped; 0: never.
 func (c *Config) AutoStopStaleAfter() time.Duration {
 	d, _ := time.ParseDuration(c.AutoStop) // checked when it was read
 	return d
 }
 
-// Level is the log level in the log's own terms.
+// Level is the daemon's log level.
 func (c *Config) Level() slog.Level {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked when it was read
@@ -275,8 +276,7 @@ func keys() []string {
 	return list
 }
 
-// nearest returns the known word that a mistyped one was probably meant to be,
-// or "".
+// nearest returns the known word that is most like a mistyped one, or "".
 func nearest(word string, known []string) string {
 	best, least := "", max(2, len(word)/3)+1
 	for _, k := range known {
@@ -294,7 +294,7 @@ func nearest(word string, known []string) string {
 	return best
 }
 
-// distance is Levenshtein's: how many letters to change, add or drop.
+// distance is the Levenshtein distance: how many letters to change, add or drop.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

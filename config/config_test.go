@@ -29,7 +29,7 @@ func TestRefused(t *testing.T) {
 	for _, c := range []struct{ text, fact, hint string }{
 		{"memroy_mib = 512", `there is no setting "memroy_mib"`, "did you mean memory_mib?"},
 		{"memory = 512", `there is no setting "memory"`, "did you mean memory_mib?"},
-		{"colour = 'red'", `there is no setting "colour"`, "there are default_image,"},
+		{"colour = 'red'", `there is no setting "colour"`, "the settings are default_image,"},
 		{"[vm]\nvcpu = 1", `there is no setting "vm`, ""},
 		{"vcpu = -1", "vcpu is -1; it can be 0 to", ""},
 		{"memory_mib = 1", "memory_mib is 1; it can be", ""},

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 
 // command is the command line with the commands that cobra adds by itself.
 func command() *cobra.Command {
-	root := cli.Command()
+	root, _ := cli.Command()
 	root.DisableAutoGenTag = true
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -31,6 +32,26 @@ func each(c *cobra.Command, f func(*cobra.Command) error) error {
 	}
 	for _, sub := range c.Commands() {
 		if err := each(sub, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// references are what is made from the code, by the files that hold it.
+var references = map[string]func() ([]byte, error){
+	"docs/reference/cli.md":  reference,
+	"docs/reference/json.md": jsonReference,
+	"api/openapi.json":       openAPI,
+}
+
+func writeReferences() error {
+	for path, make := range references {
+		text, err := make()
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
 			return err
 		}
 	}

@@ -1,10 +1,10 @@
 // Command dist makes a release: one tarball that is installed by unpacking it
 // into a prefix such as ~/.local, and its checksum. With -docs it writes the
-// command line's reference instead, which a test holds to the commands; with
+// references instead that are made from the code, which a test holds to it; with
 // -record it records a session in a terminal.
 //
-// It owns what a release holds and where. It refuses to know any command; the
-// same sources give the same bytes.
+// It owns which files a release has and where. It knows nothing of what a command
+// does. The same sources give the same bytes.
 package main
 
 import (
@@ -30,11 +30,14 @@ import (
 func main() {
 	version := flag.String("version", "unknown", "the release's version")
 	out := flag.String("o", "release", "the directory it is written to")
-	docs := flag.String("docs", "", "write the reference of the command line to this file and end")
+	docs := flag.Bool("docs", false, "write the references that are made from the code, and end")
 	cast := flag.Bool("record", false, "record a session in a terminal, with the banger in PATH, as "+recording+" and end")
 	flag.Parse()
-	do := func() error { return run(*version, *out, *docs) }
-	if *cast {
+	do := func() error { return run(*version, *out) }
+	switch {
+	case *docs:
+		do = writeReferences
+	case *cast:
 		do = writeRecording
 	}
 	if err := do(); err != nil {
@@ -43,14 +46,7 @@ func main() {
 	}
 }
 
-func run(version, out, docs string) error {
-	if docs != "" {
-		text, err := reference()
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(docs, text, 0o644)
-	}
+func run(version, out string) error {
 	stamp, err := commitTime()
 	if err != nil {
 		return err
@@ -107,7 +103,8 @@ func contents(version string, stamp time.Time) ([]file, error) {
 	}
 	files = append(files, shells...)
 	for from, to := range map[string]string{"README.md": "share/doc/banger/README.md", "LICENSE": "share/doc/banger/LICENSE",
-		"ARCHITECTURE.md": "share/doc/banger/ARCHITECTURE.md", "dist/banger.service": "share/systemd/user/banger.service"} {
+		"ARCHITECTURE.md": "share/doc/banger/ARCHITECTURE.md", "api/openapi.json": "share/doc/banger/openapi.json",
+		"dist/banger.service": "share/systemd/user/banger.service"} {
 		data, err := os.ReadFile(from)
 		if err := add(to, 0o644, data, err); err != nil {
 			return nil, err
@@ -139,14 +136,13 @@ func build(version string) ([]file, error) {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid= -X banger/version.Version="+version, "-o", dir+"/", "./cmd/...")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build: %w: %s", err, out)
+	}
 	var files []file
 	for _, name := range []string{"banger", "bangerd", "banger-shim", "banger-agent"} {
-		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid= -X banger/version.Version="+version,
-			"-o", filepath.Join(dir, name), "./cmd/"+name)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build %s: %w: %s", name, err, out)
-		}
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			return nil, err

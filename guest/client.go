@@ -14,24 +14,23 @@ import (
 	"unicode"
 )
 
-// Client asks the agent for things. All methods may be called side by side.
+// Client is the host's side of the protocol. Its methods may be called concurrently.
 //
-// The first dial's error is returned as it is. A stream that breaks after that
-// is taken up again on a new one until ctx ends, whatever the operation. The
-// agent's own errors, and what is said of an agent that breaks the protocol, are
-// *Error. The client believes nothing the guest says without bounds; texts of
-// the guest are freed of control characters.
+// The first dial's error is returned as it is. When a stream breaks later, the operation
+// goes on on a new one, until ctx ends. Errors from the agent, and those of an agent that
+// breaks the protocol, are *Error. All that the guest sends is checked and bounded;
+// control characters are removed from its texts.
 type Client struct {
 	Dial Dialer
-	// Final reports whether a dial error met while taking up a broken stream
-	// means that trying again is pointless (the VM has ended). Nil: never.
+	// Final reports whether after this error of a dial no further dial can succeed, as the
+	// VM has ended. Nil: never. It isn't asked about the first dial.
 	Final func(error) bool
 }
 
-// Configure makes the booted guest the VM of this identity and returns when its
-// root is assembled. Repeated with the same identity it returns the same
-// answer; another identity is CodeConflict. A zero Time is replaced by this
-// host's at the moment it is sent: a booting guest may keep it waiting.
+// Configure makes the booted guest the VM of this identity and returns when its root is
+// assembled. A second call with the same identity returns the same answer; another
+// identity is CodeConflict. For a zero Time the host's time is sent, as it is when the
+// guest is ready for it.
 func (c *Client) Configure(ctx context.Context, id Identity) (Ready, error) {
 	var r Ready
 	err := c.call(ctx, OpConfigure, leaving{id}, &r)
@@ -47,16 +46,15 @@ func (c *Client) Configure(ctx context.Context, id Identity) (Ready, error) {
 	return r, err
 }
 
-// Freeze brings a booted guest that has no identity yet to its freeze point, or
-// makes a running one stand still, and returns when it does. A template may be
-// made of it when the host has hung up and the console has said FrozenLine; a
-// guest restored from that waits for Configure.
+// Freeze brings a booted guest without an identity to its freeze point, or stops the
+// processes of a running one. Then disconnect from the channel: once the console has
+// FrozenLine, a template may be made. A guest restored from that waits for Configure.
 func (c *Client) Freeze(ctx context.Context) error { return c.call(ctx, OpFreeze, nil, nil) }
 
-// leaving is an Identity on its way.
+// leaving is an Identity that is being sent.
 type leaving struct{ Identity }
 
-// MarshalJSON is the last moment before the identity leaves.
+// MarshalJSON fills in the time at the last moment.
 func (s leaving) MarshalJSON() ([]byte, error) {
 	if s.Time.IsZero() {
 		s.Time = time.Now()
@@ -64,7 +62,7 @@ func (s leaving) MarshalJSON() ([]byte, error) {
 	return json.Marshal(s.Identity)
 }
 
-// Health asks for a sign of life.
+// Health asks the agent how the guest is.
 func (c *Client) Health(ctx context.Context) (Health, error) {
 	return c.health(ctx, HealthRequest{})
 }
@@ -81,13 +79,13 @@ func (c *Client) Clock(ctx context.Context, now time.Time) error {
 	return c.call(ctx, OpClock, now, nil)
 }
 
-// clockTolerance is how far a guest's clock may be off before it is set. A step
-// backwards hurts programs more than a few milliseconds do.
+// clockTolerance is how far a guest's clock may be off before it is set: for programs a
+// step backwards is worse than a few milliseconds.
 const clockTolerance = 10 * time.Millisecond
 
-// What a round trip takes can't be told from an offset, so the best of some
-// readings of the guest's clock counts, and a slow one proves nothing. A guest that
-// has just started may be too busy for good ones, and is asked again, ever less often.
+// The time of a round trip can't be told from an offset of the clock. So the fastest of
+// some readings counts, and slow ones prove nothing. A guest that has just started may be
+// too busy for a fast one, and is asked again, at growing pauses.
 const (
 	clockReadings = 3
 	clockGoodTrip = 50 * time.Millisecond
@@ -95,9 +93,9 @@ const (
 	clockMaxPause = 10 * time.Second
 )
 
-// SyncClock compares the guest's wall clock with this host's and sets it when it is
-// surely off, until a good reading finds it right or ctx ends. It returns how far it
-// was off at first, positive when ahead.
+// SyncClock compares the guest's wall clock with this host's and sets it when it is surely
+// wrong, until a good reading finds it right or ctx ends. It returns how far it was ahead
+// at first; negative when it was behind.
 func (c *Client) SyncClock(ctx context.Context) (time.Duration, error) {
 	var first time.Duration
 	for n, pause := 0, clockPause; ; n, pause = n+1, min(2*pause, clockMaxPause) {
@@ -110,7 +108,7 @@ func (c *Client) SyncClock(ctx context.Context) (time.Duration, error) {
 		}
 		switch {
 		case offset.Abs() > clockTolerance+trip/2:
-			// The order itself may take long to get there, so its effect is looked at.
+			// The request may take long to get there, so read the clock again afterwards.
 			if err := c.Clock(ctx, time.Now().Add(trip/2)); err != nil {
 				return first, err
 			}
@@ -147,15 +145,22 @@ func (c *Client) Shutdown(ctx context.Context, verb string) error {
 	return c.call(ctx, OpShutdown, ShutdownRequest{verb}, nil)
 }
 
-// Start starts a command and follows nothing: Attach does, later. A command
-// that could not be started is CodeNotStarted.
+// Start starts a command and doesn't follow it; Attach can, later. CodeNotStarted when it
+// could not be started. As with Exec, it is started only once.
 func (c *Client) Start(ctx context.Context, spec ExecSpec) error {
 	spec.Detach = true
 	if spec.ID == "" {
 		spec.ID = NewID()
 	}
 	var at Attached
-	if err := c.call(ctx, OpExec, ExecRequest{Spec: spec}, &at); err != nil {
+	var o start
+	err := c.persist(ctx, nil, func(conn net.Conn) (bool, error) {
+		if err := o.prepare(ctx, c); err != nil {
+			return false, err
+		}
+		return false, exchange(conn, bufio.NewReader(conn), OpExec, o.agent, ExecRequest{Spec: spec}, &at)
+	})
+	if err != nil {
 		return err
 	}
 	if at.Exit != nil && at.Exit.Error != "" {
@@ -164,12 +169,25 @@ func (c *Client) Start(ctx context.Context, spec ExecSpec) error {
 	return nil
 }
 
+// maxSessions bounds the commands that an agent may name, several times over what one
+// keeps: of two bytes each, a message's would take 40 MiB here.
+const maxSessions = 1024
+
 // Sessions lists what the agent knows, oldest first, without environments and
 // with long argument lists cut.
 func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
-	var list []Session
-	err := c.call(ctx, OpSessions, nil, &list)
+	var answer []json.RawMessage
+	if err := c.call(ctx, OpSessions, nil, &answer); err != nil {
+		return nil, err
+	}
+	if len(answer) > maxSessions {
+		return nil, Errorf(CodeProtocol, "the guest's agent names %d commands, which can't be", len(answer))
+	}
+	list := make([]Session, len(answer))
 	for i := range list {
+		if err := json.Unmarshal(answer[i], &list[i]); err != nil {
+			return nil, Errorf(CodeProtocol, "the agent's answer can't be read: %v", err)
+		}
 		for j, arg := range list[i].Spec.Argv {
 			list[i].Spec.Argv[j] = clean(arg)
 		}
@@ -177,7 +195,7 @@ func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
 			st.Error, st.Signal = clean(st.Error), clean(st.Signal)
 		}
 	}
-	return list, err
+	return list, nil
 }
 
 // Signal sends a signal ("TERM") to a running session's process group, or to the
@@ -186,17 +204,17 @@ func (c *Client) Signal(ctx context.Context, id, signal string) error {
 	return c.call(ctx, OpSignal, SignalRequest{id, signal}, nil)
 }
 
-// Forget drops an ended session. One that is unknown is forgotten already; one
-// that runs is CodeConflict.
+// Forget drops a session that has ended. It succeeds for an unknown session; one that runs
+// is CodeConflict.
 func (c *Client) Forget(ctx context.Context, id string) error {
 	return c.call(ctx, OpForget, SessionRequest{id}, nil)
 }
 
-// Watch calls notice for everything the guest tells, on one stream, until that
-// stream breaks or ctx ends, and returns why; it doesn't dial again. What was
-// told in the recent past is told again on every new stream. The guest waits for
-// notice to return before it does what it announced.
+// Watch calls notice for every notice of the guest, on one stream, until that breaks or ctx
+// ends, and returns why; it doesn't dial again. On each new stream the guest repeats the
+// latest notices. It waits for notice to return before it does what it announced.
 func (c *Client) Watch(ctx context.Context, notice func(Notice)) error {
+	ctx = WithControl(ctx)
 	conn, err := c.Dial(ctx)
 	if err != nil {
 		return err
@@ -204,7 +222,7 @@ func (c *Client) Watch(ctx context.Context, notice func(Notice)) error {
 	defer conn.Close()
 	defer bind(ctx, conn)()
 	r := bufio.NewReader(conn)
-	if err := exchange(conn, r, OpWatch, nil, nil); err != nil {
+	if err := exchange(conn, r, OpWatch, "", nil, nil); err != nil {
 		return because(ctx, err)
 	}
 	for frames := NewFrameReader(r); ; {
@@ -223,9 +241,8 @@ func (c *Client) Watch(ctx context.Context, notice func(Notice)) error {
 	}
 }
 
-// Echo returns a stream on which the agent sends back what it gets: the cost of
-// the bare channel, for measurements and for telling a slow channel from a slow
-// guest.
+// Echo returns a stream on which the agent sends back what it gets. It is for measuring
+// the channel, and for telling a slow channel from a slow guest.
 func (c *Client) Echo(ctx context.Context) (net.Conn, error) {
 	conn, err := c.Dial(ctx)
 	if err != nil {
@@ -233,36 +250,53 @@ func (c *Client) Echo(ctx context.Context) (net.Conn, error) {
 	}
 	unbind := bind(ctx, conn)
 	defer unbind()
-	if err := exchange(conn, bufio.NewReader(conn), OpEcho, nil, nil); err != nil {
+	if err := exchange(conn, bufio.NewReader(conn), OpEcho, "", nil, nil); err != nil {
 		_ = conn.Close()
 		return nil, because(ctx, err)
 	}
 	return conn, nil
 }
 
-// NewID returns a fresh session id.
+// NewID returns a new session id.
 func NewID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
 }
 
-// call does an operation of one request and one response. Every such operation
-// may be repeated, so a broken stream is no reason to give up.
+// control marks the context of a dial for an operation that keeps the VM.
+type control struct{}
+
+// WithControl marks the streams that are dialled in a context as control streams.
+func WithControl(ctx context.Context) context.Context {
+	return context.WithValue(ctx, control{}, true)
+}
+
+// IsControl reports to a Dialer whether the stream is for managing the VM, such as a health
+// check, and not for what users run in it. Such streams have places that users' streams
+// can't take, and come before them.
+func IsControl(ctx context.Context) bool {
+	is, _ := ctx.Value(control{}).(bool)
+	return is
+}
+
+// call does an operation of one request and one response. When the stream breaks it is
+// repeated, which does no harm.
 func (c *Client) call(ctx context.Context, op string, body, answer any) error {
+	ctx = WithControl(ctx)
 	return c.persist(ctx, nil, func(conn net.Conn) (bool, error) {
-		return false, exchange(conn, bufio.NewReader(conn), op, body, answer)
+		return false, exchange(conn, bufio.NewReader(conn), op, "", body, answer)
 	})
 }
 
 // exchange speaks the first message of a stream and reads the answer to it.
-func exchange(conn net.Conn, r *bufio.Reader, op string, body, answer any) error {
-	req, err := AppendRequest(nil, op, body)
+func exchange(conn net.Conn, r *bufio.Reader, op, agent string, body, answer any) error {
+	req, err := appendRequest(nil, op, agent, body)
 	if err != nil {
 		return Errorf(CodeInvalid, "%v", err)
 	}
 	if _, err := conn.Write(req); err != nil {
-		// The agent may have refused without reading everything: hear it.
+		// The agent may have refused without reading everything: read its answer.
 		if e, ok := errors.AsType[*Error](ReadResponse(r, answer)); ok {
 			return cleanError(e)
 		}
@@ -277,16 +311,16 @@ func exchange(conn net.Conn, r *bufio.Reader, op string, body, answer any) error
 	return nil
 }
 
-// Between tries to take up a broken stream; a try that got anywhere counts as
-// the first again.
+// Pauses between two tries after a broken stream; they are short again after a try that
+// made progress.
 const (
 	firstPause = 5 * time.Millisecond
 	maxPause   = time.Second
 )
 
-// persist runs do on one stream after the other until it succeeds, fails with
-// an *Error, or ctx ends. do says whether it got anywhere. broken, which may be
-// nil, is told of each failure that isn't the end.
+// persist calls do with one stream after the other until it succeeds, fails with an *Error,
+// or ctx ends. do reports whether it made progress. broken, unless nil, is called with each
+// error after which persist goes on.
 func (c *Client) persist(ctx context.Context, broken func(error), do func(net.Conn) (bool, error)) error {
 	pause := firstPause
 	for first := true; ; first = false {
@@ -296,7 +330,7 @@ func (c *Client) persist(ctx context.Context, broken func(error), do func(net.Co
 		}
 		if err == nil {
 			var progress bool
-			if progress, err = once(ctx, conn, do); progress {
+			if progress, err = oneStream(ctx, conn, do); progress {
 				pause = firstPause
 			}
 			if err == nil {
@@ -321,19 +355,19 @@ func (c *Client) persist(ctx context.Context, broken func(error), do func(net.Co
 	}
 }
 
-func once(ctx context.Context, conn net.Conn, do func(net.Conn) (bool, error)) (bool, error) {
+func oneStream(ctx context.Context, conn net.Conn, do func(net.Conn) (bool, error)) (bool, error) {
 	defer conn.Close()
 	defer bind(ctx, conn)()
 	return do(conn)
 }
 
-// bind makes the end of ctx break the stream. The function it returns unbinds.
+// bind breaks the stream when ctx ends, until unbind is called.
 func bind(ctx context.Context, conn net.Conn) (unbind func()) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	return func() { stop() }
 }
 
-// because adds what was last seen to the end of ctx, when that is why.
+// because adds the last error of a stream to the error of a ctx that has ended.
 func because(ctx context.Context, err error) error {
 	if ctx.Err() == nil {
 		return err

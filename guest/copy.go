@@ -20,10 +20,9 @@ func (c *Client) Put(ctx context.Context, dir string, tar io.Reader, opt PutOpti
 	return c.unpack(ctx, ExecSpec{Tool: "untar", Argv: []string{"untar", dir}, User: opt.User}, dir, tar)
 }
 
-// Copy unpacks a tar stream of a tree of this name where cp would put that: below
-// dest if that is a directory, else as dest. The name is ".", and dest is created,
-// where all of the stream goes below dest. An agent of before there was a Copy
-// refuses it.
+// Copy unpacks a tar stream of a tree of this name to where cp would put it: below dest if
+// that is a directory, else as dest. With the name ".", the content of the tree goes below
+// dest, which is created. Older agents refuse Copy.
 func (c *Client) Copy(ctx context.Context, name, dest string, tar io.Reader, opt PutOptions) error {
 	return c.unpack(ctx, ExecSpec{Tool: "cp", Argv: []string{"cp", name, dest}, User: opt.User}, dest, tar)
 }
@@ -38,15 +37,13 @@ func (c *Client) unpack(ctx context.Context, spec ExecSpec, dest string, tar io.
 	return err
 }
 
-// Get writes a tar stream of a file or directory of the guest to w; names in it
-// begin with the path's last element, or with "." for a path that ends in /. as for
-// what is in it. What comes is the guest's word: unpack it
-// as you would anything untrusted.
+// Get writes a tar stream of a file or directory of the guest to w. Names in it begin with
+// the path's last element, or with "." if the path ends in "/.". The stream isn't trusted.
 func (c *Client) Get(ctx context.Context, path string, w io.Writer) error {
 	return c.tool(ctx, ExecSpec{Tool: "tar", Argv: []string{"tar", path}, Dir: "/"}, IO{Stdout: w})
 }
 
-// tool runs a tool of the agent; what it prints on stderr is its error.
+// tool runs a tool of the agent; its error is what the tool prints on stderr.
 func (c *Client) tool(ctx context.Context, spec ExecSpec, near IO) error {
 	var said head
 	near.Stderr = &said
@@ -72,8 +69,8 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// source remembers why reading failed: to the command that is the end of its
-// input, to the caller it isn't.
+// source records why reading failed: for the command its input just ends, but the caller
+// must know.
 type source struct {
 	r   io.Reader
 	err atomic.Pointer[error]

@@ -3,7 +3,6 @@ package guest
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -16,90 +15,67 @@ import (
 // smallest spool is four times that.
 const ackEvery = 64 << 10
 
-// goodbyeTimeout bounds the courtesy of telling the agent to forget a session.
+// goodbyeTimeout bounds the call that tells the agent to forget a session.
 const goodbyeTimeout = time.Second
 
-// Exec runs a command and follows it to its end: streams are copied, signals
-// and sizes passed on, a broken stream is taken up again without a byte lost or
-// doubled. An empty spec.ID is chosen here. A command that could not be started
-// is no error but a status with Error set. When ctx ends first the command goes
-// on: signal it if it shall not. A Read of near.Stdin that is blocked when Exec
-// returns stays blocked, and what it then reads is lost.
+// Exec runs a command and follows it to its end. It copies streams and passes on signals
+// and sizes. When the connection breaks it goes on, and no byte is lost or doubled. Output
+// that was dropped before it could be read is CodeLost, unless near.Gap is set. The command
+// is started only once: if the agent was replaced before it answered, it isn't known
+// whether the command ran, which is CodeLost, too. Exec chooses an id if spec.ID is empty.
+// A command that could not be started is no error but a status with Error set. If ctx ends
+// first, the command runs on: send it a signal to end it. A Read of near.Stdin that is
+// blocked when Exec returns stays blocked, and what it then reads is lost.
 //
-// When near.Stdout or near.Stderr refuses a write the command sees what it would see
-// on a local pipe whose reader died; Exec returns its status and the write's error.
+// When a write to near.Stdout or near.Stderr fails, the command sees what it would see on a
+// local pipe whose reader died; Exec returns its status and the write's error.
 func (c *Client) Exec(ctx context.Context, spec ExecSpec, near IO) (ExitStatus, error) {
 	if spec.ID == "" {
 		spec.ID = NewID()
 	}
 	f := newFollow(spec, near)
-	f.stdinKnown, f.forget = true, true
+	f.forget = true
 	return c.follow(ctx, f)
 }
 
-// Attach follows a session that was started before, from the oldest output
-// still kept, until it ends. The session stays known: Forget ends that. A client
-// that was attached is told CodeSuperseded. An unknown id is CodeNotFound. A nil
-// near.Stdin leaves the command's stdin as it is.
+// Attach follows a session that was started before, from the oldest output still kept,
+// until it ends. The agent keeps the session until Forget. A client that was attached
+// before gets CodeSuperseded. An unknown id is CodeNotFound. With near.Stdin nil the
+// command's stdin stays open.
 func (c *Client) Attach(ctx context.Context, id string, near IO) (ExitStatus, error) {
 	f := newFollow(ExecSpec{ID: id}, near)
-	f.attach, f.out = true, [2]int64{-1, -1}
+	f.started, f.out, f.up.input = true, [2]int64{-1, -1}, inputUnknown
 	return c.follow(ctx, f)
 }
 
-// follow is one session seen from the client: all that must survive a stream.
+// follow is the client's state of one session, over all its streams.
 type follow struct {
 	spec    ExecSpec
 	io      IO
 	writers [2]io.Writer
 	forget  bool // the session may go when it has ended
 
-	// Of the goroutine that reads streams alone.
-	attach   bool     // the session is known to exist: never start it again
+	// Used only by the goroutine that reads streams.
+	started  bool // the agent has said that it knows the session: never start it again
+	start    start
 	client   string   // this follower's name
 	try      int      // streams so far
 	out      [2]int64 // output delivered; -1: wherever the agent begins
 	writeErr [2]error // what a writer refused with; its stream is discarded
 
-	mu         sync.Mutex // guards what follows
-	wake       sync.Cond  // broadcast on every change
-	up         upstream
-	stdinKnown bool // up.base is the agent's offset
-	takesStdin bool
-	over       bool // nothing more will be sent
-}
-
-// upstream is what is to reach the agent, with what was sent but not confirmed.
-type upstream struct {
-	stdin   []byte
-	base    int64 // offset of stdin[0]
-	sent    int64 // offset behind the last byte that went into any stream
-	got     int64 // offset behind the last byte the agent is known to have
-	eof     bool
-	signals []string
-	sigBase int64 // index of signals[0]
-	size    *WinSize
-	sizes   int64    // how often size was set
-	acks    [2]int64 // output delivered
-	closed  [2]bool  // outputs nobody reads
-}
-
-// sent is what of an upstream went into one stream.
-type sent struct {
-	stdin  int64 // offset
-	eof    bool
-	signal int64
-	sizes  int64
-	acks   [2]int64
-	closed [2]bool
-	early  bool // stdin needn't wait for the agent's answer: nothing was sent before
-	ready  bool // the agent's answer is here
+	mu   sync.Mutex // guards what follows
+	wake sync.Cond  // broadcast on every change
+	up   upstream
 }
 
 func newFollow(spec ExecSpec, near IO) *follow {
 	f := &follow{spec: spec, client: NewID(), io: near, writers: [2]io.Writer{near.Stdout, near.Stderr}}
 	f.wake.L = &f.mu
-	f.takesStdin = spec.Stdin
+	f.up.stdin = NewStore(StdinWindow)
+	f.up.input = inputNone
+	if spec.Stdin {
+		f.up.input = inputOpen
+	}
 	return f
 }
 
@@ -114,7 +90,14 @@ func (c *Client) follow(ctx context.Context, f *follow) (ExitStatus, error) {
 		go f.readControls(done)
 	}
 	var st ExitStatus
-	err := c.persist(ctx, f.io.Reconnect, func(conn net.Conn) (bool, error) { return f.stream(conn, &st) })
+	err := c.persist(ctx, f.io.Reconnect, func(conn net.Conn) (bool, error) {
+		if !f.started {
+			if err := f.start.prepare(ctx, c); err != nil {
+				return false, err
+			}
+		}
+		return f.stream(conn, &st)
+	})
 	if err != nil {
 		return ExitStatus{}, err
 	}
@@ -123,93 +106,36 @@ func (c *Client) follow(ctx context.Context, f *follow) (ExitStatus, error) {
 
 func (f *follow) stop() {
 	f.mu.Lock()
-	f.over = true
+	f.up.over = true
 	f.wake.Broadcast()
 	f.mu.Unlock()
-}
-
-// readStdin fills the window of stdin bytes the agent hasn't confirmed.
-func (f *follow) readStdin() {
-	buf := make([]byte, MaxData)
-	for {
-		var n int
-		err := io.EOF
-		if f.io.Stdin != nil {
-			n, err = f.io.Stdin.Read(buf)
-		}
-		f.mu.Lock()
-		for len(f.up.stdin)+n > StdinWindow && !f.over {
-			f.wake.Wait()
-		}
-		if f.over {
-			f.mu.Unlock()
-			return
-		}
-		f.up.stdin = append(f.up.stdin, buf[:n]...)
-		// A reader that fails is one that ended: the command sees end of file.
-		f.up.eof = err != nil
-		f.wake.Broadcast()
-		f.mu.Unlock()
-		if err != nil {
-			return
-		}
-	}
-}
-
-// maxSignals bounds the signals kept for a stream that is down.
-const maxSignals = 256
-
-func (f *follow) readControls(done <-chan struct{}) {
-	resize, signals := f.io.Resize, f.io.Signals
-	for {
-		select {
-		case size, ok := <-resize:
-			if !ok {
-				resize = nil
-				continue
-			}
-			f.mu.Lock()
-			f.up.size = &size
-			f.up.sizes++
-		case name, ok := <-signals:
-			if !ok {
-				signals = nil
-				continue
-			}
-			f.mu.Lock()
-			if len(f.up.signals) < maxSignals {
-				f.up.signals = append(f.up.signals, name)
-			}
-		case <-done:
-			return
-		}
-		f.wake.Broadcast()
-		f.mu.Unlock()
-	}
 }
 
 // stream follows the session over one stream, to its end or the stream's.
 func (f *follow) stream(conn net.Conn, st *ExitStatus) (progress bool, err error) {
 	f.try++
-	hello, err := AppendRequest(nil, OpExec, ExecRequest{Spec: f.spec, Attach: f.attach, Follow: true,
+	agent := f.start.agent
+	if f.started {
+		agent = "" // any agent may answer: one that doesn't know the session says so
+	}
+	hello, err := appendRequest(nil, OpExec, agent, ExecRequest{Spec: f.spec, Attach: f.started, Follow: true,
 		Stdout: f.out[0], Stderr: f.out[1], Client: f.client, Try: f.try})
 	if err != nil {
 		return false, Errorf(CodeInvalid, "%v", err)
 	}
-	s := &sent{early: !f.attach}
 	f.mu.Lock()
-	s.stdin, s.acks = f.up.base, f.up.acks
+	s := f.up.begin(f.started)
 	got := f.up.got
 	f.mu.Unlock()
-	broken, sender := false, make(chan struct{})
+	sender := make(chan struct{})
 	go func() {
 		defer close(sender)
-		f.send(conn, hello, s, &broken)
+		f.send(conn, hello, s)
 	}()
 	out := f.out
 	err = f.receive(conn, s, st)
 	f.mu.Lock()
-	broken = true
+	s.stage = broken
 	progress = f.out != out || f.up.got != got
 	f.wake.Broadcast()
 	f.mu.Unlock()
@@ -225,77 +151,28 @@ func (f *follow) stream(conn net.Conn, st *ExitStatus) (progress bool, err error
 	return progress, err
 }
 
-// send writes hello and then whatever is to go up, until the stream or the
-// session ends. broken is guarded by f.mu.
-func (f *follow) send(conn net.Conn, hello []byte, s *sent, broken *bool) {
+// send writes hello and then the upstream's frames, until the stream or the session ends.
+func (f *follow) send(conn net.Conn, hello []byte, s *sent) {
 	buf := hello
 	for {
 		if _, err := conn.Write(buf); err != nil {
-			return // the reading side hears of it, and of a refusal if there was one
+			return // receive sees the error, or the agent's refusal
 		}
 		f.mu.Lock()
-		for buf = f.frames(buf[:0], s); len(buf) == 0 && !*broken && !f.over; buf = f.frames(buf, s) {
+		for buf = f.up.frames(buf[:0], s); len(buf) == 0 && !f.up.done(s); buf = f.up.frames(buf, s) {
 			f.wake.Wait()
 		}
-		end := *broken || f.over
+		done := f.up.done(s)
 		f.mu.Unlock()
-		if end {
+		if done {
 			return
 		}
 	}
 }
 
-// frames appends what of the upstream isn't in the stream yet. It needs f.mu.
-func (f *follow) frames(buf []byte, s *sent) []byte {
-	up := &f.up
-	if up.acks != s.acks {
-		s.acks = up.acks
-		buf = AppendFrame(buf, Frame{Type: FrameAck, Offset: up.acks[0],
-			Data: binary.BigEndian.AppendUint64(nil, uint64(up.acks[1]))})
-	}
-	if s.ready {
-		buf = f.controls(buf, s)
-	}
-	if !f.stdinKnown || !f.takesStdin || !s.early && !s.ready {
-		return buf
-	}
-	if pending := up.stdin[s.stdin-up.base:]; len(pending) > 0 {
-		pending = pending[:min(len(pending), MaxData)]
-		buf = AppendFrame(buf, Frame{Type: FrameStdin, Offset: s.stdin, Data: pending})
-		s.stdin += int64(len(pending))
-		up.sent = max(up.sent, s.stdin)
-	} else if up.eof && !s.eof {
-		s.eof = true
-		buf = AppendFrame(buf, Frame{Type: FrameStdinEOF, Offset: s.stdin})
-	}
-	return buf
-}
-
-// controls appends sizes, signals and closed outputs. It needs f.mu.
-func (f *follow) controls(buf []byte, s *sent) []byte {
-	up := &f.up
-	if up.sizes != s.sizes {
-		s.sizes = up.sizes
-		size := binary.BigEndian.AppendUint16(nil, up.size.Rows)
-		size = binary.BigEndian.AppendUint16(size, up.size.Cols)
-		buf = AppendFrame(buf, Frame{Type: FrameResize, Data: size})
-	}
-	for ; s.signal < up.sigBase+int64(len(up.signals)); s.signal++ {
-		name := up.signals[s.signal-up.sigBase]
-		buf = AppendFrame(buf, Frame{Type: FrameSignal, Offset: s.signal, Data: []byte(name)})
-	}
-	for i, closed := range up.closed {
-		if closed && !s.closed[i] {
-			s.closed[i] = true
-			buf = AppendFrame(buf, Frame{Type: FrameClose, Offset: int64(i + 1)})
-		}
-	}
-	return buf
-}
-
 // receive reads one stream: nil when the session has ended and st is set.
 func (f *follow) receive(conn net.Conn, s *sent, st *ExitStatus) error {
-	r := bufio.NewReaderSize(conn, MaxData)
+	r := bufio.NewReader(conn)
 	var at Attached
 	if err := ReadResponse(r, &at); err != nil {
 		if e, ok := errors.AsType[*Error](err); ok {
@@ -331,7 +208,7 @@ func (f *follow) receive(conn net.Conn, s *sent, st *ExitStatus) error {
 
 // attached checks and takes the agent's answer.
 func (f *follow) attached(at Attached, s *sent) error {
-	f.attach = true
+	f.started = true
 	now, gap := [2]int64{at.Stdout, at.Stderr}, [2]int64{at.StdoutGap, at.StderrGap}
 	for i, name := range []string{"stdout", "stderr"} {
 		fresh := f.out[i] < 0
@@ -339,31 +216,24 @@ func (f *follow) attached(at Attached, s *sent) error {
 			return Errorf(CodeProtocol, "the guest goes on at %s offset %d, after %d", name, now[i], f.out[i])
 		}
 		f.out[i] = now[i]
-		if gap[i] > 0 && f.io.Gap != nil {
+		switch {
+		case gap[i] == 0:
+		case f.io.Gap != nil:
 			f.io.Gap(name, gap[i])
+		case f.writers[i] != nil:
+			return Errorf(CodeLost, "%d bytes of %s were dropped in the guest before they could be read", gap[i], name)
 		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	defer f.wake.Broadcast()
-	f.up.acks, s.acks = f.out, f.out
-	s.ready = true
-	if !f.stdinKnown {
-		f.stdinKnown, f.up.sigBase = true, max(at.Signals, 0)
-		f.up.base = max(at.Stdin, 0)
-		f.up.sent, s.stdin = f.up.base, f.up.base
-		if f.takesStdin = at.TakesStdin && f.io.Stdin != nil; f.takesStdin {
+	if f.up.input == inputUnknown {
+		f.up.learn(at, f.io.Stdin != nil)
+		if f.up.input == inputOpen {
 			go f.readStdin()
 		}
 	}
-	if err := f.up.taken(at.Stdin, s); f.takesStdin && err != nil {
-		return err
-	}
-	if at.Signals < f.up.sigBase || at.Signals > f.up.sigBase+int64(len(f.up.signals)) {
-		return Errorf(CodeProtocol, "the guest took %d signals", at.Signals)
-	}
-	s.signal = at.Signals
-	return nil
+	return f.up.attached(at, f.out, s)
 }
 
 // output delivers one frame of output. Offsets neither jump nor go back.
@@ -389,7 +259,7 @@ func (f *follow) output(i int, fr Frame) error {
 	return nil
 }
 
-// stdinAck lets go of what the command's pipe has taken.
+// stdinAck drops stdin that the command's pipe has taken.
 func (f *follow) stdinAck(offset int64, s *sent) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -397,23 +267,14 @@ func (f *follow) stdinAck(offset int64, s *sent) error {
 		return err
 	}
 	if n := offset - f.up.base; n > 0 {
-		f.up.stdin = f.up.stdin[n:]
+		f.up.stdin.Drop(int(n))
 		f.up.base = offset
 		f.wake.Broadcast()
 	}
 	return nil
 }
 
-// taken notes that the agent has stdin up to an offset: no need to send that again.
-func (up *upstream) taken(offset int64, s *sent) error {
-	if offset > up.sent {
-		return Errorf(CodeProtocol, "the guest confirms stdin up to %d, but was sent %d bytes", offset, up.sent)
-	}
-	s.stdin, up.got = max(s.stdin, offset), max(up.got, offset)
-	return nil
-}
-
-// exit takes the session's end, and makes sure that nothing is missing.
+// exit handles the session's end, and checks that no output is missing.
 func (f *follow) exit(data []byte, st *ExitStatus) error {
 	var final Final
 	if err := json.Unmarshal(data, &final); err != nil {

@@ -31,11 +31,13 @@ const (
 	FrameNotice   FrameType = 70 // Offset: counts up; Data: Notice
 )
 
-// Sizes of the frame protocol, in bytes. A whole frame is at most 32 KiB, so
-// that it fits one frame of the link below.
+// Sizes of the frame protocol, in bytes.
 const (
-	FrameHeader = 13 // type, length of Data (4, big endian), Offset (8)
-	MaxData     = 32<<10 - FrameHeader
+	FrameHeader = 13                   // type, length of Data (4, big endian), Offset (8)
+	MaxData     = 32<<10 - FrameHeader // a longer frame isn't taken
+	// BulkData is the most Data in a frame that is sent. With the header of package link it
+	// makes 32 KiB, which a guest's port takes in one write.
+	BulkData    = MaxData - 32
 	StdinWindow = 256 << 10 // stdin a client may send beyond the last FrameStdinAck
 )
 
@@ -58,44 +60,74 @@ func AppendFrame(dst []byte, f Frame) []byte {
 	return append(dst, f.Data...)
 }
 
-// FrameReader reads frames from a stream with one buffer of its own.
+// FrameReader reads frames from a stream through a buffer of its own: a page, or
+// frameBuffer once there was a longer frame.
 type FrameReader struct {
-	r    io.Reader
-	head [FrameHeader]byte
-	buf  []byte
+	r          io.Reader
+	buf        []byte
+	start, end int // what was read and isn't taken yet
 }
 
-// NewFrameReader reads frames from r, which should be buffered.
-func NewFrameReader(r io.Reader) *FrameReader { return &FrameReader{r: r} }
+// frameBuffer holds two of the longest frames, so that a read may bring many.
+const frameBuffer = 2 * (FrameHeader + MaxData)
+
+// NewFrameReader returns a reader of frames from r. It may read more than it returns.
+func NewFrameReader(r io.Reader) *FrameReader {
+	return &FrameReader{r: r, buf: make([]byte, 4096)}
+}
 
 // Next returns the next frame; its Data is valid until the following call. A
 // frame that breaks the protocol is an Error with CodeProtocol, a broken stream
 // is whatever the reader said, io.EOF only between frames.
 func (fr *FrameReader) Next() (Frame, error) {
-	if _, err := io.ReadFull(fr.r, fr.head[:]); err != nil {
+	if err := fr.need(FrameHeader); err != nil {
 		return Frame{}, err
 	}
-	f := Frame{Type: FrameType(fr.head[0]), Offset: int64(binary.BigEndian.Uint64(fr.head[5:]))}
-	n := binary.BigEndian.Uint32(fr.head[1:])
+	head := fr.buf[fr.start:]
+	f := Frame{Type: FrameType(head[0]), Offset: int64(binary.BigEndian.Uint64(head[5:]))}
+	n := binary.BigEndian.Uint32(head[1:])
 	if n > MaxData {
 		return Frame{}, Errorf(CodeProtocol, "a frame of %d bytes is over the limit of %d", n, MaxData)
 	}
 	if f.Offset < 0 {
 		return Frame{}, Errorf(CodeProtocol, "a frame with a negative offset")
 	}
-	if n == 0 {
-		return f, nil
-	}
-	if int(n) > len(fr.buf) {
-		// Interactive streams stay at a page, bulk grows to the maximum once.
-		fr.buf = make([]byte, max(4096, min(MaxData, 4*int(n))))
-	}
-	f.Data = fr.buf[:n]
-	if _, err := io.ReadFull(fr.r, f.Data); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	whole := FrameHeader + int(n)
+	if err := fr.need(whole); err != nil {
 		return Frame{}, err
 	}
+	if n > 0 {
+		f.Data = fr.buf[fr.start+FrameHeader : fr.start+whole]
+	}
+	fr.start += whole
 	return f, nil
+}
+
+// need reads until there are n bytes after start.
+func (fr *FrameReader) need(n int) error {
+	if fr.start == fr.end {
+		fr.start, fr.end = 0, 0
+	}
+	if n > len(fr.buf)-fr.start {
+		to := fr.buf
+		if n > len(to) {
+			to = make([]byte, frameBuffer)
+		}
+		fr.end = copy(to, fr.buf[fr.start:fr.end])
+		fr.buf, fr.start = to, 0
+	}
+	for fr.end-fr.start < n {
+		got, err := fr.r.Read(fr.buf[fr.end:])
+		fr.end += got
+		switch {
+		case got > 0:
+		case err == nil:
+			return io.ErrNoProgress
+		case err == io.EOF && fr.end > fr.start:
+			return io.ErrUnexpectedEOF
+		default:
+			return err
+		}
+	}
+	return nil
 }

@@ -1,13 +1,11 @@
-// Package guest is the protocol between the host and the agent in a guest: the
-// messages, the frames, and the client that speaks them. It is pure: it works
-// on any net.Conn and knows neither how a stream reaches a guest nor what an
-// agent does with a request.
+// Package guest is the protocol between the host and the agent in a guest: the messages,
+// the frames, and the client. It works on any net.Conn, and knows nothing of how a stream
+// reaches a guest or what an agent does with a request.
 //
-// Every operation is one stream. The client speaks first: one Request, with
-// the versions it knows. The agent answers with one Response, with the version
-// it chose; then the operation's own frames follow. A stream may break at any
-// byte, and every operation can be taken up again on a new one: sessions by id
-// and offset, the rest because repeating them is harmless.
+// Every operation is one stream. The client sends one Request, with the versions it knows.
+// The agent answers with one Response, with the version it chose; then the operation's own
+// frames follow. A stream may break at any byte, and every operation can go on on a new
+// one: sessions by id and offset, all others because repeating them does no harm.
 package guest
 
 import (
@@ -27,8 +25,8 @@ const (
 // Dialer opens one stream to the agent.
 type Dialer func(ctx context.Context) (net.Conn, error)
 
-// Identity makes a booted guest this VM. It arrives after the freeze point, so
-// a guest frozen before it carries nothing of any VM.
+// Identity makes a booted guest this VM. It comes after the freeze point, so a frozen
+// guest has nothing of any VM.
 type Identity struct {
 	ID            string       `json:"id"`
 	Hostname      string       `json:"hostname"`
@@ -70,8 +68,8 @@ type Ready struct {
 	Seen    Seen     `json:"seen,omitzero"`
 }
 
-// Seen is what a program would read in the guest when all of it was made new: the
-// host compares it with what it asked for, whatever the agent believes it did.
+// Seen is what programs read in the guest after all was made new. The host compares it
+// with what it asked for.
 type Seen struct {
 	Time      time.Time `json:"time"` // the wall clock
 	Hostname  string    `json:"hostname"`
@@ -88,20 +86,19 @@ const (
 	RenewNetwork   = "network"    // MAC and addresses
 	RenewBootID    = "boot id"    // /proc/sys/kernel/random/boot_id
 
-	// Of guests restored from image templates alone, whose programs have run.
+	// Only of guests restored from image templates, whose programs have run.
 	RenewHostKeys = "SSH host keys"
 )
 
-// Renewals lists all of them: a restored guest that doesn't report each is no VM.
+// Renewals lists what every restored guest must report as renewed.
 func Renewals() []string {
 	return []string{RenewClock, RenewRandom, RenewHostname, RenewMachineID, RenewNetwork, RenewBootID}
 }
 
-// Standing is what guests restored from one image template have in common for
-// good, besides Shared.
+// Standing is what guests restored from one image template share for good, besides Shared.
 const Standing = "what programs that ran already have in their memory"
 
-// Shared lists what no one can make new in a guest that was restored.
+// Shared lists what can't be made new in a restored guest.
 func Shared() []string {
 	return []string{
 		"the kernel's address layout (KASLR)", "hash secrets the kernel chose while it booted",
@@ -109,8 +106,8 @@ func Shared() []string {
 	}
 }
 
-// FrozenLine is what a guest says on its console once it is frozen and has seen
-// its host hang up: the moment for a template.
+// FrozenLine is the line that a guest writes to its console once it is frozen and its host
+// has disconnected from the channel. Then a template can be made.
 const FrozenLine = "banger: frozen"
 
 // Stage is one timed step of the guest's start, in microseconds of its uptime.
@@ -120,7 +117,7 @@ type Stage struct {
 	TookUS int64  `json:"took_us"`
 }
 
-// Health is a small sign of life.
+// Health says how a guest is.
 type Health struct {
 	Agent      string    `json:"agent"`
 	Configured bool      `json:"configured"` // Identity was applied
@@ -128,6 +125,11 @@ type Health struct {
 	UptimeMS   int64     `json:"uptime_ms"`
 	Time       time.Time `json:"time"` // the guest's wall clock
 	Sessions   int       `json:"sessions"`
+	// Incarnation is new after each start of the agent and of the VM, and ServingMS is how
+	// long this one has taken requests. Older agents don't say.
+	Incarnation string `json:"incarnation,omitempty"`
+	ServingMS   int64  `json:"serving_ms,omitempty"`
+	Streams     int    `json:"streams,omitempty"` // how many streams of clients use the guest
 }
 
 // ExecSpec is a command to run in the guest.
@@ -171,16 +173,16 @@ type Session struct {
 	Dropped int64       `json:"dropped"` // bytes of both that are no longer kept
 }
 
-// IO is the near side of a session. Nil readers and writers are empty.
+// IO is the client's side of a session. A nil reader or writer is none.
 type IO struct {
 	Stdin   io.Reader
 	Stdout  io.Writer
 	Stderr  io.Writer
 	Resize  <-chan WinSize
 	Signals <-chan string // names without SIG: "INT", "TERM"
-	// Gap is told when output was dropped before it could be read.
+	// Gap is called when output was dropped before it could be read.
 	Gap func(stream string, bytes int64)
-	// Reconnect is told whenever the stream broke and is being taken up again.
+	// Reconnect is called whenever the stream broke and another one is dialled.
 	Reconnect func(err error)
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -45,6 +46,21 @@ func deadline(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// What an agent sends in few bytes doesn't take many here.
+func TestManySessions(t *testing.T) {
+	c := agentThat(t, func(conn net.Conn, _ *bufio.Reader, _ guest.Request) {
+		respond(conn, make([]struct{}, 80_000)) // "{}" each
+	})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	list, err := c.Sessions(deadline(t, time.Minute))
+	runtime.ReadMemStats(&after)
+	t.Logf("%d KiB were allocated", (after.TotalAlloc-before.TotalAlloc)>>10)
+	if guest.CodeOf(err) != guest.CodeProtocol || list != nil {
+		t.Errorf("%d sessions, %v", len(list), err)
+	}
 }
 
 // TestLyingAgent: an agent that breaks the protocol is found out at once.
@@ -187,4 +203,36 @@ func blocked(t *testing.T) io.Reader {
 	r, w := io.Pipe()
 	t.Cleanup(func() { w.Close() })
 	return r
+}
+
+// Output that was dropped while a stream was down is an error, unless it is taken
+// for what it is: a copy that misses the middle must not look whole.
+func TestGapsAreErrors(t *testing.T) {
+	var streams atomic.Int32
+	c := agentThat(t, func(conn net.Conn, r *bufio.Reader, _ guest.Request) {
+		if streams.Add(1)%2 == 1 {
+			respond(conn, guest.Attached{})
+			_, _ = conn.Write(frame(guest.FrameStdout, 0, "begin"))
+			return // and break
+		}
+		respond(conn, guest.Attached{Stdout: 10, StdoutGap: 5})
+		_, _ = conn.Write(append(frame(guest.FrameStdout, 10, "end"), frame(guest.FrameExit, 0, `{"stdout":13}`)...))
+		_, _ = io.Copy(io.Discard, r)
+	})
+	var out bytes.Buffer
+	if err := c.Get(deadline(t, 20*time.Second), "/etc", &out); guest.CodeOf(err) != guest.CodeLost || !strings.Contains(err.Error(), "5 bytes of stdout") {
+		t.Errorf("a copy without its middle: %q, %v", &out, err)
+	}
+	if _, err := c.Exec(deadline(t, 20*time.Second), guest.ExecSpec{Argv: []string{"x"}}, guest.IO{Stdout: &out}); guest.CodeOf(err) != guest.CodeLost {
+		t.Errorf("output without its middle: %v", err)
+	}
+	out.Reset()
+	gap := int64(0)
+	st, err := c.Exec(deadline(t, 20*time.Second), guest.ExecSpec{Argv: []string{"x"}}, guest.IO{Stdout: &out, Gap: func(_ string, n int64) { gap += n }})
+	if err != nil || st.Code != 0 || gap != 5 || out.String() != "beginend" {
+		t.Errorf("a gap that is taken: %+v, %v, %d, %q", st, err, gap, &out)
+	}
+	if _, err := c.Exec(deadline(t, 20*time.Second), guest.ExecSpec{Argv: []string{"x"}}, guest.IO{}); err != nil {
+		t.Errorf("a gap in what nobody wants: %v", err)
+	}
 }

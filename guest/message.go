@@ -22,6 +22,7 @@ const (
 	OpWatch     = "watch"     // → nothing, then FrameNotice until either side closes
 	OpExec      = "exec"      // ExecRequest → Attached, then the session's frames
 	OpSessions  = "sessions"  // → []Session
+	OpOutput    = "output"    // OutputRequest → nothing, then frames of output
 	OpSignal    = "signal"    // SignalRequest → nothing
 	OpForget    = "forget"    // SessionRequest → nothing
 	OpEcho      = "echo"      // → nothing, then every byte comes back until the client closes
@@ -29,13 +30,16 @@ const (
 
 // Request opens a stream: the versions the client speaks, and one operation.
 type Request struct {
-	Min  int             `json:"min"`
-	Max  int             `json:"max"`
-	Op   string          `json:"op"`
-	Body json.RawMessage `json:"body,omitempty"`
+	Min int    `json:"min"`
+	Max int    `json:"max"`
+	Op  string `json:"op"`
+	// Agent is the Incarnation of the agent that the request is for; any other refuses it.
+	// Empty: any agent.
+	Agent string          `json:"agent,omitempty"`
+	Body  json.RawMessage `json:"body,omitempty"`
 }
 
-// Response answers it. Version is what both sides speak from here on.
+// Response answers a Request. From here on both sides use Version.
 type Response struct {
 	Version int             `json:"version"`
 	Error   *Error          `json:"error,omitempty"`
@@ -50,8 +54,8 @@ type ExecRequest struct {
 	Follow bool     `json:"follow,omitempty"` // frames follow; else the stream ends after the Response
 	Stdout int64    `json:"stdout"`           // bytes the client already has; -1: send all that is kept
 	Stderr int64    `json:"stderr"`
-	// Client names who follows, Try counts its streams. A stream that was held up
-	// on its way and arrives after a later one of the same client is turned away.
+	// Client names the follower, Try counts its streams. A delayed stream that arrives after
+	// a later one of the same client is refused.
 	Client string `json:"client,omitempty"`
 	Try    int    `json:"try,omitempty"`
 }
@@ -72,8 +76,8 @@ type Attached struct {
 	Exit      *ExitStatus `json:"exit,omitempty"`
 }
 
-// Final is the payload of FrameExit: the status and how many bytes each
-// stream had in all, so that a client knows that it has everything.
+// Final is the payload of FrameExit: the status, and how many bytes each stream had in all,
+// so that a client can check that it has everything.
 type Final struct {
 	Exit   ExitStatus `json:"exit"`
 	Stdout int64      `json:"stdout"`
@@ -113,10 +117,12 @@ const (
 	CodeNotStarted  = "not_started" // the command could not be started
 	CodeSuperseded  = "superseded"  // another client took the session over
 	CodeProtocol    = "protocol"    // the other side broke the protocol
+	CodeLost        = "lost"        // output was lost, or it isn't known whether a command ran
+	CodeReplaced    = "replaced"    // the agent that the request is for was replaced
 	CodeInternal    = "internal"
 )
 
-// Error is what one side tells the other, or what a client says about a guest
+// Error is an error that one side sends to the other, or the client's error for a guest
 // that breaks the protocol.
 type Error struct {
 	Code    string `json:"code"`
@@ -155,14 +161,19 @@ func (r Request) Accept() (int, error) {
 
 // AppendRequest appends the wire form of an operation to dst.
 func AppendRequest(dst []byte, op string, body any) ([]byte, error) {
+	return appendRequest(dst, op, "", body)
+}
+
+// appendRequest is AppendRequest for one incarnation of the agent.
+func appendRequest(dst []byte, op, agent string, body any) ([]byte, error) {
 	raw, err := marshalBody(body)
 	if err != nil {
 		return dst, err
 	}
-	return appendMessage(dst, Request{Min: MinVersion, Max: Version, Op: op, Body: raw})
+	return appendMessage(dst, Request{Min: MinVersion, Max: Version, Op: op, Agent: agent, Body: raw})
 }
 
-// ReadRequest reads what a stream begins with. It reads no byte beyond it.
+// ReadRequest reads the Request at the beginning of a stream, and no byte more.
 func ReadRequest(r io.Reader) (Request, error) {
 	var req Request
 	err := readMessage(r, &req)
@@ -247,8 +258,7 @@ func readMessage(r io.Reader, v any) error {
 	return nil
 }
 
-// readGrowing reads n bytes but allocates only as they come: a length is a
-// claim until the bytes are there.
+// readGrowing reads n bytes. It allocates memory only as they come, since n may be a lie.
 func readGrowing(r io.Reader, n int) ([]byte, error) {
 	var buf []byte
 	for len(buf) < n {

@@ -1,4 +1,4 @@
-package debian
+package kernel
 
 import (
 	"archive/tar"
@@ -18,15 +18,16 @@ import (
 	"time"
 
 	"banger"
-	"banger/kmod"
+	"banger/kernel/initramfs"
+	"banger/kernel/kmod"
 )
 
-// What a guest needs before it can mount anything. Dependencies are added from
-// the modules themselves, what a kernel has built in is left out.
+// The modules that a guest needs before it can mount anything. The modules they depend
+// on are added, and those built into the kernel are left out.
 var (
-	// early is loaded before the freeze point: nothing in it looks at a disk or
-	// a network device, so a guest frozen after it fits any of them. Which channel
-	// to the host a machine has, and so which driver of it, its agent knows.
+	// early is loaded before the freeze point. None of it looks at a disk or a network
+	// device, so that a frozen guest can be restored with any of them. It has the
+	// drivers of all channels to the host; the agent loads only the one that it needs.
 	early = []string{"virtio", "virtio_ring", "virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport", "overlay", "erofs"}
 	late  = []string{"virtio_blk", "ext4", "virtio_net", "virtio_rng", "virtio_balloon"}
 )
@@ -148,8 +149,8 @@ func (k *Kernels) flatten(ctx context.Context, dir, image string) error {
 	return out.Close()
 }
 
-// writeTar writes a tree of directories and plain files that nobody else
-// touches; the same tree gives the same bytes, whoever unpacked it and when.
+// writeTar writes a tree of directories and plain files that doesn't change meanwhile.
+// The same tree always gives the same bytes.
 func writeTar(ctx context.Context, w io.Writer, dir string) error {
 	t := tar.NewWriter(w)
 	err := filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
@@ -182,7 +183,7 @@ func writeTar(ctx context.Context, w io.Writer, dir string) error {
 	return t.Close()
 }
 
-// agentSum remembers an agent's hash, which every start of a VM asks for.
+// agentSum caches the agent's hash, which every start of a VM needs.
 type agentSum struct {
 	file os.FileInfo
 	sum  string
@@ -193,7 +194,7 @@ func (k *Kernels) agentHash() (string, error) {
 	info, err := os.Stat(k.Agent)
 	if err != nil {
 		return "", banger.Errorf(banger.CodeUnavailable, "guest agent: %w", err).
-			WithHint("banger-agent must lie beside bangerd")
+			WithHint("banger-agent must be in the same directory as bangerd")
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -224,19 +225,19 @@ func (k *Kernels) initramfs(ctx context.Context, id string) (string, error) {
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
 	}
-	unlock, err := lock(ctx, filepath.Join(k.Dir, ".lock-"+id))
+	lock, err := k.lock(ctx, id)
 	if err != nil {
 		return "", err
 	}
-	defer unlock()
+	defer lock.Close()
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
 	}
 	return file, k.writeInitramfs(dir, file, sum)
 }
 
-// writeInitramfs runs with the kernel's lock held. It removes what it replaces:
-// a running VM has read its own long ago.
+// writeInitramfs is called with the kernel's lock. It removes the old initramfs: running
+// VMs no longer need it.
 func (k *Kernels) writeInitramfs(dir, file, sum string) error {
 	first, err := readModules(filepath.Join(dir, "boot-modules/early"))
 	if err != nil {
@@ -251,7 +252,7 @@ func (k *Kernels) writeInitramfs(dir, file, sum string) error {
 		return err
 	}
 	if hashOf(agent) != sum {
-		return errors.New("the guest agent was replaced in this moment: try again")
+		return errors.New("the guest agent was replaced at this moment: try again")
 	}
 	for _, pattern := range []string{".initramfs-*", "initramfs-*"} {
 		old, _ := filepath.Glob(filepath.Join(dir, pattern)) // the pattern is well-formed
@@ -271,7 +272,7 @@ func (k *Kernels) writeInitramfs(dir, file, sum string) error {
 		unsign(first)
 		unsign(second)
 	}
-	if err := k.Initramfs(tmp, agent, first, second); err != nil {
+	if err := initramfs.Build(tmp, agent, first, second); err != nil {
 		return err
 	}
 	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
@@ -287,28 +288,28 @@ func signatureForced(dir string) bool {
 	return err != nil || bytes.Contains(config, []byte("CONFIG_MODULE_SIG_FORCE=y"))
 }
 
-// unsign takes the modules' signatures away: those were checked, as a part of the
-// package's, on this host, and in an emulated guest it takes longer to check one
-// than to load most modules, 0.3 s for all. The kernel notes it as the taint E.
-func unsign(list []Module) {
+// unsign removes the modules' signatures. The package was checked on this host, and in
+// an emulated guest checking them all takes 0.3 s, more than loading most modules. The
+// kernel marks itself as tainted by this (E).
+func unsign(list []initramfs.Module) {
 	for i, m := range list {
 		list[i].Data = kmod.Unsigned(m.Data)
 	}
 }
 
-func readModules(dir string) ([]Module, error) {
-	entries, err := os.ReadDir(dir) // sorted: the numbers in front are the order
+func readModules(dir string) ([]initramfs.Module, error) {
+	entries, err := os.ReadDir(dir) // sorted: the names begin with numbers
 	if err != nil {
 		return nil, err
 	}
-	var list []Module
+	var list []initramfs.Module
 	for _, e := range entries {
 		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
 		if err != nil {
 			return nil, err
 		}
 		_, name, _ := strings.Cut(e.Name(), "-")
-		list = append(list, Module{kmod.Name(name), data})
+		list = append(list, initramfs.Module{Name: kmod.Name(name), Data: data})
 	}
 	return list, nil
 }

@@ -1,4 +1,4 @@
-package debian
+package kernel
 
 import (
 	"bytes"
@@ -11,11 +11,16 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz"
+
+	"banger/fetch/xz"
 )
 
 // maxVmlinux bounds a decompressed kernel, in bytes. Debian's has 30 to 60 MiB.
 const maxVmlinux = 512 << 20
+
+// maxWindow bounds a decompressor's memory, in bytes: the kernel's build uses up to
+// 128 MiB (zstd --ultra -22).
+const maxWindow = 128 << 20
 
 // Fields of the setup header, by offset in the file
 // (Documentation/arch/x86/boot.rst, protocol 2.08 for the payload's).
@@ -52,7 +57,7 @@ func bzPayload(image []byte) ([]byte, error) {
 		return nil, errors.New("neither an ELF file nor a bzImage")
 	}
 	if v := binary.LittleEndian.Uint16(image[bootProtocol:]); v < 0x208 {
-		return nil, fmt.Errorf("boot protocol %d.%02d names no payload, 2.08 would", v>>8, v&0xFF)
+		return nil, fmt.Errorf("boot protocol %d.%02d is too old: from 2.08 on it says where the kernel is", v>>8, v&0xFF)
 	}
 	sectors := uint64(image[setupSects])
 	if sectors == 0 {
@@ -66,8 +71,8 @@ func bzPayload(image []byte) ([]byte, error) {
 	return image[start:end], nil
 }
 
-// decompress unpacks a payload. But for gzip, which has it in its own trailer,
-// the kernel's build appends the unpacked size as a 32-bit number.
+// decompress decompresses a payload. The kernel's build appends the decompressed size
+// as a 32-bit number, except with gzip, whose own trailer has it.
 func decompress(payload []byte) ([]byte, error) {
 	if bytes.HasPrefix(payload, []byte{0x1F, 0x8B}) {
 		r, err := gzip.NewReader(bytes.NewReader(payload))
@@ -83,7 +88,7 @@ func decompress(payload []byte) ([]byte, error) {
 	packed, trailer := payload[:len(payload)-4], payload[len(payload)-4:]
 	size := int64(binary.LittleEndian.Uint32(trailer))
 	if size > maxVmlinux {
-		return nil, fmt.Errorf("would be %d bytes, at most %d", size, maxVmlinux)
+		return nil, fmt.Errorf("decompressed it would have %d bytes, at most %d are allowed", size, maxVmlinux)
 	}
 	kernel, err := decompressSized(packed, size)
 	if err == nil && int64(len(kernel)) != size {
@@ -97,15 +102,14 @@ func decompressSized(packed []byte, size int64) ([]byte, error) {
 	case binary.LittleEndian.Uint32(packed) == lz4Legacy:
 		return unpackLZ4(packed[4:], size)
 	case bytes.HasPrefix(packed, []byte{0x28, 0xB5, 0x2F, 0xFD}):
-		// The kernel's build asks for a window of up to 128 MiB (zstd --ultra -22).
-		r, err := zstd.NewReader(bytes.NewReader(packed), zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecoderConcurrency(1))
+		r, err := zstd.NewReader(bytes.NewReader(packed), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, err
 		}
 		defer r.Close()
 		return readAtMost(r, size)
-	case bytes.HasPrefix(packed, []byte("\xFD7zXZ\x00")):
-		r, err := xz.ReaderConfig{SingleStream: true}.NewReader(bytes.NewReader(packed))
+	case bytes.HasPrefix(packed, []byte(xz.Magic)):
+		r, err := xz.NewReader(bytes.NewReader(packed), maxWindow)
 		if err != nil {
 			return nil, fmt.Errorf("xz, whose x86 filter isn't supported: %w", err)
 		}
@@ -114,8 +118,8 @@ func decompressSized(packed []byte, size int64) ([]byte, error) {
 	return nil, fmt.Errorf("unknown compression, starts with % x", packed[:4])
 }
 
-// lz4Legacy is the magic number of the only LZ4 frame the kernel's build uses:
-// blocks of at most 8 MiB unpacked, each behind its packed length
+// lz4Legacy is the magic number of the only LZ4 frame that the kernel's build uses:
+// blocks of at most 8 MiB when decompressed, each after its compressed length
 // (LZ4 Frame Format, "Legacy frame").
 const (
 	lz4Legacy   = 0x184C2102
@@ -123,7 +127,7 @@ const (
 )
 
 func unpackLZ4(packed []byte, size int64) ([]byte, error) {
-	// The size is only claimed: memory is taken as blocks turn out to be real.
+	// Don't allocate by the size, which may be wrong: take memory block by block.
 	var kernel []byte
 	block := make([]byte, lz4MaxBlock)
 	for len(packed) > 0 {
@@ -146,8 +150,8 @@ func unpackLZ4(packed []byte, size int64) ([]byte, error) {
 	return kernel, nil
 }
 
-// checkKernel makes sure that it is what a hypervisor can load, so that a bad
-// one fails here and not as a silent VM.
+// checkKernel makes sure that a hypervisor can load the kernel. A bad one would give a
+// VM without any message.
 func checkKernel(data []byte) error {
 	f, err := elf.NewFile(bytes.NewReader(data))
 	if err != nil {

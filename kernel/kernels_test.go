@@ -1,4 +1,4 @@
-package debian_test
+package kernel_test
 
 import (
 	"archive/tar"
@@ -10,39 +10,29 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"banger/debian"
+	"banger/fetch/debian"
+	"banger/kernel"
 )
 
 // kernels returns Kernels in a fresh directory whose modules "image" is the
 // tar itself, so that a test can look into it.
-func kernels(t *testing.T) *debian.Kernels {
+func kernels(t *testing.T) *kernel.Kernels {
 	t.Helper()
 	dir := t.TempDir()
 	agent := filepath.Join(dir, "agent")
 	if err := os.WriteFile(agent, []byte("the agent"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return &debian.Kernels{
-		Dir: filepath.Join(dir, "kernels"), CacheDir: filepath.Join(dir, "cache"), Agent: agent,
+	return &kernel.Kernels{
+		Dir: filepath.Join(dir, "kernels"), From: debian.Source{CacheDir: filepath.Join(dir, "cache")}, Agent: agent,
 		Flatten: func(_ context.Context, r io.Reader, out *os.File) error {
 			_, err := io.Copy(out, r)
-			return err
-		},
-		Initramfs: func(w io.Writer, agent []byte, early, late []debian.Module) error {
-			names := []string{string(agent)}
-			for _, list := range [][]debian.Module{early, {{Name: "|"}}, late} {
-				for _, m := range list {
-					names = append(names, m.Name)
-					if bytes.HasSuffix(m.Data, []byte("~Module signature appended~\n")) {
-						names = append(names, "(signed)")
-					}
-				}
-			}
-			_, err := io.WriteString(w, strings.Join(names, " "))
 			return err
 		},
 	}
@@ -63,7 +53,7 @@ func TestRealMirror(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := kernels(t)
-			got, err := k.Pull(t.Context(), name, nil)
+			got, err := k.Pull(t.Context(), name, false, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,23 +74,59 @@ func TestRealMirror(t *testing.T) {
 	}
 }
 
-func checkBootModules(t *testing.T, initramfs string) {
+// contents returns what an initramfs holds: the agent's text, the early modules, a
+// bar, the late ones.
+func contents(t *testing.T, initramfs string) string {
 	t.Helper()
 	data, err := os.ReadFile(initramfs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s", data)
-	if strings.Contains(string(data), "(signed)") {
+	size := func(at int) int {
+		n, err := strconv.ParseInt(string(data[at:at+8]), 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(n)
+	}
+	words := map[string][]string{}
+	for at := 0; ; {
+		bytesOf, nameOf := size(at+54), size(at+94)
+		name := string(data[at+110 : at+110+nameOf-1])
+		begin := (at + 110 + nameOf + 3) &^ 3
+		body := data[begin : begin+bytesOf]
+		at = (begin + bytesOf + 3) &^ 3
+		if name == "TRAILER!!!" {
+			break
+		}
+		dir, base := filepath.Split(name)
+		if name == "init" {
+			words["agent"] = []string{string(body)}
+		} else if _, module, ok := strings.Cut(strings.TrimSuffix(base, ".ko"), "-"); ok {
+			words[dir] = append(words[dir], module)
+			if bytes.HasSuffix(body, []byte("~Module signature appended~\n")) {
+				words[dir] = append(words[dir], "(signed)")
+			}
+		}
+	}
+	all := slices.Concat(words["agent"], words["lib/banger/early/"], []string{"|"}, words["lib/banger/late/"])
+	return strings.Join(all, " ")
+}
+
+func checkBootModules(t *testing.T, initramfs string) {
+	t.Helper()
+	list := contents(t, initramfs)
+	t.Logf("%s", list)
+	if strings.Contains(list, "(signed)") {
 		t.Error("a guest would have to check signatures")
 	}
-	early, late, _ := strings.Cut(string(data), "|")
+	early, late, _ := strings.Cut(list, "|")
 	inOrder(t, early, "the agent", "virtio_mmio", "vsock", "vmw_vsock_virtio_transport", "overlay", "erofs")
 	inOrder(t, late, "virtio_blk", "net_failover", "virtio_net", "virtio_rng", "virtio_balloon")
 }
 
 // checkForced has the kernel be one that loads signed modules only.
-func checkForced(t *testing.T, k *debian.Kernels, id string) {
+func checkForced(t *testing.T, k *kernel.Kernels, id string) {
 	t.Helper()
 	config := filepath.Join(k.Dir, id, "config")
 	text, err := os.ReadFile(config)
@@ -116,8 +142,8 @@ func checkForced(t *testing.T, k *debian.Kernels, id string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if data, err := os.ReadFile(boot.Initramfs); err != nil || !strings.Contains(string(data), "virtio_blk (signed)") {
-		t.Errorf("%v: %q has lost its signatures", err, data)
+	if list := contents(t, boot.Initramfs); !strings.Contains(list, "virtio_blk (signed)") {
+		t.Errorf("%q has lost its signatures", list)
 	}
 }
 
@@ -135,11 +161,11 @@ func inOrder(t *testing.T, text string, words ...string) {
 }
 
 // checkLayout looks for what a pull and a boot may leave, and for nothing else.
-func checkLayout(t *testing.T, k *debian.Kernels, id string) {
+func checkLayout(t *testing.T, k *kernel.Kernels, id string) {
 	t.Helper()
 	for dir, allowed := range map[string][]string{
-		k.CacheDir:                   {},
-		k.Dir:                        {id, ".lock-*"},
+		k.From.CacheDir:              {},
+		k.Dir:                        {id, ".lock-*", ".newest-*"},
 		filepath.Join(k.Dir, id, ""): {"vmlinux", "modules.erofs", "boot-modules", "config", "kernel.json", "initramfs-*"},
 	} {
 		entries, err := os.ReadDir(dir)

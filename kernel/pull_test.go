@@ -1,4 +1,4 @@
-package debian_test
+package kernel_test
 
 import (
 	"archive/tar"
@@ -20,11 +20,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"banger"
-	"banger/debian"
+	"banger/kernel"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
@@ -104,14 +103,17 @@ func deb(files ...[2]string) []byte {
 	return b.Bytes()
 }
 
-func goodDeb() []byte {
+func goodDeb() []byte { return kernelDeb(testVersion) }
+
+// kernelDeb is a kernel's package.
+func kernelDeb(version string) []byte {
 	return deb(
-		[2]string{"./boot/vmlinuz-" + testVersion, string(bzImage(gzipped(elfKernel())))},
-		[2]string{"./boot/config-" + testVersion, "CONFIG_X=y\n"},
-		[2]string{"./lib/modules/" + testVersion + "/modules.builtin", builtin},
-		[2]string{"./lib/modules/" + testVersion + "/modules.order", ""},
+		[2]string{"./boot/vmlinuz-" + version, string(bzImage(gzipped(elfKernel())))},
+		[2]string{"./boot/config-" + version, "CONFIG_X=y\n"},
+		[2]string{"./lib/modules/" + version + "/modules.builtin", builtin},
+		[2]string{"./lib/modules/" + version + "/modules.order", ""},
 		[2]string{"./usr/share/doc/x", "not ours"},
-		[2]string{"../../../lib/modules/" + testVersion + "/../../../../etc/passwd", "not ours"},
+		[2]string{"../../../lib/modules/" + version + "/../../../../etc/passwd", "not ours"},
 	)
 }
 
@@ -120,6 +122,7 @@ type mirror struct {
 	*httptest.Server
 	t       *testing.T
 	key     *openpgp.Entity
+	date    time.Time // of release files
 	mu      sync.Mutex
 	files   map[string][]byte
 	special map[string]http.HandlerFunc
@@ -134,11 +137,13 @@ const (
 
 func newMirror(t *testing.T, pack []byte) *mirror {
 	t.Helper()
-	m := &mirror{t: t, key: newKey(t), files: map[string][]byte{}, special: map[string]http.HandlerFunc{}, hits: map[string]*atomic.Int32{}}
+	m := &mirror{t: t, key: newKey(t), date: time.Date(2026, 10, 3, 9, 0, 0, 0, time.UTC), files: map[string][]byte{}, special: map[string]http.HandlerFunc{}, hits: map[string]*atomic.Int32{}}
 	m.Server = httptest.NewServer(http.HandlerFunc(m.serve))
 	t.Cleanup(m.Close)
 	m.files[debPath] = pack
 	m.index("")
+	m.suite("/debian/dists/bookworm-updates", "")
+	m.suite("/debian-security/dists/bookworm-security", "")
 	return m
 }
 
@@ -167,21 +172,33 @@ func (m *mirror) packages(text string) {
 	m.release("Codename: bookworm\n", m.key)
 }
 
+// suite makes a text the index of a suite that isn't the first.
+func (m *mirror) suite(path, text string) {
+	m.t.Helper()
+	packed := xzipped([]byte(text))
+	m.files[path+"/main/binary-amd64/Packages.xz"] = packed
+	m.files[path+"/InRelease"] = m.signed(m.key, "Codename: "+filepath.Base(path)+"\n", packed)
+}
+
 // meta is a package in the place of the default kernel's.
 func meta(depends string) string {
 	return "Package: linux-image-cloud-amd64\nVersion: 6.1-1\nDepends: " + depends + "\nFilename: pool/meta.deb\nSize: 1\nSHA256: " + strings.Repeat("0", 64) + "\n"
 }
 
 func (m *mirror) release(fields string, key *openpgp.Entity) {
-	packed := m.files[packagesPath]
+	m.files[releasePath] = m.signed(key, fields, m.files[packagesPath])
+}
+
+// signed is a release file of an index.
+func (m *mirror) signed(key *openpgp.Entity, fields string, packed []byte) []byte {
 	var b bytes.Buffer
 	w, err := clearsign.Encode(&b, key.PrivateKey, nil)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	fmt.Fprintf(w, "Origin: Debian\n%sMD5Sum:\n 00 1 main/binary-amd64/Packages.xz\nSHA256:\n %x %d main/binary-amd64/Packages.xz\n", fields, sha256.Sum256(packed), len(packed))
+	fmt.Fprintf(w, "Origin: Debian\nDate: %s\n%sMD5Sum:\n 00 1 main/binary-amd64/Packages.xz\nSHA256:\n %x %d main/binary-amd64/Packages.xz\n", m.date.Format("Mon, 02 Jan 2006 15:04:05 MST"), fields, sha256.Sum256(packed), len(packed))
 	_ = w.Close()
-	m.files[releasePath] = b.Bytes()
+	return b.Bytes()
 }
 
 func (m *mirror) serve(w http.ResponseWriter, r *http.Request) {
@@ -211,9 +228,9 @@ func (m *mirror) asked(path string) int {
 	return int(m.hits[path].Load())
 }
 
-func (m *mirror) kernels(t *testing.T) *debian.Kernels {
+func (m *mirror) kernels(t *testing.T) *kernel.Kernels {
 	k := kernels(t)
-	k.Mirror, k.Keys, k.Stall = m.URL+"/debian/", openpgp.EntityList{m.key}, 5*time.Second
+	k.From.Mirror, k.From.Security, k.From.Keys, k.From.Stall = m.URL+"/debian/", m.URL+"/debian-security", openpgp.EntityList{m.key}, 5*time.Second
 	return k
 }
 
@@ -224,12 +241,12 @@ func TestPull(t *testing.T) {
 	if err := os.MkdirAll(stale, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	old := filepath.Join(k.CacheDir, strings.Repeat("0", 64)+".part")
-	if err := errors.Join(os.MkdirAll(k.CacheDir, 0o755), os.WriteFile(old, nil, 0o600), os.Chtimes(old, time.Time{}, time.Now().AddDate(0, 0, -8))); err != nil {
+	old := filepath.Join(k.From.CacheDir, strings.Repeat("0", 64)+".part")
+	if err := errors.Join(os.MkdirAll(k.From.CacheDir, 0o755), os.WriteFile(old, nil, 0o600), os.Chtimes(old, time.Time{}, time.Now().AddDate(0, 0, -8))); err != nil {
 		t.Fatal(err)
 	}
 	var events []banger.Event
-	got, err := k.Pull(t.Context(), "debian-12-cloud", func(e banger.Event) { events = append(events, e) })
+	got, err := k.Pull(t.Context(), "debian-12-cloud", false, func(e banger.Event) { events = append(events, e) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +269,7 @@ func TestPull(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "modules.dep.bin")); err != nil {
 		t.Error(err)
 	}
-	again, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+	again, err := k.Pull(t.Context(), "debian-12-cloud", false, nil)
 	if err != nil || again.ID != got.ID || m.asked(releasePath) != 1 {
 		t.Errorf("second pull: %+v, %v, %d requests", again, err, m.asked(releasePath))
 	}
@@ -263,7 +280,7 @@ func TestOutsideTheSignature(t *testing.T) {
 	m := newMirror(t, goodDeb())
 	lie := "Codename: sid\nSHA256:\n " + strings.Repeat("0", 64) + " 1 main/binary-amd64/Packages.xz\n"
 	m.files[releasePath] = slices.Concat([]byte(lie), m.files[releasePath], []byte("\n"+lie))
-	if _, err := m.kernels(t).Pull(t.Context(), "debian-12-cloud", nil); err != nil {
+	if _, err := m.kernels(t).Pull(t.Context(), "debian-12-cloud", false, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -271,7 +288,7 @@ func TestOutsideTheSignature(t *testing.T) {
 func TestBootFollowsAgent(t *testing.T) {
 	m := newMirror(t, goodDeb())
 	k := m.kernels(t)
-	got, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+	got, err := k.Pull(t.Context(), "debian-12-cloud", false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +306,7 @@ func TestBootFollowsAgent(t *testing.T) {
 	if err != nil || second.Initramfs == first.Initramfs {
 		t.Fatalf("after the agent changed: %+v, %v", second, err)
 	}
-	if data, err := os.ReadFile(second.Initramfs); err != nil || !strings.HasPrefix(string(data), "another agent") {
+	if data := contents(t, second.Initramfs); !strings.HasPrefix(data, "another agent") {
 		t.Errorf("initramfs %q, %v", data, err)
 	}
 	if _, err := os.Stat(first.Initramfs); !errors.Is(err, os.ErrNotExist) {
@@ -307,7 +324,7 @@ func TestRemove(t *testing.T) {
 	m := newMirror(t, goodDeb())
 	k := m.kernels(t)
 	for range 2 {
-		got, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+		got, err := k.Pull(t.Context(), "debian-12-cloud", false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -318,7 +335,7 @@ func TestRemove(t *testing.T) {
 			t.Errorf("it boots still: %v", err)
 		}
 		entries, err := os.ReadDir(k.Dir)
-		if err != nil || len(entries) != 1 { // the lock of its name
+		if err != nil || len(entries) != 2 { // the lock of its name, and what the archive had
 			t.Errorf("%v stay, %v", entries, err)
 		}
 	}
@@ -345,7 +362,7 @@ func TestConcurrentPulls(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if _, err := k.Pull(t.Context(), "debian-12-cloud", nil); err != nil {
+			if _, err := k.Pull(t.Context(), "debian-12-cloud", false, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -385,11 +402,11 @@ func TestLies(t *testing.T) {
 		code banger.Code
 		text string
 	}{
-		"package with another hash": {func(m *mirror) { flip(m, debPath, 300) }, banger.CodeUnavailable, "signed hash"},
-		"longer package":            {func(m *mirror) { m.files[debPath] = append(m.files[debPath], 0) }, banger.CodeUnavailable, "signed hash"},
+		"package with another hash": {func(m *mirror) { flip(m, debPath, 300) }, banger.CodeUnavailable, "its hash"},
+		"longer package":            {func(m *mirror) { m.files[debPath] = append(m.files[debPath], 0) }, banger.CodeUnavailable, "its hash"},
 		"shorter package":           {func(m *mirror) { m.files[debPath] = m.files[debPath][:99] }, banger.CodeUnavailable, "shorter than"},
-		"endless package":           {func(m *mirror) { m.special[debPath] = endless }, banger.CodeUnavailable, "signed hash"},
-		"index with another hash":   {func(m *mirror) { flip(m, packagesPath, -30) }, banger.CodeUnavailable, "signed hash"},
+		"endless package":           {func(m *mirror) { m.special[debPath] = endless }, banger.CodeUnavailable, "its hash"},
+		"index with another hash":   {func(m *mirror) { flip(m, packagesPath, -30) }, banger.CodeUnavailable, "its hash"},
 		"signed by a stranger":      {func(m *mirror) { m.release("Codename: bookworm\n", newKey(m.t)) }, banger.CodeUnavailable, "signature"},
 		"signed text changed": {func(m *mirror) {
 			m.files[releasePath] = bytes.Replace(m.files[releasePath], []byte("Origin: Debian"), []byte("Origin: debian"), 1)
@@ -433,9 +450,9 @@ func TestLies(t *testing.T) {
 			test.lie(m)
 			k := m.kernels(t)
 			if test.code == banger.CodeTimeout {
-				k.Stall = 300 * time.Millisecond
+				k.From.Stall = 300 * time.Millisecond
 			}
-			_, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+			_, err := k.Pull(t.Context(), "debian-12-cloud", false, nil)
 			if banger.CodeOf(err) != test.code || !strings.Contains(fmt.Sprint(err), test.text) {
 				t.Fatalf("%s: %v, want %s with %q", banger.CodeOf(err), err, test.code, test.text)
 			}
@@ -466,7 +483,7 @@ func TestOddPackages(t *testing.T) {
 	} {
 		m := newMirror(t, test.deb)
 		k := m.kernels(t)
-		_, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+		_, err := k.Pull(t.Context(), "debian-12-cloud", false, nil)
 		if err == nil || !strings.Contains(err.Error(), test.text) {
 			t.Errorf("%s: %v, want %q", name, err, test.text)
 		}
@@ -474,14 +491,14 @@ func TestOddPackages(t *testing.T) {
 	}
 }
 
-func nothingPublished(t *testing.T, k *debian.Kernels) {
+func nothingPublished(t *testing.T, k *kernel.Kernels) {
 	t.Helper()
 	entries, err := os.ReadDir(k.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), ".lock-") {
+		if !strings.HasPrefix(e.Name(), ".lock-") && !strings.HasPrefix(e.Name(), ".newest-") {
 			t.Errorf("left behind: %s", e.Name())
 		}
 	}
@@ -498,7 +515,7 @@ func TestResume(t *testing.T) {
 		}
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(file))
 	}
-	if _, err := m.kernels(t).Pull(t.Context(), "debian-12-cloud", nil); err != nil {
+	if _, err := m.kernels(t).Pull(t.Context(), "debian-12-cloud", false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if want := fmt.Sprintf("bytes=%d-", len(file)/2); len(ranges) != 2 || ranges[1] != want {
@@ -519,15 +536,15 @@ func TestDamagedHalf(t *testing.T) {
 		file := m.files[debPath]
 		m.special[debPath] = special(file)
 		k := m.kernels(t)
-		if err := os.MkdirAll(k.CacheDir, 0o755); err != nil {
+		if err := os.MkdirAll(k.From.CacheDir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		sum := sha256.Sum256(file)
 		for _, damage := range [][]byte{make([]byte, len(file)/2), make([]byte, len(file)), make([]byte, 2*len(file))} {
-			if err := os.WriteFile(filepath.Join(k.CacheDir, hex.EncodeToString(sum[:])+".part"), damage, 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(k.From.CacheDir, hex.EncodeToString(sum[:])+".part"), damage, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			got, err := k.Pull(t.Context(), "debian-12-cloud", nil)
+			got, err := k.Pull(t.Context(), "debian-12-cloud", false, nil)
 			if err != nil {
 				t.Errorf("%s, %d bytes: %v", name, len(damage), err)
 				continue
@@ -548,39 +565,13 @@ func TestCancel(t *testing.T) {
 		half(file, true)(w, r)
 	}
 	k := m.kernels(t)
-	k.Stall = time.Minute
-	_, err := k.Pull(ctx, "debian-12-cloud", nil)
+	k.From.Stall = time.Minute
+	_, err := k.Pull(ctx, "debian-12-cloud", false, nil)
 	if banger.CodeOf(err) != banger.CodeCanceled {
 		t.Errorf("pull ended with %v", err)
 	}
 	nothingPublished(t, k)
-	if _, err := k.Pull(t.Context(), "nonesuch", nil); banger.CodeOf(err) != banger.CodeNotFound {
+	if _, err := k.Pull(t.Context(), "nonesuch", false, nil); banger.CodeOf(err) != banger.CodeNotFound {
 		t.Errorf("unknown name: %v", err)
-	}
-}
-
-func TestMirror(t *testing.T) {
-	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
-	const debianHost, public = "PRETTY_NAME=x\nID=debian\n", "http://deb.debian.org/debian"
-	for name, test := range map[string]struct {
-		root fstest.MapFS
-		want string
-	}{
-		"nothing": {fstest.MapFS{}, public},
-		"ubuntu": {fstest.MapFS{"etc/os-release": file("ID=ubuntu\nID_LIKE=debian\n"),
-			"etc/apt/sources.list": file("deb http://m/debian bookworm main\n")}, public},
-		"one line": {fstest.MapFS{"etc/os-release": file(debianHost),
-			"etc/apt/sources.list": file("# deb http://no/debian bookworm main\ndeb cdrom:[x]/ bookworm main\ndeb-src http://src/debian bookworm main\n" +
-				"deb http://sec/debian-security bookworm-security main\ndeb [arch=amd64] https://m.example:8080/x/debian/ bookworm main contrib # hi\n")}, "https://m.example:8080/x/debian"},
-		"another vendor": {fstest.MapFS{"etc/os-release": file(debianHost),
-			"etc/apt/sources.list.d/t.list": file("deb [signed-by=/usr/share/keyrings/t.gpg] https://vendor/stable/debian bookworm main\n")}, public},
-		"deb822": {fstest.MapFS{"etc/os-release": file(debianHost),
-			"etc/apt/sources.list.d/a.sources": file("Types: deb\nURIs: http://off/debian\nSuites: bookworm\nComponents: main\nEnabled: no\n"),
-			"etc/apt/sources.list.d/debian.sources": file("Types: deb deb-src\n# http://snapshot/debian\nURIs: mirror+file:/x\n http://m/debian\nSuites: bookworm bookworm-updates\n" +
-				"Components: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n")}, "http://m/debian"},
-	} {
-		if got := debian.Mirror(test.root); got != test.want {
-			t.Errorf("%s: %s, want %s", name, got, test.want)
-		}
 	}
 }

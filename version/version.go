@@ -1,6 +1,5 @@
-// Package version says which build this is and which API it speaks. It owns
-// the two numbers and their wire form; it refuses to know who asks, and what
-// follows from a difference.
+// Package version says which build this is and which version of the API it has. It
+// owns the two and their JSON form, and knows nothing of what a difference means.
 package version
 
 import (
@@ -10,32 +9,35 @@ import (
 	"strconv"
 )
 
-// API is the version of the HTTP interface between CLI and daemon. It changes
-// when one side would misunderstand the other, not when something is added.
+// API is the version of the HTTP interface, and of its paths: /v2. It changes only
+// when old and new would misunderstand each other, not when something is added.
 const API = 2
+
+// TooOld is the number that GET /v1/version answers. Older clients ask there and want
+// a 2; any other number tells them that they are too old.
+const TooOld = 3
 
 // Version is set by the linker (-X banger/version.Version=…) in releases.
 var Version string
 
-// Daemon is what a daemon says of itself; the answer to GET /v1/version, whose
-// form is the same in every API version.
+// Daemon is the answer to GET /v2/version. Its form is the same in every API version.
 type Daemon struct {
 	API   int    `json:"api"`
 	Build string `json:"build"`
 	PID   int    `json:"pid"`
-	Busy  int    `json:"busy,omitempty"` // changes under way, which its end would undo
+	Busy  int    `json:"busy,omitempty"` // how many changes are under way; ending the daemon would undo them
 }
 
-// Older reports whether one build is a release before another's, or a commit
-// before it as git-describe(1) counts them. Of builds that don't say, it isn't.
+// Older reports whether build a is of an earlier release than b, or of an earlier
+// commit as git-describe(1) counts them. It is false when that can't be told.
 func Older(a, b string) bool {
 	x, okX := numbers(a)
 	y, okY := numbers(b)
 	return okX && okY && slices.Compare(x, y) < 0
 }
 
-// numbers are those of v1.2.3 or v1.2.3-45-gabcdef: of the release, then of the
-// commits since.
+// numbers returns the numbers of v1.2.3 or v1.2.3-45-gabcdef: three of the release,
+// and how many commits came after it.
 func numbers(build string) ([]int, bool) {
 	m := release.FindStringSubmatch(build)
 	if m == nil {

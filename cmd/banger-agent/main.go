@@ -1,21 +1,21 @@
-// Command banger-agent is the one program we bring into a guest: its first
-// process, its agent, the agent's guardian, its last process, and the tools the
-// agent runs as somebody else. It only puts these together; which one it is,
-// its name says. It refuses to know how any of them works.
+// Command banger-agent is the one program that we bring into a guest: its first
+// process, its agent, the agent's guardian, its last process, and the tools that the
+// agent runs as another user. The name it is called by says which one to be. It only
+// puts these together, and knows nothing of how they work.
 package main
 
 import (
 	"fmt"
 	"os"
 
-	"banger/agent"
-	"banger/agent/boot"
-	"banger/agent/channel"
-	"banger/agent/renew"
-	"banger/agent/session"
-	"banger/agent/tool"
 	"banger/guest"
-	"banger/link"
+	"banger/guest/agent"
+	"banger/guest/agent/boot"
+	"banger/guest/agent/channel"
+	"banger/guest/agent/renew"
+	"banger/guest/agent/session"
+	"banger/guest/agent/tool"
+	"banger/guest/link"
 	"banger/version"
 )
 
@@ -39,7 +39,7 @@ func main() {
 	}
 }
 
-// serve is the agent's life. It returns only what ended it.
+// serve runs the agent. It returns the error that ended it.
 func serve(args []string) error {
 	machine, err := boot.Open(version.String(), args)
 	if err != nil {
@@ -51,7 +51,7 @@ func serve(args []string) error {
 	}
 	sessions := &session.Table{Cgroup: "/sys/fs/cgroup/banger.exec"}
 	machine.Commands = sessions.Len
-	go sessions.Prepare() // while the host is awaited
+	go sessions.Prepare() // while we wait for the host
 	server := &agent.Server{
 		Version:    version.String(),
 		Sessions:   sessions,

@@ -1,5 +1,5 @@
-// Command banger-shim is the process beside every running VM. It only wires:
-// package shim says what it does, package usernet is its network.
+// Command banger-shim is the process beside every running VM. It only joins package
+// shim, which says what it does, with package usernet, which is its network.
 package main
 
 import (
@@ -8,8 +8,8 @@ import (
 	"net/netip"
 	"os"
 
-	"banger/shim"
-	"banger/usernet"
+	"banger/network/usernet"
+	"banger/vmm/shim"
 )
 
 func main() {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -24,20 +25,21 @@ import (
 	"banger"
 	"banger/api"
 	"banger/cli"
-	"banger/doctor"
-	"banger/unixsock"
+	"banger/host/hostfs"
+	"banger/host/proc"
+	"banger/host/unixsock"
+	"banger/host/xdg"
 	"banger/version"
-	"banger/xdg"
 )
 
-// startBound is how long a daemon may take from its start to its socket: a tenth of a
-// second, unless the host is swamped.
+// startBound is how long a daemon may take until its socket listens. It takes a tenth
+// of a second, unless the host is overloaded.
 const startBound = time.Minute
 
 // daemon is the user's bangerd as the command line sees it.
 type daemon struct {
 	dirs     xdg.Dirs
-	unusable error // why config.toml is: then nothing may be asked of a daemon
+	unusable error // what is wrong with config.toml; then no daemon may be used
 	judged   atomic.Bool
 
 	firecrackerMirror string // config.toml's
@@ -48,7 +50,7 @@ func (d *daemon) log() string { return filepath.Join(d.dirs.State, "daemon.log")
 // find connects to a daemon that runs.
 func (d *daemon) find(ctx context.Context) (net.Conn, error) {
 	if d.unusable != nil {
-		return nil, d.unusable // the file may have said where the daemon is
+		return nil, d.unusable // only the file may say where the daemon is
 	}
 	return unixsock.Dial(ctx, d.dirs.Socket)
 }
@@ -68,8 +70,8 @@ func absent(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// start starts a daemon and connects to it. One command at a time starts: the
-// others find what the first one started.
+// start starts a daemon and connects to it. Only one command at a time does: the
+// others connect to the daemon that it started.
 func (d *daemon) start(ctx context.Context) (net.Conn, error) {
 	if err := sudoTrap(d.dirs); err != nil {
 		return nil, err
@@ -102,18 +104,19 @@ func (d *daemon) start(ctx context.Context) (net.Conn, error) {
 	return d.find(ctx)
 }
 
-// sudoTrap refuses to be root by sudo in the home of the user who called it: files
-// of root's there would lock that user's own banger out.
+// sudoTrap returns an error if this is root by sudo and the directories are in the
+// home of the user who called sudo: with files of root's there, that user's own banger
+// would no longer work.
 func sudoTrap(dirs xdg.Dirs) error {
 	dir, uid, foreign := dirs.Foreign()
 	if !foreign || os.Getuid() != 0 || os.Getenv("SUDO_UID") != strconv.Itoa(uid) {
 		return nil
 	}
 	return banger.Errorf(banger.CodeInvalid, "this is root, by sudo, and %s belongs to user %s", dir, os.Getenv("SUDO_USER")).
-		WithHint("leave sudo out: nothing of banger needs root; or `sudo -H` gives root a banger of its own")
+		WithHint("leave sudo out: banger doesn't need root; or use `sudo -H`, which gives root its own banger")
 }
 
-// notStarted says why there is no daemon, in its own last words.
+// notStarted says why no daemon started, with the end of its log.
 func (d *daemon) notStarted(ctx context.Context) error {
 	why := "it ended"
 	if ctx.Err() != nil {
@@ -123,8 +126,8 @@ func (d *daemon) notStarted(ctx context.Context) error {
 		WithHint("%s ends with:\n%s", d.log(), lastLines(d.log(), 8))
 }
 
-// spawn starts bangerd as nobody's child: its own session, no terminal, none of
-// our files but the log and a pipe on which it says that it listens.
+// spawn starts bangerd in a session of its own, without a terminal. Of our files it
+// gets only the log and a pipe, on which it says that it listens.
 func (d *daemon) spawn() (ready *os.File, err error) {
 	exe, err := bangerd()
 	if err != nil {
@@ -145,7 +148,7 @@ func (d *daemon) spawn() (ready *os.File, err error) {
 	cmd.Env = environment(os.Environ())
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	proc.Detach(cmd)
 	if err := cmd.Start(); err != nil {
 		_ = r.Close()
 		return nil, banger.Errorf(banger.CodeUnavailable, "start the daemon: %w", err)
@@ -171,8 +174,8 @@ func bangerd() (string, error) {
 	return filepath.Abs(exe)
 }
 
-// environment is what the daemon gets of the first caller's: where files and
-// programs are and how to reach the network, and no secret that lives there.
+// environment is the part of our environment that the daemon gets: where files and
+// programs are, and how to reach the network. The rest may hold secrets.
 func environment(env []string) []string {
 	keep := []string{"HOME", "USER", "LOGNAME", "PATH", "LANG", "TMPDIR", "TZ",
 		"XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
@@ -183,8 +186,8 @@ func environment(env []string) []string {
 	})
 }
 
-// maxLog is the size from which a start puts the log aside, so that two files
-// of about this size are the most there is.
+// maxLog is the size, in bytes, from which a start renames the log. So there are at
+// most two files of about this size.
 const maxLog = 4 << 20
 
 func openLog(path string) (*os.File, error) {
@@ -211,29 +214,19 @@ func lastLines(path string, n int) string {
 	return "  " + strings.Join(lines[max(0, len(lines)-n):], "\n  ")
 }
 
-// lock takes a file lock, waiting until ctx ends. The lock ends with its holder.
+// lock takes a file lock, waiting until ctx ends. The lock ends with this process.
 func lock(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
+	f, err := hostfs.OpenLocked(ctx, path)
+	switch {
+	case err == nil:
+		return func() { _ = f.Close() }, nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("wait for another command that starts the daemon: %w", context.Cause(ctx))
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
-			_ = f.Close()
-			return nil, banger.Errorf(banger.CodeUnavailable, "files in %s can't be locked: %w", filepath.Dir(path), err).
-				WithHint("two daemons could use the same records; set state_dir in config.toml to a directory on a disk of this host")
-		}
-		select {
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, fmt.Errorf("wait for another command that starts the daemon: %w", context.Cause(ctx))
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	return nil, banger.Errorf(banger.CodeUnavailable, "files in %s can't be locked: %w", filepath.Dir(path), err).
+		WithHint("two daemons could use the same records; set state_dir in config.toml to a directory on a disk of this host")
 }
 
 // Status implements cli.Daemon.
@@ -283,10 +276,10 @@ func (d *daemon) Stop(ctx context.Context) error {
 	return ended(ctx, pidfd)
 }
 
-// Examine implements cli.Daemon: the daemon's program knows the drivers, and
-// looks at the host without becoming a daemon.
-func (d *daemon) Examine(ctx context.Context) (doctor.Report, error) {
-	var r doctor.Report
+// Examine implements cli.Daemon. It runs the daemon's program, which knows the
+// drivers; that looks at the host and ends.
+func (d *daemon) Examine(ctx context.Context) (banger.Report, error) {
+	var r banger.Report
 	exe, err := bangerd()
 	if err != nil {
 		return r, err
@@ -321,9 +314,9 @@ func (d *daemon) Restart(ctx context.Context) error {
 	return err
 }
 
-// replace ends a daemon that is older than this program: it is a release before
-// this one, or its file has been replaced since it began. One that is in the middle
-// of a change is left to finish it, and none is judged twice.
+// replace ends a daemon that is older than this program: one of an earlier release, or
+// one whose file was replaced after it started. It looks only at the first daemon that
+// this command meets, and doesn't end one that is making a change.
 func (d *daemon) replace(ctx context.Context, v version.Daemon) (bool, error) {
 	if d.judged.Swap(true) || v.Busy > 0 || !version.Older(v.Build, version.String()) && !fileReplaced(v.PID) {
 		return false, nil
@@ -331,8 +324,8 @@ func (d *daemon) replace(ctx context.Context, v version.Daemon) (bool, error) {
 	return true, d.Stop(ctx)
 }
 
-// fileReplaced reports whether the bangerd of this program lies where a process's
-// program lay, and is another file.
+// fileReplaced reports whether our bangerd has the path of a process's program, but is
+// another file.
 func fileReplaced(pid int) bool {
 	exe, err := bangerd()
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 
 	"banger/cli"
-	"banger/fcrelease"
+	"banger/vmm/firecracker/release"
 )
 
 // FetchFirecracker implements cli.Daemon. bangerd looks in the same place.
@@ -16,6 +16,6 @@ func (d *daemon) FetchFirecracker(ctx context.Context, mirror string) (cli.Fetch
 	if mirror == "" {
 		mirror = d.firecrackerMirror
 	}
-	in, err := fcrelease.Installer{Dir: filepath.Join(d.dirs.Data, "firecracker"), Mirror: mirror}.Install(ctx)
+	in, err := release.Installer{Dir: filepath.Join(d.dirs.Data, "firecracker"), Mirror: mirror}.Install(ctx)
 	return cli.Fetched{Version: in.Version, Path: in.Firecracker}, err
 }

@@ -1,11 +1,10 @@
 // Command banger is the command line. This package is wiring: it reads the
 // environment, finds the user's daemon or starts it, and hands both to package
-// cli. It refuses to know what any command does.
+// cli. It knows nothing of what a command does.
 package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"banger/api"
@@ -19,10 +18,6 @@ func main() {
 
 func run() int {
 	conf, dirs, err := config.Load(os.Getenv)
-	if err != nil && dirs.State == "" {
-		fmt.Fprintln(os.Stderr, "banger:", err)
-		return cli.ExitInvalid
-	}
 	d := &daemon{dirs: dirs, unusable: err, firecrackerMirror: conf.FirecrackerAt}
 	client := api.NewClient(d.connect)
 	client.Replace = d.replace
@@ -31,8 +26,8 @@ func run() int {
 		client = api.NewClient(d.find)
 	}
 	return cli.Run(context.Background(), cli.App{
-		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Term: os.Getenv("TERM"),
-		VMs: client, Control: api.Control{Client: client}, System: api.System{Client: client}, Catalog: client, Builder: api.Builds{Client: client}, Leases: client, Making: api.Operations{Client: client}, Frozen: api.Templates{Client: client}, Daemon: d,
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Term: os.Getenv("TERM"), Getenv: os.LookupEnv,
+		Services: client, Daemon: d, API: api.Description,
 		Config: func() (config.Config, error) { return conf, err },
 	}, os.Args[1:])
 }

@@ -12,8 +12,8 @@ import (
 // manifest is where an unpacked release lists its files, below its prefix.
 const manifest = "share/doc/banger/MANIFEST"
 
-// Remove implements cli.Daemon. The directories go first and the programs last,
-// so that one that is interrupted can be called again.
+// Remove implements cli.Daemon. It removes the directories first and the programs
+// last, so that after an interruption it can be called again.
 func (d *daemon) Remove(all bool) (removed, stays []string, err error) {
 	made := d.dirs.Made()
 	places := []string{d.dirs.Cache}
@@ -33,7 +33,7 @@ func (d *daemon) Remove(all bool) (removed, stays []string, err error) {
 		removed = append(removed, dir)
 	}
 	if all {
-		for _, dir := range made { // deepest first; one that others use by now isn't empty
+		for _, dir := range made { // deepest first; one that isn't empty stays
 			if os.Remove(dir) == nil {
 				removed = append(removed, dir)
 			}
@@ -43,7 +43,7 @@ func (d *daemon) Remove(all bool) (removed, stays []string, err error) {
 	removed = append(removed, programs...)
 	if len(programs) == 0 && err == nil {
 		if self, err := os.Executable(); err == nil {
-			stays = append(stays, filepath.Dir(self)+" (not from a release: remove it as it came)")
+			stays = append(stays, filepath.Dir(self)+" (not from a release: remove it the way it was installed)")
 		}
 	}
 	return removed, stays, err
@@ -54,8 +54,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// removePrograms removes the files of the release this program belongs to, by
-// its own list, and the directories that are empty then.
+// removePrograms removes the files of the release that this program belongs to, as its
+// manifest lists them, and the directories that are empty then.
 func removePrograms() (removed []string, err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -88,7 +88,7 @@ func removePrograms() (removed []string, err error) {
 		}
 	}
 	slices.Sort(dirs)
-	slices.Reverse(dirs) // what is below a directory sorts after it
+	slices.Reverse(dirs) // deepest first: a directory sorts before what is in it
 	for _, dir := range slices.Compact(dirs) {
 		_ = os.Remove(dir) // refused unless it is empty
 	}

@@ -5,14 +5,14 @@ import (
 	"path/filepath"
 
 	"banger"
-	"banger/diskfile"
-	"banger/dmsnap"
-	"banger/xdg"
+	"banger/disk/diskfile"
+	"banger/disk/dmsnap"
+	"banger/host/xdg"
 )
 
-// hostDisks returns the disk drivers that this daemon can have: those that make
-// devices are root's. The base of dm-snapshot's lies where the VMs do, as it must be
-// on their filesystem.
+// hostDisks returns the disk drivers that this daemon can use. Those that make devices
+// need root. The base of dm-snapshot is beside the VMs, as it must be on their
+// filesystem.
 func hostDisks(dirs xdg.Dirs) (map[string]banger.Disks, []banger.KernelObjects) {
 	files := diskfile.Disks{Dir: filepath.Join(dirs.Data, "disks")}
 	drivers := map[string]banger.Disks{"file": files}

@@ -9,20 +9,25 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"banger/config"
-	"banger/doctor"
-	"banger/firecracker"
-	"banger/kvm"
-	"banger/netns"
+	"banger/daemon/doctor"
+	"banger/daemon/template"
+	"banger/host/cgroup"
+	"banger/host/hostfs"
+	"banger/host/xdg"
+	"banger/network/netns"
+	"banger/vmm/firecracker"
+	"banger/vmm/kvm"
+	"banger/workspace/git"
 )
 
-// printDoctor is `bangerd --doctor`: the judgement of this host by the program
-// that knows the drivers, for a command line that must be able to give it when
-// no daemon can start.
+// printDoctor is `bangerd --doctor`: it looks at this host with the drivers' help. The
+// command line calls it, as it must work when no daemon can start.
 func printDoctor(ctx context.Context, w io.Writer) error {
 	conf, dirs, err := config.Load(os.Getenv)
 	if dirs.State == "" {
@@ -34,9 +39,13 @@ func printDoctor(ctx context.Context, w io.Writer) error {
 	}
 	h := &doctor.Host{
 		UID: os.Getuid(), Getenv: os.Getenv, LookPath: exec.LookPath,
-		KVM: kvm.Probe, UserNamespace: userNamespace,
+		UserNamespace: userNamespace, Git: installedGit,
+		Kernel:     func() (doctor.Kernel, error) { return newestKernel(conf, dirs) },
 		Filesystem: filesystem, Lock: tryLock, Owner: owner,
-		Dirs: dirs, Config: conf, ConfigErr: err, RAMDir: ram, Siblings: map[string]error{},
+		Templates: templatesIn(ctx, dirs), Obstacles: obstacles(conf), Bound: memoryBound,
+		State: dirs.State, Data: dirs.Data, Cache: dirs.Cache,
+		Settings: doctor.Settings{Path: conf.Path(), Err: err, DiskDriver: conf.DiskDriver, Net: conf.Net, MemoryMiB: conf.MemoryMiB, WarmStart: conf.WarmStart, Insecure: conf.InsecureVMM},
+		RAMDir:   ram, Siblings: map[string]error{},
 	}
 	if me, err := user.Current(); err == nil {
 		h.User = me.Username
@@ -47,24 +56,54 @@ func printDoctor(ctx context.Context, w io.Writer) error {
 	if h.Shim, err = sibling("banger-shim"); err == nil && h.UID != 0 {
 		h.UserNamespace = func(ctx context.Context) error { return netns.Probe(ctx, h.Shim) }
 	}
-	judgeHypervisors(ctx, h)
+	judgeHypervisors(ctx, h, conf, dirs)
 	r := doctor.Examine(ctx, h)
 	_, err = os.Stat(databasePath(dirs))
 	r.Records = err == nil
 	return json.NewEncoder(w).Encode(r)
 }
 
-// judgeHypervisors looks at both as the daemon would.
-func judgeHypervisors(ctx context.Context, h *doctor.Host) {
-	probed, err := h.KVM(ctx)
-	h.KVM = func(context.Context) (kvm.Result, error) { return probed, err }
-	hv := openHypervisors(ctx, h.Config, h.Dirs, h.Shim, probed)
+// memoryBound says how VMs' memory is bounded here.
+func memoryBound() (string, error) {
+	way, err := cgroup.Find()
+	return way.String(), err
+}
+
+// judgeHypervisors looks at KVM and at both hypervisors as the daemon would.
+func judgeHypervisors(ctx context.Context, h *doctor.Host, conf config.Config, dirs xdg.Dirs) {
+	probed, err := kvm.Probe(ctx)
+	h.KVM = func(context.Context) (doctor.KVM, error) {
+		return doctor.KVM{Verdict: doctor.Verdict(probed.Verdict), Found: probed.Detail, Mend: probed.Hint, SteadyClock: probed.TSCKHz != 0}, err
+	}
+	hv := openHypervisors(ctx, conf, dirs, h.Shim, probed)
 	h.QEMU = hv.qemu.Describe
 	h.Firecracker = func(ctx context.Context) (doctor.Firecracker, error) {
 		path, version, err := hv.firecracker.Describe(ctx)
 		return doctor.Firecracker{Path: path, Version: version, Tested: firecracker.Tested, Holes: firecracker.Holes(version)}, err
 	}
 	h.Hypervisor, h.Why = hv.chosen, hv.why
+}
+
+// installedGit says which git would read repositories.
+func installedGit(ctx context.Context) (doctor.Git, error) {
+	text, version, err := git.Version(ctx)
+	g := doctor.Git{Version: text, Old: slices.Compare(version[:], git.Oldest[:]) < 0}
+	g.Oldest = fmt.Sprintf("%d.%d.%d", git.Oldest[0], git.Oldest[1], git.Oldest[2])
+	return g, err
+}
+
+// newestKernel is what is known of the default kernel.
+func newestKernel(conf config.Config, dirs xdg.Dirs) (doctor.Kernel, error) {
+	l, err := kernelsIn(conf, dirs).Last(conf.DefaultKernel)
+	return doctor.Kernel{Name: conf.DefaultKernel, Version: l.Have.Version, Newest: l.Newest, Behind: l.Behind, Looked: l.When}, err
+}
+
+// templatesIn counts what `banger template list` would show.
+func templatesIn(ctx context.Context, dirs xdg.Dirs) func() int {
+	return func() int {
+		list, _ := (&template.Store{Dir: templateDir(dirs)}).Templates(ctx) // an error counts as none
+		return len(list)
+	}
 }
 
 // userNamespace runs this program in a user namespace of its own.
@@ -78,7 +117,7 @@ func userNamespace(ctx context.Context) error {
 	return cmd.Run()
 }
 
-// fstypes are the names of statfs(2)'s types that doctor has something to say of.
+// fstypes names those filesystem types of statfs(2) that doctor reports.
 var fstypes = map[int64]string{
 	unix.EXT4_SUPER_MAGIC: "ext4", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.XFS_SUPER_MAGIC: "xfs", unix.TMPFS_MAGIC: "tmpfs",
 	unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs", unix.CIFS_SUPER_MAGIC: "cifs", unix.SMB2_SUPER_MAGIC: "smb2",
@@ -86,7 +125,7 @@ var fstypes = map[int64]string{
 	0x2fc12fc1: "zfs", // not in linux/magic.h: ZFS is no part of Linux
 }
 
-// filesystem describes the one that path is in, or would be.
+// filesystem describes the filesystem that path is on, or would be.
 func filesystem(path string) (doctor.Filesystem, error) {
 	for {
 		var st unix.Statfs_t
@@ -116,12 +155,13 @@ func owner(path string) (uid int, writable bool, err error) {
 	return uid, unix.Access(path, unix.W_OK|unix.X_OK) == nil, nil
 }
 
-// tryLock takes a lock in dir as the daemon takes its own, beside that one.
+// tryLock tries whether files in dir can be locked, as the daemon does. It uses a file
+// of its own.
 func tryLock(dir string) error {
 	f, err := os.CreateTemp(dir, ".doctor-*")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close(); _ = os.Remove(f.Name()) }()
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	return hostfs.TryLock(f)
 }

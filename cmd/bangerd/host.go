@@ -9,24 +9,77 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// minRAMTmpfs is the size from which a tmpfs is worth using for guest memory:
-// containers often have a /dev/shm of 64 MiB.
+// minRAMTmpfs is the least size, in bytes, of a tmpfs for guest memory: containers
+// often have a /dev/shm of 64 MiB.
 const minRAMTmpfs = 1 << 30
 
-// ramDir returns where guest memory goes: /dev/shm where that is a real tmpfs,
-// else a directory beside the VMs.
+const shm = "/dev/shm"
+
+// ramDir returns where guest memory goes: a directory of ours in /dev/shm where that
+// is a real tmpfs, else one beside the VMs.
 func ramDir(state string) (string, error) {
-	const shm = "/dev/shm"
 	if fitForRAM(shm) {
-		return shm, nil
+		if dir, err := privateDir(shm); err == nil {
+			return dir, nil
+		}
 	}
 	dir := filepath.Join(state, "ram")
 	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// ramDirs returns the other directories where guest memory may be: an earlier daemon
+// may have chosen another one, as its build or /dev/shm was different.
+func ramDirs(state, now string) []string {
+	all := []string{now, shm, filepath.Join(state, "ram")}
+	mine, _ := filepath.Glob(filepath.Join(shm, privateName()+"*")) // the pattern is well-formed
+	slices.Sort(mine)
+	for _, dir := range mine {
+		if isPrivate(dir) == nil {
+			all = append(all, dir)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func privateName() string { return fmt.Sprintf("banger-%d", os.Getuid()) }
+
+// privateDir returns a directory of ours in a directory where every user may make
+// files. It is an error if another user has taken our names.
+func privateDir(in string) (dir string, err error) {
+	const names = 16
+	for i := range names {
+		dir = filepath.Join(in, privateName())
+		if i > 0 {
+			dir += fmt.Sprintf(".%d", i)
+		}
+		if err = os.Mkdir(dir, 0o700); errors.Is(err, fs.ErrExist) {
+			err = isPrivate(dir)
+		}
+		if err == nil {
+			return dir, nil
+		}
+	}
+	return "", err
+}
+
+// isPrivate returns an error unless dir is a directory of ours that is closed to others.
+func isPrivate(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || int(st.Uid) != os.Getuid() || info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%s isn't a directory of ours alone: it is %v", dir, info.Mode())
+	}
+	return nil
 }
 
 // fitForRAM reports whether dir is a tmpfs of ours to use and large enough.
@@ -36,9 +89,9 @@ func fitForRAM(dir string) bool {
 		st.Blocks*uint64(st.Bsize) >= minRAMTmpfs && unix.Access(dir, unix.W_OK) == nil
 }
 
-// freeMemory returns a function that says how much memory a new guest could
-// get, in MiB: what the kernel says is available, and what fits where it goes.
-// A tmpfs without room would kill the hypervisor in the middle of its work.
+// freeMemory returns a function that says how much memory a new guest could get, in
+// MiB: what the kernel says is available, or the room in the tmpfs dir if that is less.
+// A hypervisor that writes to a full tmpfs is killed.
 func freeMemory(dir string) func() int {
 	return func() int {
 		mib := available()
@@ -66,11 +119,6 @@ func available() int {
 	return 0
 }
 
-func bootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(id)), err
-}
-
 // newID returns 12 hex digits.
 func newID() string {
 	var b [6]byte
@@ -78,8 +126,8 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// claim writes owner into the file at path unless somebody did before, and
-// reports whether owner is what it says.
+// claim writes owner into the file at path if there is none, and reports whether the
+// file names owner.
 func claim(path, owner string) (bool, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return false, err
@@ -96,7 +144,7 @@ func claim(path, owner string) (bool, error) {
 	return string(who) == owner, err
 }
 
-// sibling returns a program of ours that lies beside this one.
+// sibling returns the path of a program of ours in the directory of this one.
 func sibling(name string) (string, error) {
 	self, err := os.Executable()
 	if err == nil {

@@ -3,30 +3,33 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 
 	"banger"
 	"banger/config"
-	"banger/fcrelease"
-	"banger/firecracker"
-	"banger/kvm"
-	"banger/netns"
-	"banger/qemu"
-	"banger/xdg"
+	"banger/host/proc"
+	"banger/host/xdg"
+	"banger/network/netns"
+	"banger/vmm/firecracker"
+	"banger/vmm/firecracker/release"
+	"banger/vmm/kvm"
+	"banger/vmm/qemu"
+	"banger/vmm/shim"
 )
 
-// hypervisors are the drivers, both of them on every host: a VM that runs is found
-// again whatever became of what it was started with.
+// hypervisors are the drivers. Both are there on every host, so that a running VM is
+// found again even when its hypervisor was uninstalled.
 type hypervisors struct {
 	qemu        *qemu.Driver
 	firecracker *firecracker.Driver
-	// chosen is the one that VMs get that don't say, and why.
+	// chosen is the default for new VMs, and why says why.
 	chosen, why string
 }
 
-// openHypervisors looks at what there is and chooses.
+// openHypervisors looks at which hypervisors this host has and chooses the default.
 func openHypervisors(ctx context.Context, conf config.Config, dirs xdg.Dirs, shimPath string, probed kvm.Result) hypervisors {
 	works := probed.Verdict == kvm.Works
 	noKVM := ""
@@ -35,15 +38,23 @@ func openHypervisors(ctx context.Context, conf config.Config, dirs xdg.Dirs, shi
 	}
 	binaries := []string{conf.Firecracker}
 	if conf.Firecracker == "" {
-		installed := fcrelease.Installer{Dir: firecrackerDir(dirs)}.Path()
+		installed := release.Installer{Dir: firecrackerDir(dirs)}.Path()
 		binaries = []string{installed, "firecracker"}
 	}
 	h := hypervisors{
-		qemu:        qemu.New(qemu.Config{Shim: shimPath, CacheDir: dirs.Cache, KVM: works, TSCKHz: probed.TSCKHz}),
+		qemu:        qemu.New(qemu.Config{Shim: shimPath, CacheDir: dirs.Cache, KVM: works, TSCKHz: probed.TSCKHz, Insecure: conf.InsecureVMM}),
 		firecracker: firecracker.New(firecracker.Config{Binaries: binaries, Shim: shimPath, CacheDir: dirs.Cache, NoKVM: noKVM, Jail: conf.Jailer && os.Getuid() == 0}),
 	}
 	h.chosen, h.why = h.choose(ctx, conf.Hypervisor, shimPath, works)
 	return h
+}
+
+// tell logs what was found and chosen.
+func (h hypervisors) tell(log *slog.Logger, conf config.Config, probed kvm.Result) {
+	log.Info("hypervisor", "default", h.chosen, "why", h.why, "kvm", probed.Verdict, "detail", probed.Detail, "tsc_khz", probed.TSCKHz)
+	if conf.InsecureVMM {
+		log.Warn("insecure_vmm is true in config.toml: where a VMM can't have its sandbox, it runs without")
+	}
 }
 
 func firecrackerDir(dirs xdg.Dirs) string { return filepath.Join(dirs.Data, "firecracker") }
@@ -59,24 +70,28 @@ func (h hypervisors) choose(ctx context.Context, asked, shimPath string, kvmWork
 		return "qemu", err.Error()
 	}
 	if err := netns.Probe(ctx, shimPath); err != nil {
-		return "qemu", fmt.Sprintf("Firecracker's user network can't be had: %v", err)
+		return "qemu", fmt.Sprintf("Firecracker's user network doesn't work here: %v", err)
 	}
 	return "firecracker", "it is here, and KVM works"
 }
 
-// vcpu is how many processors a VM has that doesn't say: 0 asked for means what
-// is best here, and a second one that is emulated in turn with the first only
-// costs.
+// vcpu is how many CPUs a VM gets by default; asked is config.toml's, and 0 means what
+// is best here. Where QEMU emulates CPUs in turn, a second one only makes a VM slower.
 func (h hypervisors) vcpu(ctx context.Context, asked int) int {
 	if asked > 0 {
 		return asked
 	}
 	if h.chosen == "qemu" {
-		if _, _, inTurn, err := h.qemu.Describe(ctx); err == nil && inTurn != "" {
+		if h.qemu.InTurn(ctx) {
 			return 1
 		}
 	}
 	return min(2, runtime.NumCPU())
+}
+
+// programs are the kinds of processes that run for VMs.
+func (h hypervisors) programs(shimPath string) []proc.Program {
+	return []proc.Program{h.qemu.Program(), h.firecracker.Program(), shim.Program(shimPath)}
 }
 
 func (h hypervisors) drivers() map[string]banger.Hypervisor {

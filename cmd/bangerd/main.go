@@ -1,7 +1,7 @@
 // Command bangerd is the daemon of one user. This package is wiring: it reads
-// environment and configuration, makes sure that it is alone, gives the engine
-// its drivers and the API its socket. It refuses to hold any state of its own:
-// it may be killed at any instant, and the next one goes on.
+// environment and configuration, makes sure that it is alone, gives the engine its
+// drivers and the API its socket. It has no state of its own: it may be killed at any
+// instant, and the next one goes on.
 package main
 
 import (
@@ -19,11 +19,11 @@ import (
 	"banger"
 	"banger/api"
 	"banger/config"
-	"banger/engine"
-	"banger/sqlite"
-	"banger/unixsock"
+	"banger/daemon/sqlite"
+	"banger/host/hostfs"
+	"banger/host/unixsock"
+	"banger/host/xdg"
 	"banger/version"
-	"banger/xdg"
 )
 
 func main() {
@@ -56,7 +56,7 @@ func main() {
 	}
 }
 
-// printError says what happened and what to do about it.
+// printError prints an error and its hint.
 func printError(err error) {
 	fmt.Fprintln(os.Stderr, "bangerd:", err)
 	if e, ok := errors.AsType[*banger.Error](err); ok && e.Hint != "" {
@@ -64,7 +64,8 @@ func printError(err error) {
 	}
 }
 
-// checkMigrations answers what an upgrade asks before it replaces a daemon.
+// checkMigrations says whether this program can use the database. An upgrade asks this
+// before it replaces a daemon.
 func checkMigrations() int {
 	_, dirs, err := config.Load(os.Getenv)
 	if err != nil {
@@ -85,12 +86,12 @@ func checkMigrations() int {
 	return int(is)
 }
 
-// errTaken means that another daemon serves this user: nothing to do.
+// errTaken means that another daemon serves this user, so this one ends.
 var errTaken = errors.New("another daemon is running")
 
 func run(readyFD int) (err error) {
 	syscall.Umask(0o077)
-	// The daemon is idle nearly always: a smaller heap is worth more collections.
+	// The daemon is idle nearly always, so rather collect more often and use less memory.
 	debug.SetGCPercent(40)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -123,32 +124,43 @@ func run(readyFD int) (err error) {
 	if err := tell(readyFD); err != nil {
 		return err
 	}
-	// From here on commands connect and wait; what a predecessor left comes first.
+	// Commands can connect from here on, but wait until recovery is done.
 	if err := h.start(ctx); err != nil {
 		return err
 	}
 	log.Info("serving", "version", version.String(), "socket", dirs.Socket, "pid", os.Getpid())
-	debug.FreeOSMemory() // what opening needed, serving doesn't
+	debug.FreeOSMemory() // recovery needs more memory than serving
 	ctx, lost := context.WithCancel(ctx)
 	defer lost()
 	go watchSocket(ctx, dirs.Socket, lost)
 	go h.idle.Run(ctx)
+	if h.bridge != nil {
+		go h.bridge.Watch(ctx, func(err error) { firewall(log, err) })
+	}
 	making := make(chan struct{})
 	go func() {
 		defer close(making)
 		h.templates.Run(ctx, h.engine.Idle)
 	}()
-	defer func() { <-making }() // what is half made goes before us
+	defer func() { <-making }() // it removes what is half made
 	server := &api.Server{
-		VMs: h.idle, Control: engine.Control{Engine: h.engine}, System: h.system,
-		Catalog: h.catalog, Builder: h.builder, Leases: h.idle, Making: h.making, Frozen: h.templates, Stop: stop, Log: log,
+		Services: h.services(), Stop: stop, Ending: h.end, Log: log,
 	}
 	err = server.Serve(ctx, l)
 	log.Info("ending; VMs run on", "err", err)
 	return err
 }
 
-// tell says that the socket listens.
+// firewall logs that the firewall's rules can't be put back, and later that they could.
+func firewall(log *slog.Logger, err error) {
+	if err != nil {
+		log.Error("VMs on the bridge are cut off: their firewall rules can't be made", "err", err)
+		return
+	}
+	log.Info("VMs on the bridge have their network again")
+}
+
+// tell tells whoever started us that the socket listens.
 func tell(fd int) error {
 	if fd < 0 {
 		return nil
@@ -160,13 +172,13 @@ func tell(fd int) error {
 	_, err := f.WriteString("ready\n")
 	_ = f.Close()
 	if errors.Is(err, syscall.EPIPE) {
-		return nil // who asked has left; the next command will find us
+		return nil // the command that started us has ended; the next one will find us
 	}
 	return err
 }
 
-// alone takes the user's daemon lock. When another daemon has it and answers,
-// that is errTaken; one that is about to end is waited for.
+// alone takes the user's daemon lock. errTaken: another daemon has it and answers. It
+// waits for a daemon that is about to end.
 func alone(ctx context.Context, dirs xdg.Dirs) (*os.File, error) {
 	path := dirs.State + "/daemon.lock"
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -174,13 +186,13 @@ func alone(ctx context.Context, dirs xdg.Dirs) (*os.File, error) {
 		return nil, err
 	}
 	for end := time.Now().Add(12 * time.Second); ; {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := hostfs.TryLock(f)
 		if err == nil {
 			return f, nil
 		}
-		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
+		if !errors.Is(err, hostfs.ErrLocked) {
 			_ = f.Close()
-			return nil, &os.PathError{Op: "lock", Path: path, Err: err}
+			return nil, err
 		}
 		if conn, err := unixsock.Dial(ctx, dirs.Socket); err == nil {
 			_ = conn.Close()
@@ -195,7 +207,7 @@ func alone(ctx context.Context, dirs xdg.Dirs) (*os.File, error) {
 	}
 }
 
-// watchSocket ends the daemon when its socket is taken away: nobody could reach this
+// watchSocket calls lost when the daemon's socket is removed: nobody could reach this
 // daemon any more, and it would keep the next one from starting.
 func watchSocket(ctx context.Context, path string, lost func()) {
 	first, err := os.Stat(path)

@@ -8,28 +8,31 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"banger"
-	"banger/bootstrap"
-	"banger/catalog"
 	"banger/config"
-	"banger/debian"
-	"banger/engine"
-	"banger/gc"
-	"banger/idle"
-	"banger/initramfs"
-	"banger/journal"
-	"banger/kvm"
-	"banger/operation"
-	"banger/proc"
-	"banger/rootfs"
-	"banger/sqlite"
-	"banger/template"
-	"banger/xdg"
+	"banger/daemon/catalog"
+	"banger/daemon/engine"
+	"banger/daemon/gc"
+	"banger/daemon/idle"
+	"banger/daemon/journal"
+	"banger/daemon/operation"
+	"banger/daemon/sqlite"
+	"banger/daemon/template"
+	"banger/fetch/debian"
+	"banger/host/cgroup"
+	"banger/host/proc"
+	"banger/host/xdg"
+	"banger/image/bootstrap"
+	"banger/image/rootfs"
+	"banger/kernel"
+	"banger/network/bridge"
+	"banger/vmm/kvm"
 )
 
-// host is the engine with all it stands on.
+// host is the engine with its drivers and stores.
 type host struct {
 	engine  *engine.Engine
 	catalog *catalog.Catalog
@@ -40,15 +43,18 @@ type host struct {
 
 	templates templates
 	store     *sqlite.Store
-	images    string // directory
+	bridge    *bridge.Driver // nil unless this is root
+	images    string         // directory
 	opened    bool
 }
 
-// system is banger.System in its parts.
+// system is banger.SystemService, put together of its parts.
 type system struct {
 	*journal.Journal
 	*gc.Collector
 }
+
+func templateDir(dirs xdg.Dirs) string { return filepath.Join(dirs.Cache, "templates") }
 
 func databasePath(dirs xdg.Dirs) string { return filepath.Join(dirs.State, "banger.db") }
 
@@ -62,7 +68,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
-	boot, err := bootID()
+	boot, err := proc.BootID()
 	if err != nil {
 		return nil, err
 	}
@@ -71,86 +77,99 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		return nil, err
 	}
 	probed, err := kvm.Cached(ctx, filepath.Join(dirs.Cache, "kvm.json"))
-	if err != nil { // then emulation, which works everywhere
+	if err != nil { // go on: QEMU can emulate
 		log.Warn("kvm could not be judged", "err", err)
 	}
 	hv := openHypervisors(ctx, conf, dirs, shim, probed)
-	log.Info("hypervisor", "default", hv.chosen, "why", hv.why, "kvm", probed.Verdict, "detail", probed.Detail, "tsc_khz", probed.TSCKHz)
+	hv.tell(log, conf, probed)
 	images := &rootfs.Store{Dir: filepath.Join(dirs.Data, "images")}
 	if err := images.Clean(); err != nil {
-		log.Warn("what dead imports left could not be removed", "err", err)
+		log.Warn("half-made images of an earlier daemon could not be removed", "err", err)
 	}
 	store, err := sqlite.Open(ctx, databasePath(dirs))
 	if err != nil {
 		return nil, err
 	}
-	cat := &catalog.Catalog{
-		Store: store, ImageFiles: images, Kernel: conf.DefaultKernel, Now: time.Now,
-		KernelFiles: &debian.Kernels{
-			Dir: filepath.Join(dirs.Data, "kernels"), CacheDir: filepath.Join(dirs.Cache, "downloads"),
-			Mirror: conf.Mirror, Agent: agent, Flatten: flatten, Initramfs: writeInitramfs,
-		},
-	}
+	kernels := kernelsIn(conf, dirs)
+	kernels.Agent, kernels.Flatten = agent, flatten
+	cat := &catalog.Catalog{Store: store, ImageFiles: images, Default: conf.DefaultKernel, Now: time.Now, KernelFiles: kernels}
 	disks, devices := hostDisks(dirs)
-	networks, links, err := hostNetworks(conf, dirs)
+	br, networks, links, err := hostNetworks(conf, dirs)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	h := &host{store: store, images: images.Dir, catalog: cat}
+	h := &host{store: store, images: images.Dir, catalog: cat, bridge: br}
 	h.system.Journal = &journal.Journal{}
 	h.engine = &engine.Engine{
-		Store: store, Catalog: cat,
-		Hypervisors: hv.drivers(),
-		Host:        engine.Drivers{Disks: disks, Networks: networks}, Processes: proc.Host{},
-		Dir: dirs.State, RAMDir: ram, BootID: boot,
+		Host: engine.Host{
+			Catalog: cat, Hypervisors: hv.drivers(), Disks: disks, Networks: networks,
+			Dir: dirs.State, RAMDir: ram, MemoryMiB: freeMemory(ram),
+		},
+		Store: store, Processes: proc.Host{}, BootID: boot,
 		Defaults: engine.Defaults{
 			Hypervisor: hv.chosen, Disk: conf.DiskDriver, Net: banger.NetMode(conf.Net), Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
 			VCPU: hv.vcpu(ctx, conf.VCPU), MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,
 			Boot: conf.Boot(),
 		},
-		Now: time.Now, NewID: newID, HostMemoryMiB: freeMemory(ram), Log: log,
+		Now: time.Now, NewID: newID, Log: log,
 		Journal: h.system.Add,
 	}
 	h.templates = templates{&template.Store{
-		Dir: filepath.Join(dirs.Cache, "templates"), Hypervisors: h.engine.Hypervisors,
+		Dir: templateDir(dirs), Hypervisors: h.engine.Hypervisors,
 		NewID: newID, Now: time.Now, Log: log, Off: !conf.WarmStart,
-	}, engine.Control{Engine: h.engine}}
-	h.engine.Warm = h.templates
-	h.making = &operation.Table{Creator: engine.Control{Engine: h.engine}, NewID: newID, Now: time.Now}
+	}, h.engine}
+	h.engine.Templates = h.templates
+	h.making = &operation.Table{Creator: h.engine, NewID: newID, Now: time.Now}
 	h.idle = &idle.Watcher{
 		VMService: h.engine, Leases: h.engine, Usage: proc.Host{}.Usage,
 		After: conf.AutoStopStaleAfter(), Now: time.Now, Log: log,
 	}
 	h.builder = &bootstrap.Builder{
-		Archives: bootstrap.Archives{CacheDir: filepath.Join(dirs.Cache, "packages"), Mirror: conf.Mirror, Security: conf.Security, Client: debian.NewClient()},
+		Archives: bootstrap.Archives{From: archive(conf, dirs, "packages"), Noticed: kernels.Notice},
 		Images:   cat, Machines: h.idle, NewID: newID, Log: log,
 	}
 	h.system.Collector = &gc.Collector{
 		Spare: h.spare(dirs, conf),
-		Dir:   dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDir: ram, VMs: h.engine.VMs,
-		Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now, Kernel: slices.Concat(devices, links),
+		Dir:   dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDirs: ramDirs(dirs.State, ram), VMs: h.engine.VMs,
+		Now: time.Now, Programs: hv.programs(shim), Kernel: slices.Concat(devices, links, []banger.KernelObjects{cgroup.Leftovers{}}),
 	}
 	return h, nil
+}
+
+// services is what the daemon offers. Requests pass through idle, which watches for
+// idle VMs, to the engine.
+func (h *host) services() banger.Services {
+	return banger.Parts{
+		VM: struct {
+			*idle.Watcher
+			banger.VMControl
+		}{h.idle, h.engine},
+		Image: struct {
+			*catalog.Catalog
+			banger.ImageBuilder
+		}{h.catalog, h.builder},
+		Kernel: h.catalog, Template: h.templates, Operation: h.making, Whole: h.system,
+	}
 }
 
 func (h *host) start(ctx context.Context) error {
 	if err := h.sweep(ctx); err != nil {
 		h.engine.Log.Warn("images without a name were not removed", "err", err)
 	}
-	plans, err := h.store.Ops(ctx)
+	plans, err := h.store.Plans(ctx)
 	if err != nil {
 		return err
 	}
 	h.making.Recall(plans)
 	if err := h.templates.Open(ctx); err != nil {
-		h.engine.Log.Warn("what dead makers of templates left could not be removed", "err", err)
+		h.engine.Log.Warn("half-made templates of an earlier daemon could not be removed", "err", err)
 	}
 	err = h.engine.Open(ctx)
 	h.opened = err == nil
 	return err
 }
 
-// spare is what there is to prune.
+// spare is what may be pruned.
 func (h *host) spare(dirs xdg.Dirs, conf config.Config) gc.Spare {
 	return gc.Spare{
 		Catalog: h.catalog, Templates: h.templates, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
@@ -158,8 +177,8 @@ func (h *host) spare(dirs xdg.Dirs, conf config.Config) gc.Spare {
 	}
 }
 
-// sweep removes images without a name, unless another daemon, with records of
-// its own, keeps images in the same directory: it would have names for them.
+// sweep removes images without a name. It doesn't when another daemon keeps images in
+// the same directory: that one may have names for them in its own records.
 func (h *host) sweep(ctx context.Context) error {
 	mine, err := claim(filepath.Join(h.images, ".records"), h.engine.Dir)
 	if err != nil || !mine {
@@ -169,49 +188,54 @@ func (h *host) sweep(ctx context.Context) error {
 	return h.catalog.Sweep(ctx)
 }
 
+// end ends the engine's work: it undoes what it can undo quickly, and leaves the rest
+// to the next daemon.
+func (h *host) end() {
+	var ended sync.WaitGroup
+	ended.Go(h.making.Close)
+	ended.Go(h.engine.Close)
+	ended.Wait()
+}
+
 func (h *host) close() error {
 	if h.opened {
-		h.making.Close()
-		h.engine.Close()
+		h.end()
 	}
 	return h.store.Close()
 }
 
-// templates joins their store with the engine, which knows what VMs are made of.
+// templates joins the templates' store with the engine, which knows what VMs are made of.
 type templates struct {
 	*template.Store
-	engine engine.Control
+	engine *engine.Engine
 }
 
-// CreateTemplate implements banger.Templates.
+// CreateTemplate implements banger.TemplateService.
 func (t templates) CreateTemplate(ctx context.Context, spec banger.TemplateSpec, p banger.Progress) (banger.Template, error) {
-	k, err := t.engine.Kindred(ctx, spec, p)
+	o, err := t.engine.Original(ctx, spec, p)
 	if err != nil {
 		return banger.Template{}, err
 	}
-	sub := template.Subject{Hypervisor: k.Spec.Hypervisor, Kernel: k.KernelID, Machine: k.Machine}
+	orig := template.Original{Hypervisor: o.Spec.Hypervisor, Kernel: o.KernelID, Machine: o.Machine}
 	if spec.Image != "" {
-		sub.Image = &template.Image{
-			Name: k.Spec.Image, ID: k.ImageID, DiskMiB: k.Spec.DiskMiB, Disks: k.Disks, Identity: k.Identity, After: spec.After,
+		orig.Image = &template.Image{
+			Name: o.Spec.Image, ID: o.ImageID, DiskMiB: o.Spec.DiskMiB, Disks: o.Disks, Identity: o.Identity, After: spec.After,
 		}
 	}
-	return t.Make(ctx, sub, p)
+	return t.Make(ctx, orig, p)
 }
 
-// flatten and writeInitramfs join drivers that don't know each other.
+// archive is the Debian archive, whose downloads go to a directory in the cache.
+func archive(conf config.Config, dirs xdg.Dirs, downloads string) debian.Source {
+	return debian.Source{Mirror: conf.Mirror, Security: conf.Security, CacheDir: filepath.Join(dirs.Cache, downloads), SeenDir: filepath.Join(dirs.Data, "seen")}
+}
+
+func kernelsIn(conf config.Config, dirs xdg.Dirs) *kernel.Kernels {
+	return &kernel.Kernels{Dir: filepath.Join(dirs.Data, "kernels"), From: archive(conf, dirs, "downloads")}
+}
+
+// flatten makes an EROFS image of a tar: package rootfs reads it, package erofs writes.
 func flatten(ctx context.Context, tar io.Reader, out *os.File) error {
 	_, err := rootfs.Write(ctx, tar, out, nil)
 	return err
-}
-
-func writeInitramfs(w io.Writer, agent []byte, early, late []debian.Module) error {
-	return initramfs.Build(w, agent, modules(early), modules(late))
-}
-
-func modules(in []debian.Module) []initramfs.Module {
-	out := make([]initramfs.Module, len(in))
-	for i, m := range in {
-		out[i] = initramfs.Module(m)
-	}
-	return out
 }

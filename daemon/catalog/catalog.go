@@ -1,9 +1,10 @@
 // Package catalog keeps images and kernels: their files by the drivers it is
-// given, their names in the store. It implements banger.Catalog for the API, and
-// for the engine it turns what a user named into what a machine boots from.
+// given, their names in the store. It implements banger.KernelService and, but for
+// builds, banger.ImageService; for the engine it turns what a user named into what
+// a machine boots from.
 //
-// It refuses to know how an image is made, where a kernel comes from, and what a
-// VM does with either: that a VM uses one, the store says.
+// It knows nothing of how an image is made, where a kernel comes from, or what a VM does
+// with either. The store says whether a VM uses one.
 package catalog
 
 import (
@@ -19,20 +20,20 @@ import (
 	"banger"
 )
 
-// Catalog implements banger.Catalog. Its exported fields are set by the wiring
-// and never change after. All methods may be called side by side.
+// Catalog implements banger.KernelService and most of banger.ImageService. Its exported fields are set by the wiring
+// and never change after. All methods may be called concurrently.
 type Catalog struct {
 	Store       banger.Store
 	ImageFiles  banger.Images
 	KernelFiles banger.Kernels
-	Kernel      string // name of the default one
+	Default     string // name of the default kernel
 	Now         func() time.Time
 
 	publish sync.Mutex   // held while an image's file and record must agree
 	pulling sync.RWMutex // for writing while a kernel is deleted: its files and record must agree
 }
 
-var _ banger.Catalog = (*Catalog)(nil)
+var _ banger.KernelService = (*Catalog)(nil)
 
 // ImportImage reads a root tar and names the image made of it.
 func (c *Catalog) ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
@@ -44,12 +45,11 @@ func (c *Catalog) ImportImage(ctx context.Context, name, source string, replace 
 func (c *Catalog) Add(ctx context.Context, img banger.Image, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
 	name := img.Name
 	doing := "import image " + name
-	if !isImageName(name) {
-		return banger.Image{}, banger.Errorf(banger.CodeInvalid, "%q can't be an image's name", name).
-			WithHint("use letters, digits and . _ - / : with a letter or digit first, at most 128")
+	if err := checkName(name); err != nil {
+		return banger.Image{}, banger.During(doing, err)
 	}
 	if err := c.nameFree(ctx, name, replace); err != nil {
-		return banger.Image{}, banger.During(doing, err) // before the work, not after it
+		return banger.Image{}, banger.During(doing, err) // checked before the work, which takes long
 	}
 	made, err := c.ImageFiles.Import(ctx, tar, p)
 	if err != nil {
@@ -63,41 +63,59 @@ func (c *Catalog) Add(ctx context.Context, img banger.Image, replace bool, tar i
 		return banger.Image{}, banger.During(doing, banger.Errorf(banger.CodeConflict, "the same image was deleted meanwhile: %w", err).
 			WithHint("import it again"))
 	}
-	if err := c.Store.PutImage(ctx, img, replace); err != nil {
+	old, err := c.named(ctx, name)
+	if err == nil {
+		err = c.Store.PutImage(ctx, img, replace)
+	}
+	if err != nil {
 		return banger.Image{}, banger.During(doing, errors.Join(err, c.dropUnnamed(ctx, img.ID)))
 	}
-	return img, nil
+	if old.ID == img.ID {
+		return img, nil
+	}
+	return img, banger.During(doing, c.dropUnnamed(ctx, old.ID)) // the replaced image has no name, so no list would show it
 }
 
 func (c *Catalog) nameFree(ctx context.Context, name string, replace bool) error {
 	if replace {
 		return nil
 	}
-	list, err := c.Store.Images(ctx)
+	old, err := c.named(ctx, name)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(list, func(i banger.Image) bool { return i.Name == name }) {
+	if old.Name != "" {
 		return banger.Errorf(banger.CodeConflict, "an image named %q exists", name).
 			WithHint("choose another name, or replace it with --replace; VMs made from the old one keep it")
 	}
 	return nil
 }
 
-// Images returns all image names, by name, but those of images in the making.
+// named returns the image of a name; the zero Image if there is none.
+func (c *Catalog) named(ctx context.Context, name string) (banger.Image, error) {
+	list, err := c.Store.Images(ctx)
+	for _, i := range list {
+		if i.Name == name {
+			return i, err
+		}
+	}
+	return banger.Image{}, err
+}
+
+// Images returns all image names, by name, without those of unfinished images.
 func (c *Catalog) Images(ctx context.Context) ([]banger.Image, error) {
 	list, err := c.Store.Images(ctx)
 	if err != nil {
 		return nil, err
 	}
-	list = slices.DeleteFunc(list, func(i banger.Image) bool { return strings.HasPrefix(i.Name, banger.UnfinishedImage) })
+	list = slices.DeleteFunc(list, func(i banger.Image) bool { return unfinished(i) })
 	for i := range list {
 		list[i].Lock = nil
 	}
 	return list, nil
 }
 
-// Image returns one image with all that is known of it.
+// Image returns one image with its lock.
 func (c *Catalog) Image(ctx context.Context, ref string) (banger.Image, error) {
 	return c.image(ctx, ref)
 }
@@ -119,6 +137,9 @@ func (c *Catalog) DeleteImage(ctx context.Context, ref string) error {
 // dropUnnamed removes the file of an image that has no name any more. c.publish
 // is held.
 func (c *Catalog) dropUnnamed(ctx context.Context, id string) error {
+	if id == "" {
+		return nil
+	}
 	list, err := c.Store.Images(ctx)
 	if err != nil {
 		return err
@@ -130,13 +151,13 @@ func (c *Catalog) dropUnnamed(ctx context.Context, id string) error {
 }
 
 // PullKernel fetches a kernel by name; empty: the default one.
-func (c *Catalog) PullKernel(ctx context.Context, name string, p banger.Progress) (banger.Kernel, error) {
+func (c *Catalog) PullKernel(ctx context.Context, name string, update bool, p banger.Progress) (banger.Kernel, error) {
 	if name == "" {
-		name = c.Kernel
+		name = c.Default
 	}
 	c.pulling.RLock()
 	defer c.pulling.RUnlock()
-	k, err := c.KernelFiles.Pull(ctx, name, p)
+	k, err := c.KernelFiles.Pull(ctx, name, update, p)
 	if err != nil {
 		return k, banger.During("pull kernel "+name, err)
 	}
@@ -149,8 +170,35 @@ func (c *Catalog) PullKernel(ctx context.Context, name string, p banger.Progress
 // Kernels returns all kernels, oldest first.
 func (c *Catalog) Kernels(ctx context.Context) ([]banger.Kernel, error) { return c.Store.Kernels(ctx) }
 
-// DeleteKernel removes a kernel: first its record, which a VM that uses it
-// holds. What a death in between leaves, the next call with its id removes.
+// Kernel returns one kernel.
+func (c *Catalog) Kernel(ctx context.Context, ref string) (banger.Kernel, error) {
+	kernels, err := c.Store.Kernels(ctx)
+	if err != nil {
+		return banger.Kernel{}, err
+	}
+	for _, is := range []func(banger.Kernel) bool{
+		func(k banger.Kernel) bool { return k.ID == ref }, func(k banger.Kernel) bool { return k.Name == ref },
+	} {
+		for _, k := range slices.Backward(kernels) {
+			if is(k) {
+				return k, nil
+			}
+		}
+	}
+	id, err := c.kernelID(ctx, ref)
+	for _, k := range kernels {
+		if k.ID == id {
+			return k, nil
+		}
+	}
+	if err == nil {
+		err = banger.Errorf(banger.CodeNotFound, "no kernel %q", ref).WithHint("banger kernel list shows all")
+	}
+	return banger.Kernel{}, err
+}
+
+// DeleteKernel removes a kernel: first its record, which can't be removed while a VM uses
+// it, then its files. If the daemon dies in between, another call with the id removes them.
 func (c *Catalog) DeleteKernel(ctx context.Context, ref string) error {
 	doing := "delete kernel " + ref
 	if !c.pulling.TryLock() { // a fetch may take minutes
@@ -188,7 +236,7 @@ func (c *Catalog) kernelID(ctx context.Context, ref string) (string, error) {
 	}
 	switch len(ids) {
 	case 0:
-		return ref, nil // no record: files perhaps
+		return ref, nil // without a record there may still be files
 	case 1:
 		return ids[0], nil
 	}
@@ -211,7 +259,7 @@ func (c *Catalog) Resolve(ctx context.Context, image, kernel string, p banger.Pr
 			return img.ID, k.ID, nil
 		}
 	}
-	k, err := c.PullKernel(ctx, kernel, p)
+	k, err := c.PullKernel(ctx, kernel, false, p)
 	return img.ID, k.ID, err
 }
 
@@ -246,8 +294,13 @@ func (c *Catalog) image(ctx context.Context, ref string) (banger.Image, error) {
 	if err != nil {
 		return banger.Image{}, err
 	}
-	if i := slices.IndexFunc(list, func(i banger.Image) bool { return i.Name == ref }); i >= 0 {
-		return list[i], nil
+	// An id first: an older image may have another one's id as its name.
+	for _, is := range []func(banger.Image) bool{
+		func(i banger.Image) bool { return i.ID == ref }, func(i banger.Image) bool { return i.Name == ref },
+	} {
+		if i := slices.IndexFunc(list, is); i >= 0 {
+			return list[i], nil
+		}
 	}
 	var found []banger.Image
 	for _, i := range list {
@@ -260,28 +313,27 @@ func (c *Catalog) image(ctx context.Context, ref string) (banger.Image, error) {
 		return found[0], nil
 	case 0:
 		return banger.Image{}, banger.Errorf(banger.CodeNotFound, "no image %q", ref).
-			WithHint("banger image list shows what is here; a root file system is imported by: banger image import --name NAME ROOT.TAR")
+			WithHint("`banger image list` shows what is here; `banger image build` makes debian-12 of packages, `banger image import --name NAME TAR` makes one of a root file system")
 	}
 	return banger.Image{}, banger.Errorf(banger.CodeConflict, "%q names %d images", ref, len(found)).WithHint("use more digits of the id")
 }
 
-// sweeper is an Images that can remove every file nobody keeps: what a daemon
-// left that died between an image's publication and its record.
+// sweeper is an Images that can remove all files but those of given ids. A daemon that died
+// between publishing an image and recording it leaves such a file.
 type sweeper interface {
 	Sweep(keep []string) error
 }
 
-// Sweep removes what was in the making when a daemon died, and the files of images
-// that have no name, where ImageFiles can. It
-// must not run beside an import.
+// Sweep removes unfinished images that a daemon left when it died, and, if ImageFiles is a
+// sweeper, files of images without a name. It must not be called during an import.
 func (c *Catalog) Sweep(ctx context.Context) error {
 	list, err := c.Store.Images(ctx)
 	if err != nil {
 		return err
 	}
 	for _, i := range list {
-		// One that a VM still uses goes with the next sweep or build.
-		if strings.HasPrefix(i.Name, banger.UnfinishedImage) {
+		// One that a VM still uses is removed by the next sweep or build.
+		if unfinished(i) {
 			if err := c.Store.DeleteImage(ctx, i.Name); err != nil && banger.CodeOf(err) != banger.CodeConflict {
 				return err
 			}
@@ -301,15 +353,27 @@ func (c *Catalog) Sweep(ctx context.Context) error {
 	return s.Sweep(keep)
 }
 
-func isImageName(s string) bool {
-	if len(s) == 0 || len(s) > 128 {
-		return false
-	}
+// unfinished reports whether an image is a step of a build. Older records show that only by
+// name and source.
+func unfinished(i banger.Image) bool {
+	id, ok := strings.CutPrefix(i.Name, banger.UnfinishedImage)
+	return i.Unfinished || ok && banger.IsID(id) && i.Source == "packages to be configured"
+}
+
+// checkName refuses names that look like an id, or that are hard to type.
+func checkName(s string) error {
+	ok := len(s) > 0 && len(s) <= 128
 	for i, c := range []byte(s) {
 		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		if !alnum && (i == 0 || !strings.ContainsRune("._-/:", rune(c))) {
-			return false
-		}
+		ok = ok && (alnum || i > 0 && strings.ContainsRune("._-/:", rune(c)))
 	}
-	return true
+	if !ok {
+		return banger.Errorf(banger.CodeInvalid, "%q can't be an image's name", s).
+			WithHint("use letters, digits and . _ - / : with a letter or digit first, at most 128")
+	}
+	if len(s) >= 12 && strings.Trim(s, "0123456789abcdef") == "" {
+		return banger.Errorf(banger.CodeInvalid, "%q can't be an image's name: it looks like an id", s).
+			WithHint("use a letter beyond f in it, or another sign, or fewer than 12")
+	}
+	return nil
 }

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"banger"
-	"banger/catalog"
-	"banger/fake"
+	"banger/daemon/catalog"
+	"banger/test/fake"
 )
 
 func begin(t *testing.T, fate func(string) fake.Fate) (*fake.Host, *fake.Store, *catalog.Catalog) {
@@ -19,7 +19,7 @@ func begin(t *testing.T, fate func(string) fake.Fate) (*fake.Host, *fake.Store, 
 
 func over(host *fake.Host, store *fake.Store, fate func(string) fake.Fate) *catalog.Catalog {
 	life := host.Live(fate)
-	return &catalog.Catalog{Store: life.Store(store), ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: "cloud", Now: time.Now}
+	return &catalog.Catalog{Store: life.Store(store), ImageFiles: life.Images(), KernelFiles: life.Kernels(), Default: "cloud", Now: time.Now}
 }
 
 func bring(t *testing.T, c *catalog.Catalog, name, tar string) (banger.Image, error) {
@@ -50,6 +50,16 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%q: %q, %v", ref, v, err)
 		}
 	}
+	// Who updates a kernel gives it to new VMs; others have theirs by its id.
+	_, old, err := c.Resolve(t.Context(), "debian", "cloud", nil)
+	want(t, err, "")
+	want(t, c.Store.PutKernel(t.Context(), banger.Kernel{ID: "dddddddddddd", Name: "cloud", Created: time.Now().Add(time.Hour)}), "")
+	for ref, id := range map[string]string{"cloud": "dddddddddddd", old: old} {
+		if _, got, err := c.Resolve(t.Context(), "debian", ref, nil); err != nil || got != id {
+			t.Errorf("kernel %s: %s, %v", ref, got, err)
+		}
+	}
+	want(t, c.DeleteKernel(t.Context(), "dddddddddddd"), "")
 	for _, id := range []string{"abcd00000000", "abcd11111111"} {
 		want(t, c.Store.PutImage(t.Context(), banger.Image{Name: id, ID: id}, false), "")
 	}
@@ -93,18 +103,92 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// What a user calls an image is no reason to hide it or to take it away; what a
+// builder left is, whichever build made it.
+func TestUnfinished(t *testing.T) {
+	host, store, c := begin(t, nil)
+	mine, err := bring(t, c, "unfinished/business", "a tar")
+	want(t, err, "")
+	_, err = c.Add(t.Context(), banger.Image{Name: "unfinished/0123456789ab", Unfinished: true}, false, strings.NewReader("a step"), nil)
+	want(t, err, "")
+	before, err := bring(t, c, "another", "a step of an earlier build")
+	want(t, err, "")
+	want(t, c.DeleteImage(t.Context(), "another"), "")
+	before.Name, before.Source = "unfinished/111111111111", "packages to be configured"
+	want(t, store.PutImage(t.Context(), before, false), "")
+	for range 2 {
+		list, err := c.Images(t.Context())
+		if err != nil || len(list) != 1 || list[0].ID != mine.ID {
+			t.Errorf("%+v, %v", list, err)
+		}
+		want(t, c.Sweep(t.Context()), "")
+	}
+	if s := host.String(); strings.Count(s, "image ") != 1 {
+		t.Errorf("after the sweep:\n%s", s)
+	}
+}
+
+// A name that looks like an id would be taken for one.
+func TestIDsAsNames(t *testing.T) {
+	_, store, c := begin(t, nil)
+	img, err := bring(t, c, "debian", "a tar")
+	want(t, err, "")
+	for _, name := range []string{img.ID, banger.ShortID(img.ID), "0123456789abc"} {
+		_, err := bring(t, c, name, "another tar")
+		if want(t, err, banger.CodeInvalid); !strings.Contains(err.Error(), "looks like an id") {
+			t.Error(err)
+		}
+	}
+	_, err = bring(t, c, "deadbeef", "another tar")
+	want(t, err, "")
+	other := banger.Image{ID: strings.Repeat("b", 64), Name: img.ID} // from before
+	want(t, store.PutImage(t.Context(), other, false), "")
+	if id, _, err := c.Resolve(t.Context(), img.ID, "cloud", nil); err != nil || id != img.ID {
+		t.Errorf("an id means the image named like it: %s, %v", id, err)
+	}
+}
+
+// Who takes an image's last name takes its file away.
+func TestReplace(t *testing.T) {
+	host, store, c := begin(t, nil)
+	old, err := bring(t, c, "debian", "a tar")
+	want(t, err, "")
+	kernel, err := c.PullKernel(t.Context(), "cloud", false, nil)
+	want(t, err, "")
+	replace := func(tar string) banger.Image {
+		img, err := c.ImportImage(t.Context(), "debian", "test", true, strings.NewReader(tar), nil)
+		want(t, err, "")
+		return img
+	}
+	replace("a tar")
+	vm := banger.VM{ID: "111111111111", State: banger.Creating, ImageID: old.ID, KernelID: kernel.ID}
+	want(t, store.Commit(t.Context(), []banger.VM{vm}, nil, false), "")
+	next := replace("another tar") // the first has a user
+	last := replace("a third tar")
+	if s := host.String(); !strings.Contains(s, old.ID) || strings.Contains(s, next.ID) || !strings.Contains(s, last.ID) {
+		t.Errorf("kept: %s, %s; gone: %s; in:\n%s", old.ID, last.ID, next.ID, s)
+	}
+}
+
 // A kernel goes by its id or a name that it alone has, not while a VM uses it; one
 // that a death left without a record is rid of its files.
 func TestDeleteKernel(t *testing.T) {
 	_, store, c := begin(t, nil)
 	img, err := bring(t, c, "debian", "a tar")
 	want(t, err, "")
-	old, err := c.PullKernel(t.Context(), "cloud", nil)
+	old, err := c.PullKernel(t.Context(), "cloud", false, nil)
 	want(t, err, "")
 	newer := banger.Kernel{ID: "dddddddddddd", Name: "cloud", Created: time.Now().Add(time.Hour)}
 	want(t, store.PutKernel(t.Context(), newer), "")
 	vm := banger.VM{ID: "111111111111", State: banger.Creating, ImageID: img.ID, KernelID: old.ID}
-	want(t, store.Commit(t.Context(), vm, nil, false), "")
+	want(t, store.Commit(t.Context(), []banger.VM{vm}, nil, false), "")
+	for ref, id := range map[string]string{"cloud": newer.ID, old.ID: old.ID, old.ID[:4]: old.ID, newer.ID: newer.ID} {
+		if k, err := c.Kernel(t.Context(), ref); err != nil || k.ID != id {
+			t.Errorf("%s is kernel %+v, %v", ref, k, err)
+		}
+	}
+	_, err = c.Kernel(t.Context(), "nosuch")
+	want(t, err, banger.CodeNotFound)
 	err = c.DeleteKernel(t.Context(), "cloud")
 	if want(t, err, banger.CodeConflict); !strings.Contains(err.Error(), "names 2 kernels") {
 		t.Error(err)
@@ -116,7 +200,7 @@ func TestDeleteKernel(t *testing.T) {
 	want(t, c.DeleteKernel(t.Context(), "dddd"), "")
 	want(t, c.DeleteKernel(t.Context(), newer.ID), banger.CodeNotFound)
 	vm.State = banger.Gone
-	want(t, store.Commit(t.Context(), vm, nil, false), "")
+	want(t, store.Commit(t.Context(), []banger.VM{vm}, nil, false), "")
 	want(t, c.DeleteKernel(t.Context(), "cloud"), "")
 	if list, err := c.Kernels(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("%+v, %v", list, err)
@@ -131,7 +215,7 @@ func TestDeleteKernelBusy(t *testing.T) {
 	busy := make(chan error)
 	c.KernelFiles = pulling{c.KernelFiles, func() { busy <- c.DeleteKernel(context.Background(), "cloud") }}
 	go func() {
-		_, err := c.PullKernel(context.Background(), "cloud", nil)
+		_, err := c.PullKernel(context.Background(), "cloud", false, nil)
 		busy <- err
 	}()
 	want(t, <-busy, banger.CodeConflict)
@@ -143,9 +227,9 @@ type pulling struct {
 	meanwhile func()
 }
 
-func (p pulling) Pull(ctx context.Context, name string, progress banger.Progress) (banger.Kernel, error) {
+func (p pulling) Pull(ctx context.Context, name string, update bool, progress banger.Progress) (banger.Kernel, error) {
 	p.meanwhile()
-	return p.Kernels.Pull(ctx, name, progress)
+	return p.Kernels.Pull(ctx, name, update, progress)
 }
 
 // A record that can't be written takes the file back.

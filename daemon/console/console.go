@@ -1,8 +1,8 @@
 // Package console reads the log of a VM's serial console: two files in the VM's
 // directory, rotated by renaming, with no gap between them.
 //
-// It refuses to know who writes the log, when it is rotated, and what a VM is:
-// whether more may come, it is told.
+// It knows nothing of who writes the log, when it is rotated, or what a VM is: its caller
+// says whether more may come.
 package console
 
 import (
@@ -24,8 +24,9 @@ const (
 	look  = 100 * time.Millisecond // between looks at a log that is followed
 )
 
-// Open reads the log in dir, oldest kept byte first. With live it goes on until
-// live says no or ctx ends; nil: what is there now is all. No log is an empty one.
+// Open reads the log in dir from the oldest byte that is kept. With live it goes on until
+// live returns false or ctx ends; with nil it ends with what is there now. A missing log is
+// an empty one.
 func Open(ctx context.Context, dir string, live func() bool) (io.ReadCloser, error) {
 	l := &log{ctx: ctx, path: filepath.Join(dir, name), live: live}
 	f, err := os.Open(filepath.Join(dir, older))
@@ -36,9 +37,8 @@ func Open(ctx context.Context, dir string, live func() bool) (io.ReadCloser, err
 	return l, err
 }
 
-// log reads the older log, then the current one, and goes on while live says
-// so. The log is rotated by renaming: whoever has the old one open reads it to
-// its end before the new one.
+// log reads the older log, then the current one, and goes on while live returns true. When
+// the log is rotated meanwhile, it reads the open file to its end before the new one.
 type log struct {
 	ctx  context.Context
 	path string
@@ -49,7 +49,7 @@ type log struct {
 // Read returns what there is, waiting for more when the log is followed.
 func (c *log) Read(p []byte) (int, error) {
 	for {
-		alive := c.live != nil && c.live() // before the look: what comes after is seen next time
+		alive := c.live != nil && c.live() // asked before reading: what is written after that is read next time
 		if c.file != nil {
 			if n, err := c.file.Read(p); n > 0 || err != io.EOF {
 				return n, err
@@ -73,7 +73,7 @@ func (c *log) Read(p []byte) (int, error) {
 	}
 }
 
-// moved opens the current log when what was read so far is another file.
+// moved opens the current log if it isn't the open file any more.
 func (c *log) moved() (bool, error) {
 	now, err := os.Stat(c.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -114,8 +114,8 @@ func (c *log) Close() error {
 	return c.file.Close()
 }
 
-// Tail returns the last lines for an error's hint. A guest wrote them: only what
-// prints is passed on.
+// Tail returns the last lines for an error's hint, without control characters, as a guest
+// wrote them.
 func Tail(dir string) string {
 	const most = 600
 	f, err := os.Open(filepath.Join(dir, name))

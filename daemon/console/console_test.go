@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"banger/console"
+	"banger/daemon/console"
 )
 
 func write(t *testing.T, path, text string) {

@@ -7,13 +7,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"banger"
 )
 
 // login looks at what logind does to a user's processes when the login ends
 // (logind.conf(5), loginctl(1)).
-func login(_ context.Context, h *Host, r *Report) {
+func login(_ context.Context, h *Host, r *banger.Report) {
 	if _, err := os.Stat(filepath.Join(h.Root, "/run/systemd/seats")); err != nil || h.UID == 0 {
-		r.Add(Check{Name: "logout", Level: OK, Found: "no logind cares for this user's processes", Means: "VMs run on after a logout"})
+		r.Add(banger.Check{Name: "logout", Level: banger.LevelOK, Found: "this user's processes aren't managed by logind", Means: "VMs run on after a logout"})
 		return
 	}
 	kills := h.killsUserProcesses()
@@ -21,17 +23,17 @@ func login(_ context.Context, h *Host, r *Report) {
 	lingers := err == nil
 	switch {
 	case kills && !lingers:
-		r.Add(Check{"logout", Warn, "logind has KillUserProcesses=yes, and user " + h.User + " doesn't linger",
+		r.Add(check("logout", banger.LevelWarn, "logind has KillUserProcesses=yes, and user "+h.User+" doesn't linger",
 			"running VMs are ended when you log out; their disks stay",
-			"loginctl enable-linger && systemd-run --user --scope banger daemon restart, then restart the VMs: what isn't a login's stays"})
+			"loginctl enable-linger && systemd-run --user --scope banger daemon restart, then restart the VMs: processes outside of a login stay"))
 	case kills: // a session's scope ends with the session, whether its user lingers or not (logind.conf(5))
-		r.Add(Check{"logout", Warn, "logind has KillUserProcesses=yes; that user " + h.User + " lingers doesn't keep what a login started",
+		r.Add(check("logout", banger.LevelWarn, "logind has KillUserProcesses=yes, which also ends what a login of user "+h.User+" started, though that user lingers",
 			"running VMs are ended when you log out, unless the daemon was started outside of a login; their disks stay",
-			"systemd-run --user --scope banger daemon restart, then restart the VMs"})
+			"systemd-run --user --scope banger daemon restart, then restart the VMs"))
 	case lingers:
-		r.Add(Check{Name: "logout", Level: OK, Found: "user " + h.User + " lingers", Means: "VMs run on after a logout"})
+		r.Add(banger.Check{Name: "logout", Level: banger.LevelOK, Found: "user " + h.User + " lingers", Means: "VMs run on after a logout"})
 	default:
-		r.Add(Check{Name: "logout", Level: OK, Found: "logind leaves processes alone at logout (KillUserProcesses=no)", Means: "VMs run on after a logout; the next command starts a daemon again"})
+		r.Add(banger.Check{Name: "logout", Level: banger.LevelOK, Found: "logind leaves processes alone at logout (KillUserProcesses=no)", Means: "VMs run on after a logout; the next command starts a daemon again"})
 	}
 }
 
@@ -68,13 +70,13 @@ func (h *Host) killsUserProcesses() bool {
 }
 
 // namespaces tries to make a user namespace, and finds out who forbids it.
-func namespaces(ctx context.Context, h *Host, r *Report) {
+func namespaces(ctx context.Context, h *Host, r *banger.Report) {
 	err := h.UserNamespace(ctx)
 	if err == nil {
-		r.Add(Check{Name: "user namespaces", Level: OK, Found: "they can be made"})
+		r.Add(banger.Check{Name: "user namespaces", Level: banger.LevelOK, Found: "they can be made"})
 		return
 	}
-	c := Check{"user namespaces", Note, "they can't be made: " + err.Error(), "VMs don't need them on QEMU and the user network; Firecracker without root does", ""}
+	c := check("user namespaces", banger.LevelNote, "they can't be made: "+err.Error(), "VMs don't need them on QEMU and the user network; Firecracker without root does", "")
 	is := func(path, value string) bool { return strings.TrimSpace(h.text(path)) == value }
 	switch {
 	case is("/proc/sys/user/max_user_namespaces", "0"):
@@ -99,58 +101,58 @@ profile banger-shim %q flags=(unconfined) {
 END`, program)
 }
 
-// network file systems, whose locks may not hold or may be missing.
+// remote are network file systems, whose locks may be missing or may not work.
 var remote = []string{"nfs", "cifs", "smb2", "9p", "afs", "ceph", "fuse"}
 
 // directories looks at who owns the places banger writes to, and tries a lock.
-func directories(_ context.Context, h *Host, r *Report) {
+func directories(_ context.Context, h *Host, r *banger.Report) {
 	good := true
-	add := func(c Check) {
+	add := func(c banger.Check) {
 		good = false
 		r.Add(c)
 	}
-	for _, p := range []struct{ name, dir string }{{"state", h.Dirs.State}, {"data", h.Dirs.Data}, {"cache", h.Dirs.Cache}} {
+	for _, p := range []struct{ name, dir string }{{"state", h.State}, {"data", h.Data}, {"cache", h.Cache}} {
 		uid, writable, err := h.Owner(p.dir)
 		fs, fserr := h.Filesystem(p.dir)
 		switch {
 		case err == nil && uid != h.UID:
-			add(Check{"directories", Fail, fmt.Sprintf("the %s directory %s belongs to user %d, not to user %d", p.name, p.dir, uid, h.UID),
-				"the daemon won't use what another user can change", fmt.Sprintf("sudo chown -R %d %s, or another %s_dir in config.toml", h.UID, p.dir, p.name)})
+			add(check("directories", banger.LevelFail, fmt.Sprintf("the %s directory %s belongs to user %d, not to user %d", p.name, p.dir, uid, h.UID),
+				"the daemon won't use what another user can change", fmt.Sprintf("sudo chown -R %d %s, or another %s_dir in config.toml", h.UID, p.dir, p.name)))
 		case err == nil && !writable:
-			add(Check{"directories", Fail, fmt.Sprintf("the %s directory %s can't be written to", p.name, p.dir), "", "chmod u+rwx " + p.dir})
+			add(check("directories", banger.LevelFail, fmt.Sprintf("the %s directory %s can't be written to", p.name, p.dir), "", "chmod u+rwx "+p.dir))
 		case err != nil && fserr == nil:
 			if _, writable, err := h.Owner(fs.Path); err == nil && !writable {
-				add(Check{"directories", Fail, fmt.Sprintf("the %s directory %s can't be made: %s can't be written to", p.name, p.dir, fs.Path), "",
-					fmt.Sprintf("make %s writable, or name another %s_dir in config.toml", fs.Path, p.name)})
+				add(check("directories", banger.LevelFail, fmt.Sprintf("the %s directory %s can't be made: %s can't be written to", p.name, p.dir, fs.Path), "",
+					fmt.Sprintf("make %s writable, or name another %s_dir in config.toml", fs.Path, p.name)))
 			}
 		}
 		if fserr == nil && slices.Contains(remote, fs.Type) {
-			add(Check{"directories", Warn, fmt.Sprintf("the %s directory is on %s", p.name, fs.Type),
-				"disks are slow there, and locks may not hold between hosts", fmt.Sprintf("set %s_dir in config.toml to a directory on a disk of this host", p.name)})
+			add(check("directories", banger.LevelWarn, fmt.Sprintf("the %s directory is on %s", p.name, fs.Type),
+				"disks are slow there, and locks may not hold between hosts", fmt.Sprintf("set %s_dir in config.toml to a directory on a disk of this host", p.name)))
 		}
 	}
-	if _, _, err := h.Owner(h.Dirs.State); err == nil && good {
-		if err := h.Lock(h.Dirs.State); err != nil {
-			add(Check{"directories", Fail, fmt.Sprintf("files in %s can't be locked: %v", h.Dirs.State, err), "two daemons could use the same records",
-				"set state_dir in config.toml to a directory on a disk of this host"})
+	if _, _, err := h.Owner(h.State); err == nil && good {
+		if err := h.Lock(h.State); err != nil {
+			add(check("directories", banger.LevelFail, fmt.Sprintf("files in %s can't be locked: %v", h.State, err), "two daemons could use the same records",
+				"set state_dir in config.toml to a directory on a disk of this host"))
 		}
 	}
 	if good {
-		r.Add(Check{Name: "directories", Level: OK, Found: "state, data and cache are this user's: " + strings.Join([]string{h.Dirs.State, h.Dirs.Data, h.Dirs.Cache}, ", ")})
+		r.Add(banger.Check{Name: "directories", Level: banger.LevelOK, Found: "state, data and cache are this user's: " + strings.Join([]string{h.State, h.Data, h.Cache}, ", ")})
 	}
 }
 
-// What an image, a kernel and a little work take.
+// How many bytes an image, a kernel and a little work take.
 const (
 	enoughSpace = 5 << 30
 	leastSpace  = 1 << 30
 )
 
-func space(_ context.Context, h *Host, r *Report) {
-	worst := Check{Name: "space", Level: OK}
+func space(_ context.Context, h *Host, r *banger.Report) {
+	worst := banger.Check{Name: "space", Level: banger.LevelOK}
 	var found []string
 	seen := map[string]bool{}
-	for _, dir := range []string{h.Dirs.State, h.Dirs.Data, h.Dirs.Cache} {
+	for _, dir := range []string{h.State, h.Data, h.Cache} {
 		fs, err := h.Filesystem(dir)
 		key := fmt.Sprint(fs.Type, fs.Free)
 		if err != nil || seen[key] {
@@ -160,9 +162,9 @@ func space(_ context.Context, h *Host, r *Report) {
 		found = append(found, fmt.Sprintf("%.1f GiB free (%s, for %s)", float64(fs.Free)/(1<<30), fs.Type, dir))
 		switch {
 		case fs.Free < leastSpace:
-			worst.Level, worst.Means, worst.Mend = Fail, "an image and a kernel don't fit", "`banger system df` shows what banger has; or name other directories in config.toml"
-		case fs.Free < enoughSpace && worst.Level == OK:
-			worst.Level, worst.Means, worst.Mend = Warn, "disks grow as they are written to: this may not last", "`banger system df` shows what banger has"
+			worst.Level, worst.Means, worst.Mend = banger.LevelFail, "an image and a kernel don't fit", "`banger system df` shows what banger has; or name other directories in config.toml"
+		case fs.Free < enoughSpace && worst.Level == banger.LevelOK:
+			worst.Level, worst.Means, worst.Mend = banger.LevelWarn, "disks grow as they are written to: this may not last", "`banger system df` shows what banger has"
 		}
 	}
 	worst.Found = strings.Join(found, "; ")
@@ -170,13 +172,13 @@ func space(_ context.Context, h *Host, r *Report) {
 }
 
 // surroundings looks at how this was called.
-func surroundings(_ context.Context, h *Host, r *Report) {
+func surroundings(_ context.Context, h *Host, r *banger.Report) {
 	if who := h.Getenv("SUDO_USER"); h.UID == 0 && who != "" && who != "root" {
-		r.Add(Check{"sudo", Warn, "this is root, by sudo of user " + who, "root's VMs and images are apart from " + who + "'s; nothing of banger needs root", "run banger without sudo"})
+		r.Add(check("sudo", banger.LevelWarn, "this is root, by sudo of user "+who, "root's VMs and images aren't "+who+"'s; banger doesn't need root", "run banger without sudo"))
 	}
 	for path, what := range map[string]string{"/.dockerenv": "Docker", "/run/.containerenv": "Podman"} {
 		if _, err := os.Stat(filepath.Join(h.Root, path)); err == nil {
-			r.Add(Check{"container", Note, "this is a container of " + what, "KVM needs the device in it; emulation needs nothing", "--device /dev/kvm when the container is made"})
+			r.Add(check("container", banger.LevelNote, "this is a container of "+what, "KVM needs the device in it; emulation needs nothing", "--device /dev/kvm when the container is made"))
 		}
 	}
 }

@@ -35,10 +35,10 @@ func TestClockJumps(t *testing.T) {
 			}
 			// A guest that ends, one that reboots, and a stop.
 			d.host.EndGuest(after.ID, banger.Exit{Kind: banger.ExitReboot})
-			must(t, d.until("after", func(vm banger.VM) bool { return vm.State == banger.Running && vm.Boots == 2 }))
+			must(t, d.until("after", runs(2)))
 			_, err = d.StopVM(t.Context(), "before", banger.StopOptions{})
 			must(t, err)
-			_, err = d.StartVM(t.Context(), "before", nil)
+			_, err = d.StartVM(t.Context(), "before", banger.StartOptions{}, nil)
 			must(t, err)
 			w.settled(d)
 			report(t, w.check(d), "after the jump")

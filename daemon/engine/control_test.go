@@ -1,13 +1,16 @@
 package engine_test
 
 import (
+	"reflect"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"banger"
-	"banger/fake"
 	"banger/guest"
+	"banger/test/fake"
 )
 
 func TestSet(t *testing.T) {
@@ -25,14 +28,14 @@ func TestSet(t *testing.T) {
 		_, err := d.SetVM(t.Context(), "it", change)
 		wantCode(t, err, want)
 	}
-	if got, _ := d.VM(t.Context(), "it"); got != vm {
+	if got, _ := d.VM(t.Context(), "it"); !reflect.DeepEqual(got, vm) {
 		t.Errorf("refused, and yet %+v", got)
 	}
 	got, err := d.SetVM(t.Context(), "it", banger.Change{Name: "web", VCPU: 2, MemoryMiB: 512, DiskMiB: 2048})
 	if err != nil || got.Spec.Name != "web" || got.Spec.VCPU != 2 || !got.NeedsRestart {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	if again, err := d.SetVM(t.Context(), "web", banger.Change{VCPU: 2}); err != nil || again != got {
+	if again, err := d.SetVM(t.Context(), "web", banger.Change{VCPU: 2}); err != nil || !reflect.DeepEqual(again, got) {
 		t.Errorf("the same again: %+v, %v", again, err)
 	}
 	_, err = d.VM(t.Context(), "it")
@@ -102,12 +105,36 @@ func TestKillDuringStop(t *testing.T) {
 	report(t, w.check(d), "killed")
 }
 
+// What waits in front of a kill may delete the VM that it ended: it did what it was
+// for, and says so.
+func TestKillThenDeleted(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.pauses.take(time.Minute)
+		d := w.open(nil)
+		d.make(t, banger.Spec{Name: "it"})
+		var calls sync.WaitGroup
+		calls.Go(func() {
+			if _, err := d.StopVM(t.Context(), "it", banger.StopOptions{Timeout: time.Hour}); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		calls.Go(func() { must(t, d.DeleteVM(t.Context(), "it")) })
+		synctest.Wait()
+		if got, err := d.KillVM(t.Context(), "it", "KILL"); err != nil || got.State != banger.Gone {
+			t.Errorf("%+v, %v", got, err)
+		}
+		calls.Wait()
+		report(t, w.check(d), "killed and deleted")
+	})
+}
+
 func TestPruneAndStats(t *testing.T) {
 	w, d := begun(t)
 	d.make(t, banger.Spec{Name: "it"})
 	wantCode(t, d.PruneVM(t.Context(), "it"), banger.CodeConflict)
 	st, err := d.StatsVM(t.Context(), "it")
-	if err != nil || st.State != banger.Running || st.RSS == 0 || st.CPU == 0 || st.Disk == 0 {
+	if err != nil || st.State != banger.Running || st.RSS == 0 || st.CPUMS == 0 || st.Disk == 0 {
 		t.Errorf("%+v, %v", st, err)
 	}
 	if _, err := d.StopVM(t.Context(), "it", banger.StopOptions{}); err != nil {
@@ -125,17 +152,17 @@ func TestPruneAndStats(t *testing.T) {
 // The journal tells a VM's life in order, each line with its operation.
 func TestJournal(t *testing.T) {
 	w := newWorld(t)
-	d := w.open(nil)
-	defer d.kill()
 	var told []string
 	ops := map[string]bool{}
-	d.Journal = func(e banger.Event) {
+	w.told = func(e banger.Event) {
 		told = append(told, e.Stage)
 		ops[e.Op] = true
 		if e.Name != "it" || e.Op == "" || e.Time.IsZero() {
 			t.Errorf("%+v", e)
 		}
 	}
+	d := w.open(nil)
+	defer d.kill()
 	d.make(t, banger.Spec{Name: "it"})
 	_, err := d.SetVM(t.Context(), "it", banger.Change{VCPU: 2})
 	must(t, err)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,8 +11,7 @@ import (
 	"banger/guest"
 )
 
-// surface makes the error a user sees of one that went through several hands:
-// what was being done, and which operation it was.
+// surface makes the error that a user sees: it adds what was being done and the operation.
 func surface(op, doing string, err error) error {
 	if err == nil {
 		return nil
@@ -32,28 +32,21 @@ func surface(op, doing string, err error) error {
 	return out
 }
 
-// endedBy says for a person how a run ended.
-func endedBy(x banger.Exit) string {
-	text := map[banger.ExitKind]string{
+// ended says for a person how a run ended; nil: nobody saw it.
+func ended(x *banger.Exit) string {
+	if x == nil {
+		x = &banger.Exit{}
+	}
+	text := cmp.Or(map[banger.ExitKind]string{
 		banger.ExitPoweroff: "guest powered off",
 		banger.ExitReboot:   "guest rebooted",
 		banger.ExitHalt:     "guest halted",
 		banger.ExitPanic:    "kernel panic",
 		banger.ExitKilled:   "killed",
 		banger.ExitFailed:   "hypervisor failed",
-	}[x.Kind]
-	if text == "" {
-		text = "ended unseen"
-	}
+	}[x.Kind], "ended unseen")
 	if x.Detail != "" {
 		return fmt.Sprintf("%s: %s", text, x.Detail)
 	}
 	return text
-}
-
-func ended(x *banger.Exit) string {
-	if x == nil {
-		return "ended unseen"
-	}
-	return endedBy(*x)
 }

@@ -9,14 +9,8 @@ import (
 
 // HookFiles makes every file operation of the engine's own go through do. Call
 // it before Open.
-func (e *Engine) HookFiles(do func(op string, effect func() error) error) { e.fs = do }
+func (e *Engine) HookFiles(do func(op string, effect func() error) error) { e.files = do }
 
 // LeaveClocks keeps the engine from asking guests for the time. Call it before
 // Open.
 func (e *Engine) LeaveClocks() { e.clock = func(context.Context, *guest.Client, *slog.Logger) {} }
-
-// Scratch is the content of handles.json.
-type Scratch = scratch
-
-// ReadScratch reads the handles.json of a VM's directory.
-var ReadScratch = readScratch

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/engine"
+	"banger/daemon/engine/fleet"
 )
 
 // damage is what may happen to handles.json.
@@ -21,11 +21,11 @@ var damage = map[string]func(t *testing.T, path string, other banger.VM){
 	},
 	"huge": func(t *testing.T, path string, _ banger.VM) { must(t, os.Truncate(path, 1<<30)) },
 	"another VM's": func(t *testing.T, path string, other banger.VM) {
-		write(t, path, engine.Scratch{VM: other.ID, Boots: other.Boots, Handles: other.Held})
+		write(t, path, fleet.Scratch{VM: other.ID, Boots: other.Boots, Handles: other.Held})
 	},
-	"of an earlier run": edited(func(s *engine.Scratch) { s.Boots--; s.Handles.VMM.PID = 1 }),
-	"of another boot":   edited(func(s *engine.Scratch) { s.Handles.VMM.BootID = "boot-0"; s.Handles.VMM.PID = 1 }),
-	"edited":            edited(func(s *engine.Scratch) { s.Handles.VMM.PID = 101; s.Handles.RAMFile = "/etc/passwd" }),
+	"of an earlier run": edited(func(s *fleet.Scratch) { s.Boots--; s.Handles.VMM.PID = 1 }),
+	"of another boot":   edited(func(s *fleet.Scratch) { s.Handles.VMM.BootID = "boot-0"; s.Handles.VMM.PID = 1 }),
+	"edited":            edited(func(s *fleet.Scratch) { s.Handles.VMM.PID = 101; s.Handles.RAMFile = "/etc/passwd" }),
 	"a directory": func(t *testing.T, path string, _ banger.VM) {
 		must(t, os.Remove(path))
 		must(t, os.Mkdir(path, 0o700))
@@ -36,18 +36,18 @@ var damage = map[string]func(t *testing.T, path string, other banger.VM){
 	},
 }
 
-func edited(edit func(*engine.Scratch)) func(*testing.T, string, banger.VM) {
+func edited(edit func(*fleet.Scratch)) func(*testing.T, string, banger.VM) {
 	return func(t *testing.T, path string, _ banger.VM) {
 		raw, err := os.ReadFile(path)
 		must(t, err)
-		var s engine.Scratch
+		var s fleet.Scratch
 		must(t, json.Unmarshal(raw, &s))
 		edit(&s)
 		write(t, path, s)
 	}
 }
 
-func write(t *testing.T, path string, s engine.Scratch) {
+func write(t *testing.T, path string, s fleet.Scratch) {
 	t.Helper()
 	raw, err := json.Marshal(s)
 	must(t, err)
@@ -122,7 +122,7 @@ func TestScratchThatCannotBeWritten(t *testing.T) {
 	dir := filepath.Join(w.dir, "vms", vm.ID)
 	must(t, os.Mkdir(filepath.Join(dir, "handles.json"), 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, "handles.json", "x"), nil, 0o600))
-	started, err := d.StartVM(t.Context(), vm.ID, nil)
+	started, err := d.StartVM(t.Context(), vm.ID, banger.StartOptions{}, nil)
 	if err != nil || started.State != banger.Running {
 		t.Fatalf("%+v, %v", started, err)
 	}
@@ -153,7 +153,7 @@ func TestReleasedScratch(t *testing.T) {
 		must(t, err)
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, "handles.json"), raw, 0o600))
-		got, err := engine.ReadScratch(dir, banger.VM{ID: "56ac692ca05f", Boots: 1}, boot)
+		got, err := fleet.ReadScratch(dir, banger.VM{ID: "56ac692ca05f", Boots: 1}, boot)
 		if err != nil || got != want {
 			t.Errorf("%s: %+v, %v", file, got, err)
 		}

@@ -1,10 +1,11 @@
 package engine
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"strings"
+	"net"
 
 	"banger"
 	"banger/guest"
@@ -30,20 +31,17 @@ func network(vm banger.VM) banger.NetConfig {
 	}
 }
 
-// mac is locally administered and unicast (02, IEEE 802 clause 8.2) and differs
-// as the last ten digits of the ids do.
+// mac makes a MAC of the last ten digits of an id; it is locally administered and unicast
+// (02, IEEE 802 clause 8.2).
 func mac(id string) string {
-	var b strings.Builder
-	b.WriteString("02")
-	for i := len(id) - 10; i < len(id); i += 2 {
-		b.WriteString(":" + id[i:i+2])
-	}
-	return b.String()
+	last, _ := hex.DecodeString(id[len(id)-10:]) // an id has only hex digits
+	return net.HardwareAddr(append([]byte{2}, last...)).String()
 }
 
-// identity makes a booted guest this VM. Its entropy is fresh each time; the time
-// is left to whoever sends it.
-func identity(vm banger.VM, kernel string) guest.Identity {
+// identity returns the identity of a VM for its guest. The entropy is new each time; the
+// time is filled in when it is sent.
+func (h Host) identity(ctx context.Context, vm banger.VM) (guest.Identity, error) {
+	kernel, err := h.Catalog.KernelVersion(ctx, vm.KernelID)
 	id := guest.Identity{
 		ID: vm.ID, Hostname: vm.Spec.Name, MachineID: machineID(vm.ID),
 		Entropy: make([]byte, 64), Drives: serials, KernelVersion: kernel,
@@ -53,7 +51,7 @@ func identity(vm banger.VM, kernel string) guest.Identity {
 	if n := network(vm); n.Address != "" {
 		id.Net = &guest.NetIdentity{MAC: n.MAC, Address: n.Address, Gateway: n.Gateway, DNS: n.DNS}
 	}
-	return id
+	return id, err
 }
 
 // machineID follows machine-id(5): 32 hex digits that say nothing about what

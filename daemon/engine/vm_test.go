@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"banger"
-	"banger/fake"
 	"banger/guest"
+	"banger/test/fake"
 )
 
 func (d *daemon) make(t testing.TB, spec banger.Spec) banger.VM {
@@ -60,7 +60,7 @@ func TestLife(t *testing.T) {
 			t.Errorf("by %q: %v, %v", ref, got.ID, err)
 		}
 	}
-	if again, err := d.StartVM(t.Context(), vm.ID, nil); err != nil || again.Boots != 1 {
+	if again, err := d.StartVM(t.Context(), vm.ID, banger.StartOptions{}, nil); err != nil || again.Boots != 1 {
 		t.Errorf("starting a running VM: %+v, %v", again, err)
 	}
 	for range 2 {
@@ -74,7 +74,7 @@ func TestLife(t *testing.T) {
 	if e, ok := errors.AsType[*banger.Error](err); !ok || !strings.Contains(e.Hint, "vm start "+vm.Spec.Name) {
 		t.Errorf("the hint doesn't say what to do: %+v", err)
 	}
-	if got, err := d.StartVM(t.Context(), vm.Spec.Name, nil); err != nil || got.State != banger.Running || got.Boots != 2 || got.Exit != nil {
+	if got, err := d.StartVM(t.Context(), vm.Spec.Name, banger.StartOptions{}, nil); err != nil || got.State != banger.Running || got.Boots != 2 || got.Exit != nil {
 		t.Errorf("started again: %+v, %v", got, err)
 	}
 	report(t, w.check(d), "running")
@@ -105,7 +105,7 @@ const a12 = "00000000"
 func TestNetworkOfAnotherDaemon(t *testing.T) {
 	w, d := begun(t)
 	vm := d.make(t, banger.Spec{Name: "a"})
-	if _, err := d.StartVM(t.Context(), vm.ID, nil); err != nil {
+	if _, err := d.StartVM(t.Context(), vm.ID, banger.StartOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(w.host.String(), "tap") {
@@ -132,7 +132,7 @@ func TestNetworkOfAnotherDaemon(t *testing.T) {
 
 func TestSpecsThatAreRefused(t *testing.T) {
 	w, d := begun(t)
-	d.HostMemoryMiB = func() int { return 4096 }
+	d.MemoryMiB = func() int { return 4096 }
 	for _, c := range []struct {
 		spec banger.Spec
 		code banger.Code
@@ -166,6 +166,34 @@ func TestSpecsThatAreRefused(t *testing.T) {
 		t.Errorf("a refused spec left %+v", vms)
 	}
 	report(t, w.check(d), "refused specs")
+}
+
+// told notes what a hypervisor is told of machines that it starts.
+type told struct {
+	banger.Hypervisor
+	machines *[]banger.Machine
+}
+
+func (h told) Start(ctx context.Context, m banger.Machine) (banger.Handles, error) {
+	*h.machines = append(*h.machines, m)
+	return h.Hypervisor.Start(ctx, m)
+}
+
+// Whether a VM's VMM may do without its sandbox is the VM's own: no other may.
+func TestInsecureIsToldOfOneVM(t *testing.T) {
+	w := newWorld(t)
+	var machines []banger.Machine
+	w.sabotage.host = func(_ *world, h banger.Hypervisor) banger.Hypervisor { return told{h, &machines} }
+	d := w.open(nil)
+	for _, insecure := range []bool{true, false} {
+		vm, err := d.CreateVM(t.Context(), banger.Spec{Insecure: insecure}, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := machines[len(machines)-1]; m.ID != vm.ID || m.Insecure != insecure {
+			t.Errorf("of a VM with insecure %v the hypervisor was told %+v", insecure, m)
+		}
+	}
 }
 
 // A client that leaves while its VM boots leaves nothing of it.
@@ -275,7 +303,7 @@ func TestGuestEndsByItself(t *testing.T) {
 			if dead {
 				d = w.open(nil)
 			}
-			if err := d.until(vm.ID, func(vm banger.VM) bool { return vm.State == banger.Stopped }); err != nil {
+			if err := d.until(vm.ID, stopped); err != nil {
 				t.Fatal(err)
 			}
 			got, _ := d.VM(t.Context(), vm.ID)
@@ -302,12 +330,12 @@ func TestReboots(t *testing.T) {
 			d = w.open(nil)
 			defer d.kill()
 		}
-		if err := d.until(vm.ID, func(vm banger.VM) bool { return vm.State == banger.Running && vm.Boots == boots }); err != nil {
+		if err := d.until(vm.ID, runs(boots)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	w.host.EndGuest(vm.ID, banger.Exit{Kind: banger.ExitReboot})
-	if err := d.until(vm.ID, func(vm banger.VM) bool { return strings.Contains(vm.Reason, "rebooted more than") }); err != nil {
+	if err := d.until(vm.ID, func(vm banger.VM, _ error) bool { return strings.Contains(vm.Reason, "rebooted more than") }); err != nil {
 		t.Fatal(err)
 	}
 	w.settled(d)
@@ -318,7 +346,7 @@ func TestReboots(t *testing.T) {
 // starts it.
 func TestRebootsThatFail(t *testing.T) {
 	for name, fail := range map[string]func(*world, *daemon){
-		"no memory": func(_ *world, d *daemon) { d.HostMemoryMiB = func() int { return 64 } },
+		"no memory": func(_ *world, d *daemon) { d.MemoryMiB = func() int { return 64 } },
 		"another reboot, before the agent answered": func(w *world, _ *daemon) {
 			w.host.Agent = func(g *fake.Guest) { w.host.EndGuest(g.ID(), banger.Exit{Kind: banger.ExitReboot}) }
 		},
@@ -389,43 +417,6 @@ func TestClock(t *testing.T) {
 		d = w.open(nil)
 	}
 	d.kill()
-}
-
-// A --rm VM lives while somebody holds it, over a restart of the daemon too.
-func TestLease(t *testing.T) {
-	w := newWorld(t)
-	w.defaults.Lease = 30 * time.Millisecond
-	d := w.open(nil)
-	vm := d.make(t, banger.Spec{Remove: true})
-	other := d.make(t, banger.Spec{})
-	hold, release := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- d.HoldVM(hold, vm.ID) }()
-	time.Sleep(3 * w.defaults.Lease) // the claim is that nothing happens
-	if _, err := d.VM(t.Context(), vm.ID); err != nil {
-		t.Skipf("the host was too slow to hold the lease in time: %v", err)
-	}
-	d.kill()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	release()
-	d = w.open(nil)
-	defer d.kill()
-	for {
-		_, err := d.VM(t.Context(), vm.ID)
-		if err != nil {
-			wantCode(t, err, banger.CodeNotFound)
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	w.settled(d)
-	report(t, w.check(d), "after the lease")
-	if _, err := d.VM(t.Context(), other.ID); err != nil {
-		t.Errorf("a VM without --rm went too: %v", err)
-	}
-	wantCode(t, d.HoldVM(t.Context(), vm.ID), banger.CodeNotFound)
 }
 
 func TestLogs(t *testing.T) {
@@ -499,7 +490,7 @@ func TestCatalog(t *testing.T) {
 	if _, err := d.StopVM(t.Context(), vm.ID, banger.StopOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.StartVM(t.Context(), vm.ID, nil); err != nil {
+	if _, err := d.StartVM(t.Context(), vm.ID, banger.StartOptions{}, nil); err != nil {
 		t.Errorf("a VM lost its image to a newer one of the same name: %v", err)
 	}
 	if err := d.DeleteVM(t.Context(), vm.ID); err != nil {
@@ -519,43 +510,43 @@ func TestCatalog(t *testing.T) {
 // Many clients do as they like with few names while daemon, guests and host
 // die; whatever comes of it, the world is in order afterwards.
 func TestStorm(t *testing.T) {
-	w := newWorld(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	for round := range 20 {
-		d := w.open(nil)
-		var wg sync.WaitGroup
-		for client := range 8 {
-			rnd := rand.New(rand.NewPCG(seed, uint64(round*100+client)))
-			wg.Go(func() {
-				for range 10 {
-					name := fmt.Sprintf("vm-%d", rnd.IntN(4))
-					ctx, cancel := context.WithCancel(context.Background())
-					if rnd.IntN(4) == 0 {
-						time.AfterFunc(time.Duration(rnd.IntN(2000))*time.Microsecond, cancel)
+	inBubble(t, func(t *testing.T, w *world) {
+		for round := range 20 {
+			var c chaos
+			if round%2 == 0 {
+				c.left = 100 + rand.IntN(1000)
+			}
+			d := w.open(c.decide)
+			var wg sync.WaitGroup
+			for client := range 8 {
+				rnd := rand.New(rand.NewPCG(seed, uint64(round*100+client)))
+				wg.Go(func() {
+					for range 10 {
+						ctx, leave := d.ctx, context.CancelFunc(func() {})
+						if rnd.IntN(4) == 0 {
+							ctx, leave = c.impatient(d.ctx, 1+rnd.IntN(100))
+						}
+						err := d.do(func() error { return anything(ctx, d, rnd, fmt.Sprintf("vm-%d", rnd.IntN(4))) })
+						leave()
+						if err == errDead {
+							return
+						}
 					}
-					if d.do(func() error { return anything(ctx, d, rnd, name) }) == errDead {
-						cancel()
-						return
-					}
-					cancel()
-				}
-			})
+				})
+			}
+			wg.Wait()
+			d.kill()
+			if round%5 == 4 {
+				w.host.Reboot()
+			}
+			next := w.open(nil) // who called the last one may still be looking at it
+			w.settled(next)
+			report(t, w.check(next), "round %d of seed %d", round, seed)
+			next.kill()
 		}
-		if round%2 == 0 {
-			time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
-			d.life.Kill()
-		}
-		wg.Wait()
-		d.kill()
-		if round%5 == 4 {
-			w.host.Reboot()
-		}
-		next := w.open(nil) // who called the last one may still be looking at it
-		w.settled(next)
-		report(t, w.check(next), "round %d of seed %d", round, seed)
-		next.kill()
-	}
+	})
 }
 
 func anything(ctx context.Context, d *daemon, rnd *rand.Rand, name string) error {
@@ -564,7 +555,7 @@ func anything(ctx context.Context, d *daemon, rnd *rand.Rand, name string) error
 	case 0, 1:
 		_, err = d.CreateVM(ctx, banger.Spec{Name: name}, rnd.IntN(2) == 0, nil)
 	case 2:
-		_, err = d.StartVM(ctx, name, nil)
+		_, err = d.StartVM(ctx, name, banger.StartOptions{}, nil)
 	case 3:
 		_, err = d.StopVM(ctx, name, banger.StopOptions{Force: rnd.IntN(2) == 0})
 	case 4:

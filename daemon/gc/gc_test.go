@@ -2,29 +2,43 @@ package gc_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
 	"banger"
-	"banger/gc"
-	"banger/proc"
+	"banger/daemon/gc"
+	"banger/host/proc"
+	"banger/vmm/firecracker"
+	"banger/vmm/qemu"
+	"banger/vmm/shim"
 )
 
 // TestMain makes this program the impostor of a shim or a VMM, when a copy of it
 // has such a name: it waits until its standard input ends.
 func TestMain(m *testing.M) {
-	if name := filepath.Base(os.Args[0]); name == "banger-shim" || name == "qemu-system-test" {
+	if name := filepath.Base(os.Args[0]); name == "banger-shim" || name == "qemu-system-test" || name == "firecracker" {
 		if len(os.Args) > 3 {
 			f, err := os.Open(os.Args[3])
 			if err != nil {
 				os.Exit(1)
 			}
 			defer func() { _ = f.Close() }()
+		}
+		if root, user := os.Getenv("ROOT"), 0; root != "" {
+			_, err := fmt.Sscan(os.Getenv("JAIL_USER"), &user)
+			if err := errors.Join(err, syscall.Chroot(root), os.Chdir("/"), syscall.Setgid(user), syscall.Setuid(user)); err != nil {
+				panic(err)
+			}
 		}
 		_, _ = os.Stdout.WriteString("up\n")
 		_, _ = io.Copy(io.Discard, os.Stdin)
@@ -92,7 +106,10 @@ func begin(t *testing.T) (*place, *gc.Collector) {
 		p.must(os.MkdirAll(filepath.Join(p.dir, "vms", id), 0o700))
 	}
 	return p, &gc.Collector{
-		Dir: p.dir, RAMDir: p.ram, Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,
+		Dir: p.dir, RAMDirs: []string{filepath.Join(p.ram, "none"), p.ram}, Now: time.Now,
+		Programs: []proc.Program{
+			qemu.New(qemu.Config{}).Program(), firecracker.New(firecracker.Config{}).Program(), shim.Program("/elsewhere/banger-shim"),
+		},
 		VMs: func(context.Context) ([]banger.VM, error) { return []banger.VM{{ID: ours}}, nil },
 	}
 }
@@ -141,10 +158,14 @@ func TestCollect(t *testing.T) {
 		p.start("/", "banger-shim", filepath.Join(vms, ours)):                                     "owned",
 		p.start("/", "banger-shim", filepath.Join(vms, lost)):                                     "orphaned, removed",
 		p.start("/", "banger-shim", filepath.Join(theirs, other)):                                 "foreign",
+		p.start(filepath.Join(vms, ours), "firecracker", "--id", "banger-"+ours):                  "owned",
+		p.start(filepath.Join(vms, lost), "firecracker", "--id", "banger-"+lost):                  "orphaned, removed",
+		p.start(filepath.Join(theirs, other), "firecracker", "--id", "banger-"+other):             "foreign",
 	}
 	// Neither of these says that it is ours.
 	p.start(filepath.Join(vms, lost), "qemu-system-test", "-name", "debian")
 	p.start("/", "banger-shim")
+	p.start(filepath.Join(vms, lost), "firecracker", "--id", "debian")
 
 	dry := map[string]string{}
 	for name, claim := range want {
@@ -178,6 +199,35 @@ func same(t *testing.T, got, want map[string]string) {
 			t.Errorf("%s is %q, and wasn't ours to find", name, claim)
 		}
 	}
+}
+
+// A jailed VMM shows neither a directory of ours nor our user; a jail of another
+// state directory is not ours to end.
+func TestCollectJailed(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("a jail takes root")
+	}
+	p, c := begin(t)
+	jailed := func(state, id string) string {
+		root := filepath.Join(state, "vms", id, "jail", "firecracker", "banger-"+id, "root")
+		p.must(os.MkdirAll(root, 0o755))
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(id))
+		t.Setenv("ROOT", root)
+		t.Setenv("JAIL_USER", strconv.Itoa(1_900_000_000+int(h.Sum32()%100_000_000)))
+		return p.start("/", "firecracker", "--id", "banger-"+id)
+	}
+	same(t, processes(claims(p, c, banger.CollectOptions{})), map[string]string{})
+	want := map[string]string{
+		jailed(p.dir, ours): "owned", jailed(p.dir, lost): "orphaned, removed", jailed(t.TempDir(), other): "foreign",
+	}
+	same(t, processes(claims(p, c, banger.CollectOptions{})), want)
+}
+
+// processes leaves out what is a file.
+func processes(claims map[string]string) map[string]string {
+	maps.DeleteFunc(claims, func(name, _ string) bool { return filepath.IsAbs(name) })
+	return claims
 }
 
 // A VM that is recorded while the collector looks keeps what was made of it.

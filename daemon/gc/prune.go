@@ -12,17 +12,17 @@ import (
 	"syscall"
 
 	"banger"
+	"banger/host/hostfs"
 )
 
-// Spare is what a Collector prunes, of parts that know themselves what is in use:
-// each deletion is refused while a VM needs the thing.
+// Spare is what a Collector prunes. The services refuse to delete what a VM needs.
 type Spare struct {
 	Catalog   Catalog
-	Templates banger.Templates // nil: there are none
-	Downloads []string         // directories; who uses what is in one holds a shared lock on it (flock(2))
-	// The image and the kernel of the next VM stay unless all is to go.
+	Templates banger.TemplateService // nil: there are none
+	Downloads []string               // directories; whoever uses files in one has a shared lock on it (flock(2))
+	// The default image and kernel, which stay without All.
 	Image, Kernel string // names
-	// Alone says that no other daemon keeps kernels in Data: one without a record is nobody's.
+	// Alone says that no other daemon keeps kernels in Data, so one without a record is unused.
 	Alone bool
 }
 
@@ -41,8 +41,8 @@ type candidate struct {
 	remove func() error
 }
 
-// Prune is that of banger.System. An image that was imported stays: nobody but its
-// user could make it again.
+// Prune implements banger.SystemService. Imported images stay: only their user could make
+// them again.
 func (c *Collector) Prune(ctx context.Context, opt banger.PruneOptions) ([]banger.Pruned, error) {
 	space, err := c.Space(ctx)
 	if err != nil {
@@ -101,7 +101,7 @@ func (c *Collector) Prune(ctx context.Context, opt banger.PruneOptions) ([]bange
 	return pruned, nil
 }
 
-// templates are all, or those of the images and kernels that go.
+// templates returns all templates, or those of the images and kernels that are removed.
 func (c *Collector) templates(ctx context.Context, all bool, going []candidate) ([]candidate, error) {
 	if c.Spare.Templates == nil {
 		return nil, nil
@@ -171,7 +171,7 @@ func (c *Collector) kernels(ctx context.Context, all bool) ([]candidate, error) 
 		err = nil
 	}
 	for _, d := range dirs {
-		if isID(d.Name()) && !slices.ContainsFunc(recorded, func(k banger.Kernel) bool { return k.ID == d.Name() }) {
+		if banger.IsID(d.Name()) && !slices.ContainsFunc(recorded, func(k banger.Kernel) bool { return k.ID == d.Name() }) {
 			add(d.Name(), "without a record")
 		}
 	}
@@ -180,7 +180,7 @@ func (c *Collector) kernels(ctx context.Context, all bool) ([]candidate, error) 
 
 var downloadName = regexp.MustCompile(`^[0-9a-f]{64}(\.part)?$`)
 
-// downloads removes what was fetched into a directory, unless somebody works there.
+// downloads removes what was fetched into a directory, unless somebody uses it.
 func downloads(dir string, dryRun bool) (banger.Pruned, error) {
 	p := banger.Pruned{Kind: "download", ID: filepath.Base(dir), Name: dir}
 	d, err := os.Open(dir)
@@ -191,8 +191,8 @@ func downloads(dir string, dryRun bool) (banger.Pruned, error) {
 		return p, err
 	}
 	defer func() { _ = d.Close() }()
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		p.Detail = "kept: a fetch or build that goes on may use them"
+	if err := hostfs.TryLock(d); err != nil {
+		p.Detail = "kept: a fetch or build under way may use them"
 		dryRun = true
 	}
 	files, err := d.ReadDir(-1)

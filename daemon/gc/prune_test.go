@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/gc"
+	"banger/daemon/gc"
 )
 
 // shelf is a catalog that notes what is deleted.
@@ -25,7 +25,7 @@ type shelf struct {
 func (s *shelf) Images(context.Context) ([]banger.Image, error) {
 	list := slices.Clone(s.images)
 	for i := range list {
-		list[i].Lock = nil // as in banger.Catalog
+		list[i].Lock = nil // as in banger.ImageService
 	}
 	return list, nil
 }
@@ -54,6 +54,10 @@ func (f frozen) Templates(context.Context) ([]banger.Template, error) {
 		{ID: "777777777777", Kernel: "cccccccccccc", Bytes: 7},
 		{ID: "888888888888", Kernel: "dddddddddddd", Bytes: 8}, {ID: "999999999999", Kernel: "cccccccccccc", Image: "spare", ImageID: "333333333333", Bytes: 9},
 	}, nil
+}
+
+func (f frozen) Template(context.Context, string) (banger.Template, error) {
+	panic("one template is looked at")
 }
 
 func (f frozen) CreateTemplate(context.Context, banger.TemplateSpec, banger.Progress) (banger.Template, error) {
@@ -86,7 +90,7 @@ func TestPrune(t *testing.T) {
 			{Name: "cloud", ID: "aaaaaaaaaaaa"}, {Name: "cloud", ID: "bbbbbbbbbbbb"}, {Name: "cloud", ID: "cccccccccccc"}, {Name: "other", ID: "dddddddddddd"},
 		},
 	}
-	c := &gc.Collector{Dir: dir + "/state", Data: dir + "/data", Cache: dir + "/cache", RAMDir: dir + "/ram",
+	c := &gc.Collector{Dir: dir + "/state", Data: dir + "/data", Cache: dir + "/cache", RAMDirs: []string{dir + "/ram"},
 		VMs: func(context.Context) ([]banger.VM, error) {
 			return []banger.VM{{ID: ours, ImageID: "222222222222", KernelID: "bbbbbbbbbbbb"}}, nil
 		},
@@ -126,7 +130,7 @@ func TestPrune(t *testing.T) {
 	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_SH); err != nil {
 		t.Fatal(err)
 	}
-	same(prune(banger.PruneOptions{}), append(some(true), "download downloads 8192 false kept: a fetch or build that goes on may use them")...)
+	same(prune(banger.PruneOptions{}), append(some(true), "download downloads 8192 false kept: a fetch or build under way may use them")...)
 	same(s.deleted, "template 888888888888", "template 999999999999", "image spare", "kernel aaaaaaaaaaaa", "kernel dddddddddddd")
 	if err := d.Close(); err != nil {
 		t.Fatal(err)

@@ -13,14 +13,14 @@ import (
 	"banger"
 )
 
-// kinds says what lies in the directories of each place, by their first name.
+// kinds are the kinds of files, by the first element of their path in our directories.
 var kinds = map[string]string{
-	"images": "image", "kernels": "kernel", "disks": "disk template", "templates": "template", "downloads": "download", "packages": "download", "ram": "memory",
+	"images": "image", "kernels": "kernel", "disks": "disk base", "templates": "template", "downloads": "download", "packages": "download", "ram": "memory",
 }
 
-// Space is that of banger.System: it counts the blocks that files take (stat(2),
-// st_blocks), a file with several names once. What filesystems share below that,
-// as reflinks do, is counted for each.
+// Space implements banger.SystemService. It counts the blocks that files take (stat(2),
+// st_blocks); a file with several names counts once. Blocks that a filesystem shares
+// between files, by reflinks, count for each file.
 func (c *Collector) Space(ctx context.Context) ([]banger.Space, error) {
 	vms, err := c.VMs(ctx)
 	if err != nil {
@@ -37,17 +37,21 @@ func (c *Collector) Space(ctx context.Context) ([]banger.Space, error) {
 	counted := "\x00"
 	for _, root := range roots {
 		if root == "" || strings.HasPrefix(root+"/", counted+"/") {
-			continue // with the one it is in, or is
+			continue // it is, or is in, a directory that was counted
 		}
 		counted = root
 		if err := s.place(root, names); err != nil {
 			return nil, err
 		}
 	}
-	files, _ := filepath.Glob(filepath.Join(c.RAMDir, "banger-*.ram")) // the pattern is well-formed
+	var files []string
+	for _, dir := range c.RAMDirs {
+		more, _ := filepath.Glob(filepath.Join(dir, "banger-*.ram")) // the pattern is well-formed
+		files = append(files, more...)
+	}
 	for _, f := range files {
 		id := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(f), "banger-"), ".ram")
-		if names[id] != "" { // others' are other daemons'
+		if names[id] != "" { // the rest belongs to other daemons
 			if err := s.file(f, "memory", filepath.Base(f), names[id]); err != nil {
 				return nil, err
 			}
@@ -60,7 +64,7 @@ func (c *Collector) Space(ctx context.Context) ([]banger.Space, error) {
 			sp.Unused = true
 		}
 		if sp.Kind == "image" || sp.Kind == "kernel" {
-			sp.Unused = !used[sp.Kind+"/"+id] && isID(id)
+			sp.Unused = !used[sp.Kind+"/"+id] && banger.IsImageID(id)
 		}
 	}
 	return s.list, nil
@@ -91,7 +95,7 @@ func (s *scale) place(root string, names map[string]string) error {
 	})
 }
 
-// sort says what a file is by where it lies.
+// sort says what a file is, by its path.
 func sort(parts []string) (kind, name, vm string) {
 	first, base := parts[0], parts[len(parts)-1]
 	switch {

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/gc"
+	"banger/daemon/gc"
 )
 
 // What is there is counted by kind, a file with two names once, a sparse one by
@@ -46,7 +46,7 @@ func TestSpace(t *testing.T) {
 	write("cache/downloads/x.part", mib)
 	write("ram/banger-"+ours+".ram", mib)
 	write("ram/banger-"+other+".ram", mib)
-	c := &gc.Collector{Dir: dir + "/state", Data: dir + "/data", Cache: dir + "/cache", RAMDir: dir + "/ram",
+	c := &gc.Collector{Dir: dir + "/state", Data: dir + "/data", Cache: dir + "/cache", RAMDirs: []string{dir + "/ram"},
 		VMs: func(context.Context) ([]banger.VM, error) {
 			return []banger.VM{{ID: ours, ImageID: "111111111111", KernelID: "333333333333", Spec: banger.Spec{Name: "web"}}}, nil
 		}}
@@ -67,7 +67,7 @@ func TestSpace(t *testing.T) {
 		}
 	}
 	// A filesystem may add a block of its own to a large file.
-	for kind, want := range map[string]int64{"image": 5, "kernel": 2, "disk": 1, "disk template": 1, "log": 2, "records": 1, "download": 1, "memory": 1} {
+	for kind, want := range map[string]int64{"image": 5, "kernel": 2, "disk": 1, "disk base": 1, "log": 2, "records": 1, "download": 1, "memory": 1} {
 		if got[kind] < want*mib || got[kind] > want*mib+64<<10 {
 			t.Errorf("%s takes %d bytes, want %d MiB", kind, got[kind], want)
 		}

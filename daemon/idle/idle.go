@@ -1,10 +1,10 @@
-// Package idle stops VMs that nobody uses: none has a client, a command or a load
-// for as long as the user set. It stands before a VMService and sees who comes
-// and goes; what it can't see, a guest's load and its commands, it asks for.
+// Package idle stops VMs that had no client, command or load for as long as the user set.
+// Requests to a VMService pass through it, so it sees clients come and go. It asks for the
+// load of VMMs, and guests for their commands and for streams that an earlier daemon handed
+// out.
 //
-// It refuses to stop what can't be asked, and remembers nothing across daemons: a
-// new one counts anew. It only counts while the host is awake, whatever becomes of
-// the host's calendar.
+// It doesn't stop a VM whose guest can't be asked. A new daemon counts anew. Only time
+// counts in which the host is awake, and changes of its clock don't matter.
 package idle
 
 import (
@@ -23,22 +23,22 @@ import (
 )
 
 const (
-	// busy is the share of one CPU from which on a VMM is at work. An idle guest with
-	// systemd was seen to take 0.8 % by emulation; what starts takes more than 20.
+	// busy is the share of one CPU from which on a VMM counts as busy. An idle emulated guest
+	// with systemd was seen to take 0.8 %; one that starts takes more than 20 %.
 	busy = 0.1
-	// Looks come at a tenth of the time that must pass, within these bounds.
+	// The time between two looks is a tenth of After, within these bounds.
 	oftenest = 100 * time.Millisecond
 	rarest   = time.Minute
 	askTime  = 10 * time.Second // for a guest to tell of its commands
 )
 
-// Watcher is a VMService and its Leases that stops VMs nobody uses while Run
-// runs. Its exported fields are set before its first use.
+// Watcher is a VMService with Leases that stops unused VMs while Run runs. Its exported
+// fields are set before its first use.
 type Watcher struct {
 	banger.VMService
 	Leases banger.Leases
 	Usage  func(banger.Process) (banger.Usage, error)
-	After  time.Duration // how long nobody must have used a VM; 0: none is stopped
+	After  time.Duration // how long a VM must be unused to be stopped; 0: none is
 	Now    func() time.Time
 	Log    *slog.Logger
 
@@ -110,7 +110,7 @@ type conn struct {
 	leave func()
 }
 
-// SyscallConn is for passing a descriptor of the stream on.
+// SyscallConn is needed to hand over a descriptor of the stream.
 func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	s, ok := c.Conn.(syscall.Conn)
 	if !ok {
@@ -119,7 +119,7 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	return s.SyscallConn()
 }
 
-// Close also ends the client's use.
+// Close also ends the client's use of the VM.
 func (c *conn) Close() error {
 	defer c.leave()
 	return c.Conn.Close()
@@ -150,14 +150,14 @@ func (r *reader) Close() error {
 	return r.ReadCloser.Close()
 }
 
-// HoldVM is a use of the VM while it lasts.
-func (w *Watcher) HoldVM(ctx context.Context, ref string) error {
+// HoldVM uses the VM while it lasts.
+func (w *Watcher) HoldVM(ctx context.Context, ref string, held func()) error {
 	leave, err := w.enter(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	return w.Leases.HoldVM(ctx, ref)
+	return w.Leases.HoldVM(ctx, ref, held)
 }
 
 // Run looks at all VMs again and again until ctx ends.
@@ -205,38 +205,44 @@ func (w *Watcher) look(ctx context.Context) {
 	}
 }
 
-// stale notes what a VM's VMM used since the last look and reports whether
-// nobody used the VM for long enough.
+// stale notes how much CPU time a VMM used since the last look, and reports whether the VM
+// was unused for long enough.
 func (w *Watcher) stale(now banger.VM) bool {
 	usage, err := w.Usage(now.Held.VMM)
-	at := w.Now()
+	cpu, at := time.Duration(usage.CPUMS)*time.Millisecond, w.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	v := w.entry(now.ID)
-	worked, past := usage.CPU-v.cpu, at.Sub(v.looked)
+	worked, past := cpu-v.cpu, at.Sub(v.looked)
 	switch {
 	case v.boots != now.Boots: // a new run, or one found again
 		v.boots, v.used = now.Boots, at
 	case v.clients > 0, err != nil, worked.Seconds() > busy*past.Seconds():
 		v.used = at
 	}
-	v.cpu, v.looked = usage.CPU, at
+	v.cpu, v.looked = cpu, at
 	return at.Sub(v.used) >= w.After
 }
 
-// stop stops a VM unless a command runs in it, or somebody came meanwhile.
+// stop stops a VM unless a command runs in it, a client has a stream to it, or somebody has
+// used it meanwhile.
 func (w *Watcher) stop(ctx context.Context, vm banger.VM) {
 	ask, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	// Not through our own Dial: asking is no use.
+	// Not through our own Dial, as this doesn't count as use.
 	c := guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return w.VMService.Dial(ctx, vm.ID) }}
 	sessions, err := c.Sessions(ask)
 	runs := err != nil
 	if err != nil {
-		w.Log.Debug("a VM that nobody uses can't be asked for its commands, so it stays", "vm", vm.ID, "err", err)
+		w.Log.Debug("an unused VM can't be asked for its commands, so it isn't stopped", "vm", vm.ID, "err", err)
 	}
 	for _, s := range sessions {
 		runs = runs || s.Exit == nil
+	}
+	if !runs {
+		// A client that got a stream from an earlier daemon may still have it.
+		h, err := c.Health(ask)
+		runs = err != nil || h.Streams > 0
 	}
 	w.mu.Lock()
 	v := w.entry(vm.ID)

@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"banger"
-	"banger/catalog"
-	"banger/engine"
-	"banger/fake"
+	"banger/daemon/catalog"
+	"banger/daemon/engine"
+	"banger/daemon/idle"
 	"banger/guest"
-	"banger/idle"
+	"banger/test/fake"
 )
 
 // world is the engine on the host in memory with a watcher before it, in a
@@ -24,9 +24,10 @@ import (
 type world struct {
 	*idle.Watcher
 	host     *fake.Host
-	cpu      atomic.Int64 // nanoseconds that each VMM used
+	cpu      atomic.Int64 // milliseconds that each VMM used
 	sessions atomic.Pointer[[]guest.Session]
-	deaf     atomic.Bool // the agents don't tell of their commands
+	deaf     atomic.Bool  // the agents don't tell of their commands
+	streams  atomic.Int64 // that clients of an earlier daemon hold
 }
 
 const after = time.Hour
@@ -38,10 +39,10 @@ func newWorld(t *testing.T) *world {
 	w.host.Agent = w.serve
 	life := w.host.Live(nil)
 	store := life.Store(fake.NewStore())
-	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: "cloud", Now: time.Now}
+	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Default: "cloud", Now: time.Now}
 	_, err := c.ImportImage(t.Context(), "debian", "test", false, strings.NewReader("a tar"), nil)
 	if err == nil {
-		_, err = c.PullKernel(t.Context(), "", nil)
+		_, err = c.PullKernel(t.Context(), "", false, nil)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -49,9 +50,11 @@ func newWorld(t *testing.T) *world {
 	ids := atomic.Int64{}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	e := &engine.Engine{
-		Store: store, Catalog: c,
-		Hypervisors: map[string]banger.Hypervisor{"fake": life.Hypervisor()}, Host: engine.Drivers{Disks: map[string]banger.Disks{"file": life.Disks()}}, Processes: life.Processes(),
-		Dir: t.TempDir(), RAMDir: "/ram", BootID: w.host.BootID(),
+		Host: engine.Host{
+			Catalog: c, Hypervisors: map[string]banger.Hypervisor{"fake": life.Hypervisor()}, Disks: map[string]banger.Disks{"file": life.Disks()},
+			Dir: t.TempDir(), RAMDir: "/ram",
+		},
+		Store: store, Processes: life.Processes(), BootID: w.host.BootID(),
 		Defaults: engine.Defaults{Hypervisor: "fake", Image: "debian", Kernel: "cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024},
 		Now:      time.Now, NewID: func() string { return fmt.Sprintf("%012x", ids.Add(1)) }, Log: log,
 	}
@@ -60,7 +63,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.Watcher = &idle.Watcher{
 		VMService: e, Leases: e, After: after, Now: time.Now, Log: log,
-		Usage: func(banger.Process) (banger.Usage, error) { return banger.Usage{CPU: time.Duration(w.cpu.Load())}, nil },
+		Usage: func(banger.Process) (banger.Usage, error) { return banger.Usage{CPUMS: w.cpu.Load()}, nil },
 	}
 	if _, err := e.CreateVM(t.Context(), banger.Spec{Name: "it"}, true, nil); err != nil {
 		t.Fatal(err)
@@ -90,7 +93,7 @@ func (w *world) serve(g *fake.Guest) {
 	case guest.OpConfigure:
 		body = guest.Ready{Agent: "test"}
 	case guest.OpHealth:
-		body = guest.Health{Time: time.Now()}
+		body = guest.Health{Time: time.Now(), Streams: int(w.streams.Load())}
 	case guest.OpSessions:
 		body = *w.sessions.Load()
 	}
@@ -138,7 +141,7 @@ func bubble(t *testing.T, name string, test func(*testing.T, *world)) {
 func TestUse(t *testing.T) {
 	bubble(t, "nobody", func(t *testing.T, w *world) {
 		w.stopped(t)
-		if _, err := w.StartVM(t.Context(), "it", nil); err != nil {
+		if _, err := w.StartVM(t.Context(), "it", banger.StartOptions{}, nil); err != nil {
 			t.Fatal(err)
 		}
 		w.stopped(t) // a new run counts anew
@@ -180,7 +183,7 @@ func TestUse(t *testing.T) {
 	})
 	bubble(t, "a holder", func(t *testing.T, w *world) {
 		ctx, leave := context.WithCancel(t.Context())
-		go func() { _ = w.HoldVM(ctx, "it") }()
+		go func() { _ = w.HoldVM(ctx, "it", nil) }()
 		if !w.runs(t, 3*after) {
 			t.Error("stopped under a holder")
 		}
@@ -190,13 +193,13 @@ func TestUse(t *testing.T) {
 	})
 	bubble(t, "a load", func(t *testing.T, w *world) {
 		for range 180 {
-			w.cpu.Add(int64(20 * time.Second)) // a third of a CPU
+			w.cpu.Add(20_000) // a third of a CPU
 			if !w.runs(t, time.Minute) {
 				t.Fatal("stopped under load")
 			}
 		}
 		for range 50 {
-			w.cpu.Add(int64(2 * time.Second)) // what an idle guest takes
+			w.cpu.Add(2_000) // what an idle guest takes
 			time.Sleep(time.Minute)
 		}
 		if w.runs(t, 12*time.Minute) {
@@ -211,6 +214,16 @@ func TestUse(t *testing.T) {
 		w.sessions.Store(&[]guest.Session{{PID: 1, Exit: &guest.ExitStatus{}}, {PID: 2, Exit: &guest.ExitStatus{}}})
 		if w.runs(t, after+2*time.Minute) {
 			t.Error("not stopped when its commands had ended")
+		}
+	})
+	bubble(t, "a client of the daemon before this one", func(t *testing.T, w *world) {
+		w.streams.Store(1)
+		if !w.runs(t, 3*after) {
+			t.Error("stopped under a client that an earlier daemon handed a stream")
+		}
+		w.streams.Store(0)
+		if w.runs(t, after+2*time.Minute) {
+			t.Error("not stopped when the client had left")
 		}
 	})
 	bubble(t, "an agent that can't be asked", func(t *testing.T, w *world) {

@@ -1,8 +1,8 @@
 // Package journal keeps the latest events of a daemon's life in memory and
-// streams them to whoever follows.
+// streams them to clients that follow.
 //
-// It refuses to know what events mean and who makes them. Nothing is written
-// down: what must be remembered is in the store.
+// It knows nothing of what events mean or who makes them. It keeps nothing on disk: what
+// must survive is in the store.
 package journal
 
 import (
@@ -16,16 +16,16 @@ import (
 // Kept is how many events a Journal keeps.
 const Kept = 1024
 
-// Journal is a bounded ring of events. The zero value is empty and ready; all
-// methods may be called side by side.
+// Journal is a bounded ring of events. The zero value is empty and ready; its methods may be
+// called concurrently.
 type Journal struct {
 	mu   sync.Mutex
 	ring [Kept]banger.Event
-	next uint64        // events there ever were; event n is at n % Kept
+	next uint64        // how many events there were so far; event n is at n % Kept
 	more chan struct{} // closed by the next Add; nil: nobody waits
 }
 
-// Add appends an event. It never blocks: who reads too slowly loses the oldest.
+// Add appends an event. It never blocks: a slow reader misses the oldest events.
 func (j *Journal) Add(e banger.Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -37,7 +37,7 @@ func (j *Journal) Add(e banger.Event) {
 	}
 }
 
-// Events is that of banger.System.
+// Events implements banger.SystemService.
 func (j *Journal) Events(ctx context.Context, follow bool, each func(banger.Event)) error {
 	at := j.oldest()
 	for {
@@ -69,8 +69,8 @@ func (j *Journal) oldest() uint64 {
 	return j.next - min(j.next, Kept)
 }
 
-// since copies the events from number at on, says how many of them are no longer
-// kept, and returns a channel that is closed when there is more.
+// since returns the events from number at on, how many of those are no longer kept, and a
+// channel that is closed when there are more.
 func (j *Journal) since(at uint64) (batch []banger.Event, lost uint64, more <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

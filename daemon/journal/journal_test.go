@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/journal"
+	"banger/daemon/journal"
 )
 
 func event(n int) banger.Event { return banger.Event{Op: fmt.Sprint(n), Stage: "running"} }

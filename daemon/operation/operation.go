@@ -1,9 +1,9 @@
-// Package operation runs creations of VMs that don't depend on the client that
-// asked for them: it begins them, remembers how they come along and ended, and
-// gives them up when told to. It implements banger.Operations.
+// Package operation runs creations of VMs that go on without the client that asked for
+// them: it begins them, keeps their progress and result, and cancels them. It implements
+// banger.OperationService.
 //
-// It refuses to know how a VM is made. Of its own it writes nothing down: what
-// must be remembered of a creation is the VM it made, or the plan in the store.
+// It knows nothing of how a VM is made, and keeps nothing on disk: what must survive of a
+// creation is its VM or its plan in the store.
 package operation
 
 import (
@@ -29,8 +29,8 @@ type Creator interface {
 	VMs(ctx context.Context) ([]banger.VM, error)
 }
 
-// Table is all operations there are. Its exported fields are set before its first
-// use; all methods may be called side by side.
+// Table has all operations. Its exported fields are set before its first use; its methods
+// may be called concurrently.
 type Table struct {
 	Creator Creator
 	NewID   func() string // never the same twice
@@ -42,13 +42,13 @@ type Table struct {
 	wg     sync.WaitGroup
 }
 
-var _ banger.Operations = (*Table)(nil)
+var _ banger.OperationService = (*Table)(nil)
 
 // entry is one operation. Table.mu guards it.
 type entry struct {
 	op      banger.Operation
 	events  []banger.Event
-	seqs    []int // of each event, when it came; a later one of the same stage takes its place
+	seqs    []int // sequence number of each event; a later event of the same stage replaces it
 	seq     int
 	changed chan struct{} // closed by the next change
 	begun   chan struct{} // closed by the first
@@ -57,18 +57,18 @@ type entry struct {
 	err     error
 }
 
-// Recall takes over the plans that a daemon before this one left: creations that
-// its end cut short and that recovery takes back.
-func (t *Table) Recall(plans []banger.Op) {
+// Recall takes over the plans that an earlier daemon left: creations that its end
+// interrupted and that recovery undoes.
+func (t *Table) Recall(plans []banger.Plan) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range plans {
-		if p.Kind != banger.OpCreate {
+		if p.Kind != banger.PlanCreate {
 			continue
 		}
 		t.add(banger.Operation{
-			ID: p.ID, Kind: p.Kind, Status: banger.OperationFailed, VM: p.VM, Began: p.Opened, Ended: t.Now(),
-			Error: banger.Errorf(banger.CodeUnavailable, "the daemon ended in the middle of it; what was made is taken back").
+			ID: p.ID, Kind: p.Kind, Status: banger.OperationFailed, VM: p.Subjects[0], Began: p.Opened, Ended: t.Now(),
+			Error: banger.Errorf(banger.CodeUnavailable, "the daemon ended in the middle of it; what was made is removed").
 				WithHint("begin it again"),
 		})
 	}
@@ -90,7 +90,7 @@ func (t *Table) add(op banger.Operation) *entry {
 	return en
 }
 
-// BeginCreate begins a creation; see banger.Operations.
+// BeginCreate begins a creation; see banger.OperationService.
 func (t *Table) BeginCreate(ctx context.Context, spec banger.Spec, start bool) (banger.Operation, error) {
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	t.mu.Lock()
@@ -100,7 +100,7 @@ func (t *Table) BeginCreate(ctx context.Context, spec banger.Spec, start bool) (
 		return banger.Operation{}, banger.Errorf(banger.CodeUnavailable, "the daemon is ending").WithHint("try again: the next command starts it")
 	}
 	en := t.add(banger.Operation{
-		ID: t.NewID(), Kind: banger.OpCreate, Status: banger.OperationRunning, Name: spec.Name, Began: t.Now(),
+		ID: t.NewID(), Kind: banger.PlanCreate, Status: banger.OperationRunning, Name: spec.Name, Began: t.Now(),
 	})
 	en.cancel = cancel
 	id := en.op.ID
@@ -112,7 +112,7 @@ func (t *Table) BeginCreate(ctx context.Context, spec banger.Spec, start bool) (
 	t.mu.Unlock()
 	select {
 	case <-en.begun:
-	case <-ctx.Done(): // nobody knows the id
+	case <-ctx.Done(): // the client never got the id
 		cancel()
 		<-t.over(en)
 		return banger.Operation{}, banger.Errorf(banger.CodeCanceled, "the client left before it had begun")
@@ -126,7 +126,7 @@ func (t *Table) BeginCreate(ctx context.Context, spec banger.Spec, start bool) (
 	return en.op, nil
 }
 
-// heard notes an event. An operation doesn't wait for who follows it.
+// heard records an event. An operation doesn't wait for its followers.
 func (t *Table) heard(en *entry, e banger.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -162,7 +162,7 @@ func (t *Table) ended(en *entry, vm banger.VM, err error) {
 	en.change()
 }
 
-// change wakes who waits. t.mu is held.
+// change wakes those who wait. t.mu is held.
 func (en *entry) change() {
 	select {
 	case <-en.begun:
@@ -191,7 +191,7 @@ func (t *Table) over(en *entry) <-chan struct{} {
 	return done
 }
 
-// find returns the entry of an id or its beginning. t.mu is held.
+// find returns the entry of an id or its first digits. t.mu is held.
 func (t *Table) find(id string) (*entry, error) {
 	var found []*entry
 	for _, en := range t.all {
@@ -211,8 +211,8 @@ func (t *Table) find(id string) (*entry, error) {
 	return nil, banger.Errorf(banger.CodeConflict, "%q begins the ids of %d operations", id, len(found)).WithHint("use more digits")
 }
 
-// look returns an operation with its entry, which is nil when only its VM is
-// left of it.
+// look returns an operation with its entry, which is nil if the operation is known only by
+// its VM.
 func (t *Table) look(ctx context.Context, id string) (banger.Operation, *entry, error) {
 	t.mu.Lock()
 	en, err := t.find(id)
@@ -231,16 +231,16 @@ func (t *Table) look(ctx context.Context, id string) (banger.Operation, *entry, 
 	for _, vm := range vms {
 		if vm.MadeBy == id && vm.State != banger.Creating {
 			return banger.Operation{
-				ID: id, Kind: banger.OpCreate, Status: banger.OperationDone,
+				ID: id, Kind: banger.PlanCreate, Status: banger.OperationDone,
 				VM: vm.ID, Name: vm.Spec.Name, Began: vm.Created,
 			}, nil, nil
 		}
 	}
 	return banger.Operation{}, nil, banger.Errorf(banger.CodeNotFound, "no operation %q", id).
-		WithHint("operations of an earlier daemon are known by the VM they made, of others nothing is left: banger vm list")
+		WithHint("of an earlier daemon's operations only those that made a VM are known: banger vm list")
 }
 
-// Operation returns one operation; see banger.Operations.
+// Operation returns one operation; see banger.OperationService.
 func (t *Table) Operation(ctx context.Context, id string) (banger.Operation, error) {
 	op, _, err := t.look(ctx, id)
 	return op, err
@@ -290,7 +290,7 @@ func (t *Table) FollowOperation(ctx context.Context, id string, p banger.Progres
 	}
 }
 
-// CancelOperation gives an operation up; see banger.Operations.
+// CancelOperation cancels an operation; see banger.OperationService.
 func (t *Table) CancelOperation(ctx context.Context, id string) (banger.Operation, error) {
 	op, en, err := t.look(ctx, id)
 	if err != nil {
@@ -306,7 +306,7 @@ func (t *Table) CancelOperation(ctx context.Context, id string) (banger.Operatio
 		select {
 		case <-t.over(en):
 		case <-ctx.Done():
-			return op, banger.Errorf(banger.CodeCanceled, "interrupted; operation %s is being given up all the same", op.ID)
+			return op, banger.Errorf(banger.CodeCanceled, "interrupted; operation %s is canceled all the same", op.ID)
 		}
 		t.mu.Lock()
 		op = en.op
@@ -319,7 +319,7 @@ func (t *Table) CancelOperation(ctx context.Context, id string) (banger.Operatio
 	return op, nil
 }
 
-// Close gives up all that runs and returns once it is taken back.
+// Close cancels all running operations and returns once they are undone.
 func (t *Table) Close() {
 	t.mu.Lock()
 	t.closed = true

@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"banger"
-	"banger/catalog"
-	"banger/engine"
-	"banger/fake"
-	"banger/operation"
+	"banger/daemon/catalog"
+	"banger/daemon/engine"
+	"banger/daemon/operation"
+	"banger/test/fake"
 )
 
 // world is a host in memory whose daemons are the real engine with a Table.
@@ -40,7 +40,7 @@ func newWorld(t *testing.T) *world {
 	if _, err := c.ImportImage(t.Context(), "debian", "test", false, strings.NewReader("a tar"), nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.PullKernel(t.Context(), "", nil); err != nil {
+	if _, err := c.PullKernel(t.Context(), "", false, nil); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -48,7 +48,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) catalog(life *fake.Life) *catalog.Catalog {
 	return &catalog.Catalog{
-		Store: life.Store(w.store), ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: "cloud", Now: time.Now,
+		Store: life.Store(w.store), ImageFiles: life.Images(), KernelFiles: life.Kernels(), Default: "cloud", Now: time.Now,
 	}
 }
 
@@ -59,17 +59,18 @@ func (w *world) open() *daemon {
 	store := life.Store(w.store)
 	newID := func() string { return fmt.Sprintf("%012x", w.ids.Add(1)) }
 	e := &engine.Engine{
-		Store:       store,
-		Catalog:     w.catalog(life),
-		Hypervisors: map[string]banger.Hypervisor{"fake": life.Hypervisor()}, Host: engine.Drivers{Disks: map[string]banger.Disks{"file": life.Disks()}}, Processes: life.Processes(),
-		Dir: w.dir, RAMDir: "/ram", BootID: w.host.BootID(),
+		Host: engine.Host{
+			Catalog: w.catalog(life), Hypervisors: map[string]banger.Hypervisor{"fake": life.Hypervisor()}, Disks: map[string]banger.Disks{"file": life.Disks()},
+			Dir: w.dir, RAMDir: "/ram",
+		},
+		Store: store, Processes: life.Processes(), BootID: w.host.BootID(),
 		Defaults: engine.Defaults{
 			Hypervisor: "fake", Image: "debian", Kernel: "cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024, Boot: time.Hour,
 		},
 		Now: time.Now, NewID: newID, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
-	t := &operation.Table{Creator: engine.Control{Engine: e}, NewID: newID, Now: time.Now}
-	plans, err := store.Ops(w.t.Context())
+	t := &operation.Table{Creator: e, NewID: newID, Now: time.Now}
+	plans, err := store.Plans(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 
 	"banger"
 )
@@ -25,9 +26,7 @@ func (s *Store) PutImage(ctx context.Context, img banger.Image, replace bool) er
 				return banger.Errorf(banger.CodeConflict, "an image named %q exists", img.Name).
 					WithHint("choose another name, or replace it with --replace; VMs made from the old one keep it")
 			}
-			if err := unname(ctx, tx, old); err != nil {
-				return err
-			}
+			return rename(ctx, tx, old, img)
 		}
 		return putImage(ctx, tx, img)
 	})
@@ -55,21 +54,29 @@ func (s *Store) DeleteImage(ctx context.Context, name string) error {
 	})
 }
 
-// unname takes a name from an image, which falls back to its id as a name when
-// a VM still needs it.
-func unname(ctx context.Context, tx *sql.Tx, img banger.Image) error {
-	last, used, err := standing(ctx, tx, img)
+// rename moves a name from one image to another. If it was the last name of an image that a
+// VM still uses, that image gets a name made of its id.
+func rename(ctx context.Context, tx *sql.Tx, from, to banger.Image) error {
+	last, used, err := standing(ctx, tx, from)
 	if err != nil {
 		return err
 	}
-	if err := run(ctx, tx, "DELETE FROM images WHERE name = ?", img.Name); err != nil || !last || !used {
+	if err := putImage(ctx, tx, to); err != nil || !last || !used {
 		return err
 	}
-	img.Name = img.ID
-	return putImage(ctx, tx, img)
+	var failed error
+	from.Name = banger.NameOfImage(from.ID, func(name string) bool {
+		taken, err := exists(ctx, tx, "SELECT 1 FROM images WHERE name = ?", name)
+		failed = errors.Join(failed, err)
+		return taken && err == nil
+	})
+	if failed != nil {
+		return failed
+	}
+	return putImage(ctx, tx, from)
 }
 
-// standing says whether this is the image's last name and whether a VM uses it.
+// standing reports whether this is the image's last name, and whether a VM uses the image.
 func standing(ctx context.Context, tx *sql.Tx, img banger.Image) (last, used bool, err error) {
 	other, err := exists(ctx, tx, "SELECT 1 FROM images WHERE id = ? AND name <> ?", img.ID, img.Name)
 	if err != nil {

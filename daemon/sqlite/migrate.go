@@ -53,12 +53,13 @@ type Schema int
 // What Check finds.
 const (
 	Current Schema = iota // the two are the same
-	Older                 // Open will migrate it; so it is when there is no database yet
+	Older                 // Open will migrate it; also when there is no database yet
 	Newer                 // Open will refuse it
 )
 
-// Check compares the schema of the database at path without changing anything;
-// a daemon may have it open. The error of a damaged one is Open's.
+// Check compares the schema of the database at path with this program's. It changes
+// nothing, and a daemon may have the database open. For a damaged one it returns Open's
+// error.
 func Check(ctx context.Context, path string) (Schema, error) {
 	list, err := migrations()
 	if err != nil {
@@ -89,8 +90,8 @@ func schema(ctx context.Context, db *sql.DB) (at int, err error) {
 	return at, err
 }
 
-// migrate applies what is missing, each migration with its number in one
-// transaction. A database from the future is refused untouched.
+// migrate applies the missing migrations, each with its number in one transaction. It
+// refuses a database of a newer program, and doesn't change it.
 func migrate(ctx context.Context, db *sql.DB) error {
 	list, err := migrations()
 	if err != nil {

@@ -1,8 +1,8 @@
 // Package sqlite keeps banger's records in one SQLite file: it owns the schema,
 // its migrations, the transactions and the lock that keeps a second daemon out.
 //
-// It refuses to know what the records mean: it constrains names and references
-// and copies the rest as documents.
+// It knows nothing of what the records mean: it checks names and references, and stores the
+// rest as JSON documents.
 package sqlite
 
 import (
@@ -20,10 +20,11 @@ import (
 	lib "modernc.org/sqlite/lib"
 
 	"banger"
+	"banger/host/hostfs"
 )
 
-// Store is a banger.Store in one file. It uses a single connection: writes must
-// follow one another anyway, and the daemon answers reads from memory.
+// Store is a banger.Store in one file. It uses a single connection: SQLite allows only one
+// writer at a time, and the daemon answers reads from memory.
 type Store struct {
 	db   *sql.DB
 	lock *os.File
@@ -34,8 +35,7 @@ type Store struct {
 // Option changes how Open opens.
 type Option func(*Store)
 
-// Unsafe leaves all syncing to the kernel: records survive the process but not
-// the machine. For tests.
+// Unsafe turns off syncing, for tests: records survive the process, but not a power cut.
 func Unsafe(s *Store) { s.sync, s.full = "OFF", "OFF" }
 
 // Open opens the database at path, made when it is missing (0600), locks it for
@@ -60,7 +60,7 @@ func Open(ctx context.Context, path string, options ...Option) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context, path string) error {
-	// SQLite would make the file by the umask; it holds names and paths of a user.
+	// SQLite would make the file with the umask's mode; it has a user's names and paths.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -78,8 +78,8 @@ func (s *Store) open(ctx context.Context, path string) error {
 	return migrate(ctx, s.db)
 }
 
-// whole refuses a damaged file before anything is read from it or written to it:
-// damage found in the middle of an operation would be found too late.
+// whole refuses a damaged file before anything is read or written: in the middle of a plan
+// it would be too late.
 func whole(ctx context.Context, db *sql.DB) error {
 	var verdict string
 	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
@@ -91,8 +91,8 @@ func whole(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// dsn carries the pragmas, so that every connection has them, a reopened one
-// too. Temporary b-trees stay in memory: a full disk must not fail a read.
+// dsn has the pragmas, so that every connection gets them, also when one is reopened.
+// Temporary b-trees stay in memory, so that reads work on a full disk.
 func dsn(path, sync string) string {
 	q := url.Values{"_pragma": {
 		"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(" + sync + ")",
@@ -102,22 +102,15 @@ func dsn(path, sync string) string {
 }
 
 func lock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	f, err := hostfs.TryOpenLocked(path)
+	if errors.Is(err, hostfs.ErrLocked) {
+		err = banger.Errorf(banger.CodeConflict, "another bangerd has %s locked", path).
+			WithHint("use the running daemon, or stop it first: banger daemon stop")
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, banger.Errorf(banger.CodeConflict, "another bangerd has %s locked", path).
-				WithHint("use the running daemon, or stop it first: banger daemon stop")
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return f, nil
+	return f, err
 }
 
-// explain turns SQLite's words for a damaged file into something to act on.
+// explain makes an error for users of SQLite's errors for a damaged file.
 func explain(path string, err error) error {
 	msg := err.Error()
 	if strings.Contains(msg, "SQLITE_NOTADB") || strings.Contains(msg, "SQLITE_CORRUPT") ||
@@ -137,8 +130,8 @@ func (s *Store) Close() error {
 	return errors.Join(err, s.lock.Close())
 }
 
-// tx runs fn in one transaction. The client's leaving must not make a commit's
-// outcome unknown, so from here on ctx doesn't count.
+// tx runs fn in one transaction. It ignores the end of ctx: if a client left in the middle,
+// it wouldn't be known whether the commit was done.
 func (s *Store) tx(ctx context.Context, durable bool, fn func(context.Context, *sql.Tx) error) (err error) {
 	ctx = context.WithoutCancel(ctx)
 	defer func() { err = full(err) }()
@@ -148,8 +141,8 @@ func (s *Store) tx(ctx context.Context, durable bool, fn func(context.Context, *
 	}
 	defer func() { _ = conn.Close() }() // back to the pool, the only one in it
 	if durable && s.full != s.sync {
-		// Only outside a transaction; with WAL the commit then syncs the log, and
-		// with it every earlier commit.
+		// This works only outside a transaction. With WAL the commit then syncs the log, and so
+		// every earlier commit, too.
 		if _, err := conn.ExecContext(ctx, "PRAGMA synchronous="+s.full); err != nil {
 			return fmt.Errorf("database: %w", err)
 		}
@@ -172,7 +165,7 @@ func (s *Store) tx(ctx context.Context, durable bool, fn func(context.Context, *
 	return nil
 }
 
-// full has an error of a full disk say so as the kernel would.
+// full adds ENOSPC to SQLite's error for a full disk.
 func full(err error) error {
 	if e, ok := errors.AsType[*driver.Error](err); ok && e.Code()&0xff == lib.SQLITE_FULL {
 		return fmt.Errorf("%w: %w", err, unix.ENOSPC)

@@ -6,14 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"banger"
-	"banger/sqlite"
-	"banger/storetest"
+	"banger/daemon/sqlite"
+	"banger/test/storetest"
 )
 
 func open(t testing.TB, path string) *sqlite.Store {
@@ -167,7 +168,7 @@ func TestConcurrent(t *testing.T) {
 			}
 			for n := range 10 {
 				vm.Boots = n
-				if err := s.Commit(t.Context(), vm, nil, n%2 == 0); err != nil {
+				if err := s.Commit(t.Context(), []banger.VM{vm}, nil, n%2 == 0); err != nil {
 					t.Error(err)
 				}
 				if _, err := s.VMs(t.Context()); err != nil {
@@ -210,11 +211,55 @@ func BenchmarkCommit(b *testing.B) {
 			}
 			vm := banger.VM{ID: "111111111111", State: banger.Stopped, ImageID: "aaaaaaaaaaaa", KernelID: "cccccccccccc"}
 			for b.Loop() {
-				if err := s.Commit(b.Context(), vm, nil, durable); err != nil {
+				if err := s.Commit(b.Context(), []banger.VM{vm}, nil, durable); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
+	}
+}
+
+// What the first schema said by a forged end is a plan now, and ends are the truth.
+func TestForgedEnds(t *testing.T) {
+	text, err := os.ReadFile("testdata/flight-1.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "db")
+	raw(t, path, string(text))
+	s := open(t, path)
+	vms, err := s.VMs(t.Context())
+	if err != nil || len(vms) != 20 {
+		t.Fatalf("%d VMs, %v", len(vms), err)
+	}
+	names := map[string]string{}
+	for _, vm := range vms {
+		names[vm.ID] = vm.Spec.Name
+		want, forged := map[string]banger.Exit{
+			"stop-reboot": {Kind: banger.ExitReboot}, "stopped-reboot": {Kind: banger.ExitReboot}, "stopped": {Kind: banger.ExitPoweroff},
+			"stopped-forged": {Kind: banger.ExitPoweroff}, "stopped-forged-cold": {Kind: banger.ExitKilled, Detail: "by request"},
+		}[vm.Spec.Name]
+		if forged && (vm.Exit == nil || vm.Exit.Kind != want.Kind || vm.Exit.Detail != want.Detail || vm.Exit.Time.IsZero()) {
+			t.Errorf("%s ended by %+v, want %+v", vm.Spec.Name, vm.Exit, want)
+		}
+	}
+	plans, err := s.Plans(t.Context())
+	if err != nil || len(plans) != 18 {
+		t.Fatalf("%d plans, %v", len(plans), err)
+	}
+	for _, p := range plans {
+		name := names[p.Subjects[0]]
+		verb, how, _ := strings.Cut(name, "-")
+		kind, direction := banger.PlanKind(verb), map[string]banger.Direction{"create": banger.Back, "start": banger.Back, "stop": banger.Forward, "delete": banger.Forward, "restart": banger.Again}[verb]
+		switch {
+		case name == "unknown":
+			kind, direction = "freeze", ""
+		case verb == "stopped" || how == "reboot":
+			kind, direction = banger.PlanRestart, banger.Again
+		}
+		if p.Kind != kind || p.Direction != direction || len(p.Subjects) != 1 || p.Opened.IsZero() || p.Cold != strings.HasSuffix(name, "-cold") || (verb == "stopped") != (len(p.Begun) == 0) {
+			t.Errorf("%s: %+v", name, p)
+		}
 	}
 }
 
@@ -245,9 +290,10 @@ func TestReleasedDatabases(t *testing.T) {
 		if db.State != banger.Creating || db.Spec.DiskMiB != 10240 || db.ImageID != "e4fa8d7247ff" || db.KernelID != "03a6c46371fb" {
 			t.Errorf("%s: %+v", file, db)
 		}
-		ops, err := s.Ops(t.Context())
-		if err != nil || len(ops) != 1 || ops[0].VM != db.ID || ops[0].Kind != banger.OpCreate || len(ops[0].Begun) != 2 {
-			t.Errorf("%s: %+v, %v", file, ops, err)
+		plans, err := s.Plans(t.Context())
+		if err != nil || len(plans) != 1 || !slices.Equal(plans[0].Subjects, []string{db.ID}) || plans[0].Kind != banger.PlanCreate ||
+			plans[0].Direction != banger.Back || len(plans[0].Begun) != 2 {
+			t.Errorf("%s: %+v, %v", file, plans, err)
 		}
 		images, err := s.Images(t.Context())
 		if err != nil || len(images) != 1 || images[0].ID != "e4fa8d7247ff" {
@@ -257,7 +303,7 @@ func TestReleasedDatabases(t *testing.T) {
 		if err != nil || len(kernels) != 1 || kernels[0].Version != "6.1.0-50-cloud-amd64" {
 			t.Errorf("%s: %+v, %v", file, kernels, err)
 		}
-		if err := s.Commit(t.Context(), web, nil, true); err != nil {
+		if err := s.Commit(t.Context(), []banger.VM{web}, nil, true); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
 	}

@@ -14,37 +14,62 @@ func (s *Store) VMs(ctx context.Context) ([]banger.VM, error) {
 	return documents[banger.VM](ctx, s.db, "SELECT doc FROM vms ORDER BY created, id")
 }
 
-// Ops returns the operations in flight, oldest first.
-func (s *Store) Ops(ctx context.Context) ([]banger.Op, error) {
-	return documents[banger.Op](ctx, s.db, "SELECT doc FROM ops ORDER BY opened, vm")
+// Plans returns all plans, oldest first.
+func (s *Store) Plans(ctx context.Context) ([]banger.Plan, error) {
+	return documents[banger.Plan](ctx, s.db, "SELECT doc FROM plans ORDER BY opened, id")
 }
 
-// Commit records a VM and its operation; see banger.Store.
-func (s *Store) Commit(ctx context.Context, vm banger.VM, op *banger.Op, durable bool) error {
+// Commit records VMs and their plan; see banger.Store.
+func (s *Store) Commit(ctx context.Context, vms []banger.VM, plan *banger.Plan, durable bool) error {
 	return s.tx(ctx, durable, func(ctx context.Context, tx *sql.Tx) error {
-		if vm.State == banger.Gone {
-			return run(ctx, tx, "DELETE FROM vms WHERE id = ?", vm.ID)
+		for _, vm := range vms {
+			if err := putVM(ctx, tx, vm); err != nil {
+				return err
+			}
 		}
-		if err := references(ctx, tx, vm); err != nil {
-			return err
+		if plan == nil {
+			return nil
 		}
-		if err := putVM(ctx, tx, vm); err != nil {
-			return err
-		}
-		if op == nil {
-			return run(ctx, tx, "DELETE FROM ops WHERE vm = ?", vm.ID)
-		}
-		doc, err := json.Marshal(op)
+		doc, err := json.Marshal(plan)
 		if err != nil {
 			return err
 		}
-		return run(ctx, tx, "INSERT INTO ops (vm, opened, doc) VALUES (?, ?, ?) ON CONFLICT (vm) DO UPDATE SET opened = excluded.opened, doc = excluded.doc",
-			vm.ID, stamp(op.Opened), string(doc))
+		err = run(ctx, tx, "INSERT INTO plans (id, opened, doc) VALUES (?, ?, ?)", plan.ID, stamp(plan.Opened), string(doc))
+		for _, vm := range plan.Subjects {
+			if err == nil {
+				err = run(ctx, tx, "INSERT INTO subjects (vm, plan) VALUES (?, ?)", vm, plan.ID)
+			}
+		}
+		return err
 	})
 }
 
-// references checks what a new VM names. An old one keeps what it has: images
-// and kernels in use can't be deleted.
+// putVM records a VM, or removes it, and ends the plan it had.
+func putVM(ctx context.Context, tx *sql.Tx, vm banger.VM) error {
+	if err := run(ctx, tx, "DELETE FROM plans WHERE id = (SELECT plan FROM subjects WHERE vm = ?)", vm.ID); err != nil {
+		return err
+	}
+	if vm.State == banger.Gone {
+		return run(ctx, tx, "DELETE FROM vms WHERE id = ?", vm.ID)
+	}
+	if err := references(ctx, tx, vm); err != nil {
+		return err
+	}
+	if err := nameFree(ctx, tx, vm); err != nil {
+		return err
+	}
+	doc, err := json.Marshal(vm)
+	if err != nil {
+		return err
+	}
+	return run(ctx, tx, `INSERT INTO vms (id, name, state, image, kernel, created, doc) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET name = excluded.name, state = excluded.state, image = excluded.image,
+		kernel = excluded.kernel, created = excluded.created, doc = excluded.doc`,
+		vm.ID, vm.Spec.Name, string(vm.State), vm.ImageID, vm.KernelID, stamp(vm.Created), string(doc))
+}
+
+// references checks that a new VM's image and kernel are recorded. An old VM's are, as
+// images and kernels in use can't be deleted.
 func references(ctx context.Context, tx *sql.Tx, vm banger.VM) error {
 	known, err := exists(ctx, tx, "SELECT 1 FROM vms WHERE id = ?", vm.ID)
 	if err != nil || known {
@@ -65,25 +90,20 @@ func references(ctx context.Context, tx *sql.Tx, vm banger.VM) error {
 	return nil
 }
 
-func putVM(ctx context.Context, tx *sql.Tx, vm banger.VM) error {
-	if vm.State != banger.Deleting {
-		taken, err := exists(ctx, tx, "SELECT 1 FROM vms WHERE name = ? AND id <> ? AND state <> 'deleting'", vm.Spec.Name, vm.ID)
-		if err != nil {
-			return err
-		}
-		if taken {
-			return banger.Errorf(banger.CodeConflict, "a VM named %q exists", vm.Spec.Name).
-				WithHint("choose another --name, or delete it: banger vm delete %s", vm.Spec.Name)
-		}
+// nameFree returns CodeConflict if another VM has the name, and neither is being deleted.
+func nameFree(ctx context.Context, tx *sql.Tx, vm banger.VM) error {
+	if vm.State == banger.Deleting {
+		return nil
 	}
-	doc, err := json.Marshal(vm)
+	taken, err := exists(ctx, tx, "SELECT 1 FROM vms WHERE name = ? AND id <> ? AND state <> 'deleting'", vm.Spec.Name, vm.ID)
 	if err != nil {
 		return err
 	}
-	return run(ctx, tx, `INSERT INTO vms (id, name, state, image, kernel, created, doc) VALUES (?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET name = excluded.name, state = excluded.state, image = excluded.image,
-		kernel = excluded.kernel, created = excluded.created, doc = excluded.doc`,
-		vm.ID, vm.Spec.Name, string(vm.State), vm.ImageID, vm.KernelID, stamp(vm.Created), string(doc))
+	if taken {
+		return banger.Errorf(banger.CodeConflict, "a VM named %q exists", vm.Spec.Name).
+			WithHint("choose another --name, or delete it: banger vm delete %s", vm.Spec.Name)
+	}
+	return nil
 }
 
 func run(ctx context.Context, tx *sql.Tx, query string, args ...any) error {

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"banger/hostfs"
+	"banger/host/hostfs"
 )
 
-// file is what a file of a template was when it was made.
+// file describes a file of a template as it was when it was made.
 type file struct {
 	Size    int64  `json:"size"`
 	ModTime int64  `json:"mtime"` // nanoseconds since 1970
@@ -22,7 +22,7 @@ type file struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// page is the unit of what is summed: holes, and pages of zeros, count for nothing.
+// page, in bytes, is the unit of checksums: they skip holes and pages of zeros.
 const page = 4096
 
 // Whence of lseek(2) for the next data and the next hole.
@@ -31,8 +31,8 @@ const (
 	seekHole = 4
 )
 
-// survey describes a file: all of it when full, else without its sum. Others may have
-// been let read it, as a jail's user has: the store's directory is closed to them.
+// survey describes a file, with its checksum if full. Other users may be allowed to read
+// the file, as a jail's user is, since they can't enter the store's directory.
 func survey(path string, full bool) (file, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -44,7 +44,7 @@ func survey(path string, full bool) (file, error) {
 		return file{}, err
 	}
 	if own, ok := st.Sys().(*syscall.Stat_t); !ok || int(own.Uid) != os.Getuid() || !st.Mode().IsRegular() || st.Mode().Perm()&0o022 != 0 {
-		return file{}, fmt.Errorf("%s isn't a file that is ours and nobody else's to write", path)
+		return file{}, fmt.Errorf("%s isn't a file of ours that nobody else can write to", path)
 	}
 	out := file{Size: st.Size(), ModTime: st.ModTime().UnixNano()}
 	if full {
@@ -53,8 +53,8 @@ func survey(path string, full bool) (file, error) {
 	return out, err
 }
 
-// sum is a checksum against damage: who can write here on purpose can also write
-// what stands in the manifest. Guest memory is mostly holes, which aren't read.
+// sum is a checksum against damage, not against attackers: who can write here can change
+// the manifest, too. Guest memory is mostly holes, which aren't read.
 func sum(f *os.File, size int64) (uint32, error) {
 	buf, crc := make([]byte, 64*page), uint32(0)
 	for at := int64(0); at < size; {
@@ -98,7 +98,8 @@ func sumPages(crc uint32, b []byte, at int64) uint32 {
 	return crc
 }
 
-// surveyAll describes the files in a directory and what they take on disk.
+// surveyAll describes the files in a directory, and returns how many bytes they take on
+// disk.
 func surveyAll(dir string) (files map[string]file, bytes int64, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -120,8 +121,8 @@ func surveyAll(dir string) (files map[string]file, bytes int64, err error) {
 	return files, bytes, nil
 }
 
-// compare reports as an error what of a template isn't as it was made. Full reads
-// all of it; else only what a file's inode says is compared.
+// compare returns an error if the files of a template have changed since it was made. With
+// full it reads them; else it only looks at their inodes.
 func (s *Store) compare(m manifest, full bool) error {
 	for name, was := range m.Files {
 		if name != filepath.Base(name) {
@@ -141,7 +142,7 @@ func (s *Store) compare(m manifest, full bool) error {
 	return nil
 }
 
-// writeManifest puts the manifest beside its files, and all of it on disk.
+// writeManifest writes the manifest, and syncs it and the template's files.
 func writeManifest(dir string, m manifest) error {
 	raw, err := json.MarshalIndent(m, "", "\t")
 	if err != nil {

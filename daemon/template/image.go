@@ -15,23 +15,23 @@ import (
 	"banger/guest"
 )
 
-// diskName is the disk of an image template: as its guest's memory knows it.
+// diskName is the disk of an image template, in the state that its guest's memory expects.
 const diskName = "disk"
 
-// Bounds of the making of an image template; the user's command has none.
+// Bounds of making an image template. The user's command may take any time.
 const (
 	initWait  = 5 * time.Minute // for the image's init to have started everything
 	initPause = 200 * time.Millisecond
-	maxWords  = 2 << 10 // of a command that failed
+	maxWords  = 2 << 10 // bytes of output shown of a command that failed
 )
 
-// kind digests what tells templates of this subject apart, beside what its
-// machine is.
-func (sub Subject) kind(machine string) string {
-	if sub.Image == nil {
+// kind returns the kind of a template of this original: a digest of its machine's kind and,
+// for an image template, of the image and the disk's size.
+func (orig Original) kind(machine string) string {
+	if orig.Image == nil {
 		return machine
 	}
-	return imageKind(machine, sub.Image.ID, sub.Image.DiskMiB)
+	return imageKind(machine, orig.Image.ID, orig.Image.DiskMiB)
 }
 
 func imageKind(machine, image string, diskMiB int) string {
@@ -39,30 +39,30 @@ func imageKind(machine, image string, diskMiB int) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// freezeImage boots an image on a disk of its own, waits for its init, runs the
-// user's command, and has all of it captured, the disk too.
-func freezeImage(ctx context.Context, hv banger.Hypervisor, w workshop, sub Subject, within time.Duration, p banger.Progress) error {
-	m, err := w.machine(sub)
+// freezeImage boots an image on a disk of its own, waits for its init, runs the user's
+// command, and captures the machine and its disk.
+func freezeImage(ctx context.Context, hv banger.Hypervisor, w workshop, orig Original, within time.Duration, p banger.Progress) error {
+	m, err := w.machine(orig)
 	if err != nil {
 		return err
 	}
-	disk, err := sub.Image.Disks.Create(ctx, m.Dir, sub.Image.DiskMiB)
+	disk, err := orig.Image.Disks.Create(ctx, m.Dir, orig.Image.DiskMiB)
 	if err != nil {
 		return err
 	}
 	m.Drives[len(m.Drives)-1].Path = disk
-	tell(p, "boot", sub.Image.Name)
+	tell(p, "boot", orig.Image.Name)
 	h, err := hv.Start(ctx, m)
 	if err != nil {
 		return err
 	}
 	c := client(hv, m)
-	if err := settle(ctx, &c, sub.Image.Identity, within, p); err != nil {
+	if err := settle(ctx, &c, orig.Image.Identity, within, p); err != nil {
 		return err
 	}
-	if sub.Image.After != "" {
-		tell(p, "after", sub.Image.After)
-		if err := after(ctx, &c, sub.Image.After); err != nil {
+	if orig.Image.After != "" {
+		tell(p, "after", orig.Image.After)
+		if err := after(ctx, &c, orig.Image.After); err != nil {
 			return err
 		}
 	}
@@ -83,8 +83,8 @@ func freezeImage(ctx context.Context, hv banger.Hypervisor, w workshop, sub Subj
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// settle gives the guest its makeshift identity and waits until its init has
-// started everything.
+// settle gives the guest a temporary identity and waits until its init has started all
+// services.
 func settle(ctx context.Context, c *guest.Client, id guest.Identity, within time.Duration, p banger.Progress) error {
 	boot, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -125,7 +125,7 @@ func after(ctx context.Context, c *guest.Client, command string) error {
 	return nil
 }
 
-// words keeps the end of what is written.
+// words keeps the end of what is written to it.
 type words struct{ last []byte }
 
 func (w *words) Write(p []byte) (int, error) {
@@ -158,7 +158,8 @@ func (s *Store) Image(ctx context.Context, hypervisor, image string, diskMiB int
 	return t.ID, filepath.Join(s.dir(t.ID), diskName), nil
 }
 
-// RestoreImage starts a machine from the image template id, whose disk's copy it has.
+// RestoreImage starts a machine from the image template id. The machine must have a copy of
+// the template's disk.
 func (s *Store) RestoreImage(ctx context.Context, hypervisor string, m banger.Machine, id string) (banger.Handles, error) {
 	_, c, err := s.capturer(hypervisor)
 	if err != nil {

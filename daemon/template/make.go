@@ -13,11 +13,11 @@ import (
 
 	"banger"
 	"banger/guest"
-	"banger/hostfs"
+	"banger/host/hostfs"
 )
 
-// workshop is where one template is made. Its directory is the plan: it is there
-// before anything else is, and goes last.
+// workshop is where one template is made. Its directory is made first and removed last, so
+// it shows that there may be something to clear.
 type workshop struct {
 	id, dir string
 }
@@ -26,24 +26,17 @@ func (s *Store) workshop(id string) workshop {
 	return workshop{id, filepath.Join(s.Dir, makingPrefix+id)}
 }
 
-// lock makes the directory, and this maker its owner while it lives.
+// lock makes the directory, and locks it for as long as this process lives.
 func (w workshop) lock() (*os.File, error) {
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(w.dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return hostfs.TryOpenLocked(filepath.Join(w.dir, lockName))
 }
 
-// machine is a throw-away one of a subject's kind.
-func (w workshop) machine(sub Subject) (banger.Machine, error) {
-	m := sub.Machine
+// machine returns a temporary machine of an original's kind.
+func (w workshop) machine(orig Original) (banger.Machine, error) {
+	m := orig.Machine
 	m.ID, m.Dir, m.RAMDir = w.id, filepath.Join(w.dir, "machine"), w.dir
 	for _, dir := range []string{m.Dir, w.out()} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -51,10 +44,10 @@ func (w workshop) machine(sub Subject) (banger.Machine, error) {
 		}
 	}
 	m.Drives = slices.Clone(m.Drives)
-	if sub.Image != nil {
+	if orig.Image != nil {
 		return m, nil
 	}
-	// Drives nobody will look at: nothing of any VM is within the template's reach.
+	// Empty drives, which the guest doesn't look at: no VM's data gets into the template.
 	for i := range m.Drives {
 		m.Drives[i].Path = filepath.Join(m.Dir, fmt.Sprintf("drive%d", i))
 		if err := os.WriteFile(m.Drives[i].Path, make([]byte, 1<<20), 0o600); err != nil {
@@ -69,34 +62,34 @@ func (w workshop) machine(sub Subject) (banger.Machine, error) {
 
 func (w workshop) out() string { return filepath.Join(w.dir, "out") }
 
-// clear ends whatever runs of it and removes the directory.
+// clear ends the machine and removes the directory.
 func (w workshop) clear(ctx context.Context, hypervisors map[string]banger.Hypervisor) error {
 	m := banger.Machine{ID: w.id, Dir: filepath.Join(w.dir, "machine"), RAMDir: w.dir}
 	for name, hv := range hypervisors {
 		if left, err := hv.Kill(ctx, m, banger.Handles{}); err != nil {
-			return fmt.Errorf("%s left %+v of the making of a template: %w", name, left, err)
+			return fmt.Errorf("making a template left %[2]v of %[1]s: %[3]w", name, left, err)
 		}
 	}
 	return os.RemoveAll(w.dir)
 }
 
-// Make makes the template of a subject's kind, or returns the one there is.
-func (s *Store) Make(ctx context.Context, sub Subject, p banger.Progress) (t banger.Template, err error) {
-	hv, capturer, err := s.capturer(sub.Hypervisor)
-	if err == nil && onHost(sub.Machine) {
+// Make makes the template of an original's kind, or returns the one there is.
+func (s *Store) Make(ctx context.Context, orig Original, p banger.Progress) (t banger.Template, err error) {
+	hv, capturer, err := s.capturer(orig.Hypervisor)
+	if err == nil && onHost(orig.Machine) {
 		err = errOnHost
 	}
 	if err != nil {
 		return t, err
 	}
-	kind, err := capturer.Kind(ctx, sub.Machine)
+	kind, err := capturer.Kind(ctx, orig.Machine)
 	if err != nil {
 		return t, err
 	}
-	kind = sub.kind(kind)
+	kind = orig.kind(kind)
 	s.making.Lock()
 	defer s.making.Unlock()
-	if m, err := s.fit(kind); err == nil && sub.Image == nil {
+	if m, err := s.fit(kind); err == nil && orig.Image == nil {
 		return m.Template, nil
 	}
 	began := s.Now()
@@ -107,21 +100,21 @@ func (s *Store) Make(ctx context.Context, sub Subject, p banger.Progress) (t ban
 	}
 	defer lock.Close()
 	defer func() {
-		// Whatever became of who asked.
+		// Even if ctx has ended.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 		defer cancel()
-		err = errors.Join(err, w.clear(ctx, map[string]banger.Hypervisor{sub.Hypervisor: hv}))
+		err = errors.Join(err, w.clear(ctx, map[string]banger.Hypervisor{orig.Hypervisor: hv}))
 	}()
-	if err := s.freeze(ctx, hv, w, sub, p); err != nil {
+	if err := s.freeze(ctx, hv, w, orig, p); err != nil {
 		return t, errors.Join(full(s.Dir), err)
 	}
 	tell(p, "template", "")
 	m := manifest{Kind: kind, Template: banger.Template{
-		ID: kind[:idDigits], Hypervisor: sub.Hypervisor, Kernel: sub.Kernel,
-		VCPU: sub.Machine.VCPU, MemoryMiB: sub.Machine.MemoryMiB, Net: sub.Machine.Net.Mode,
+		ID: kind[:idDigits], Hypervisor: orig.Hypervisor, Kernel: orig.Kernel,
+		VCPU: orig.Machine.VCPU, MemoryMiB: orig.Machine.MemoryMiB, Net: orig.Machine.Net.Mode,
 		Created: s.Now(), Used: s.Now(), TookMS: s.Now().Sub(began).Milliseconds(),
 	}}
-	if i := sub.Image; i != nil {
+	if i := orig.Image; i != nil {
 		m.Image, m.ImageID, m.DiskMiB, m.After = i.Name, i.ID, i.DiskMiB, i.After
 	}
 	if m.Files, m.Bytes, err = surveyAll(w.out()); err != nil {
@@ -139,31 +132,31 @@ func (s *Store) Make(ctx context.Context, sub Subject, p banger.Progress) (t ban
 	return m.Template, errors.Join(hostfs.SyncDir(s.Dir), s.prune(m))
 }
 
-// An undo is given this long.
+// undoTime is how long clearing may take.
 const undoTime = time.Minute
 
-// full says of a filesystem that it is full, which ends a VMM whose guest then
-// touches a page of its memory file for the first time.
+// full returns an error if a filesystem is full. Then a VMM is killed as soon as its guest
+// uses a new page of its memory file.
 func full(dir string) error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil || st.Bavail*uint64(st.Bsize) >= fullBytes {
 		return nil
 	}
 	return banger.Errorf(banger.CodeUnavailable, "the filesystem of %s is full", dir).
-		WithHint("a template takes 130 MiB of it or so; VMs are booted as long as there are none")
+		WithHint("a template takes about 130 MiB; without templates VMs are booted")
 }
 
-// Less than this is as good as nothing.
+// fullBytes: a filesystem with less free counts as full.
 const fullBytes = 1 << 20
 
-// freeze boots a machine of the kind and has it captured.
-func (s *Store) freeze(ctx context.Context, hv banger.Hypervisor, w workshop, sub Subject, p banger.Progress) error {
-	if sub.Image != nil {
-		return freezeImage(ctx, hv, w, sub, s.Freeze, p)
+// freeze boots a machine of the kind and captures it.
+func (s *Store) freeze(ctx context.Context, hv banger.Hypervisor, w workshop, orig Original, p banger.Progress) error {
+	if orig.Image != nil {
+		return freezeImage(ctx, hv, w, orig, s.Freeze, p)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.Freeze)
 	defer cancel()
-	m, err := w.machine(sub)
+	m, err := w.machine(orig)
 	if err != nil {
 		return err
 	}
@@ -175,7 +168,7 @@ func (s *Store) freeze(ctx context.Context, hv banger.Hypervisor, w workshop, su
 	return capture(ctx, hv, m, h, w.out())
 }
 
-// capture has the guest freeze and takes it away.
+// capture freezes the guest and captures the machine.
 func capture(ctx context.Context, hv banger.Hypervisor, m banger.Machine, h banger.Handles, dir string) error {
 	c := client(hv, m)
 	if err := c.Freeze(ctx); err != nil {
@@ -188,18 +181,18 @@ func client(hv banger.Hypervisor, m banger.Machine) guest.Client {
 	return guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return hv.Dial(ctx, m) }}
 }
 
-// end is how a machine ended, if it just has.
+// end returns how a machine ended as an error, nil if it still runs.
 func end(ctx context.Context, hv banger.Hypervisor, m banger.Machine, h banger.Handles) error {
 	ctx, cancel := context.WithTimeout(ctx, endTime)
 	defer cancel()
 	exit, err := hv.Wait(ctx, m, h)
 	if err != nil {
-		return nil // it runs: that it didn't answer is all there is to say
+		return nil // it runs: the error is only that it didn't answer
 	}
 	return fmt.Errorf("it ended: %s", exit.Detail)
 }
 
-// How long after a guest stopped to answer its end may still be unknown.
+// endTime is how long it may take, after a guest stopped answering, until its end is known.
 const endTime = 100 * time.Millisecond
 
 func (s *Store) capturer(name string) (banger.Hypervisor, banger.Capturer, error) {
@@ -211,13 +204,13 @@ func (s *Store) capturer(name string) (banger.Hypervisor, banger.Capturer, error
 	return hv, c, nil
 }
 
-// onHost reports whether a machine has a device of the host's for its network: a
-// throw-away one has none, and whether what is behind it may differ was not tried.
+// onHost reports whether a machine's network is a device of the host. A temporary machine
+// has none, and whether such a guest could be restored was never tried.
 func onHost(m banger.Machine) bool {
 	return m.Net.Mode != banger.NetUser && m.Net.Mode != banger.NetNone
 }
 
-var errOnHost = banger.Errorf(banger.CodeUnavailable, "there are no templates for VMs on a network of the host")
+var errOnHost = banger.Errorf(banger.CodeInvalid, "there are no templates for VMs on a network of the host")
 
 func tell(p banger.Progress, stage, message string) {
 	if p != nil {
@@ -225,15 +218,15 @@ func tell(p banger.Progress, stage, message string) {
 	}
 }
 
-// Want notes that a machine was booted for lack of a template. One is made of it
-// when the host is idle.
+// Want notes that a machine was booted since there was no template. One is made when the
+// host is idle.
 func (s *Store) Want(ctx context.Context, hypervisor, kernel string, m banger.Machine) {
-	sub := Subject{Hypervisor: hypervisor, Kernel: kernel, Machine: m}
-	_, c, err := s.capturer(sub.Hypervisor)
+	orig := Original{Hypervisor: hypervisor, Kernel: kernel, Machine: m}
+	_, c, err := s.capturer(orig.Hypervisor)
 	if err != nil || s.Off || onHost(m) {
 		return
 	}
-	kind, err := c.Kind(ctx, sub.Machine)
+	kind, err := c.Kind(ctx, orig.Machine)
 	if err != nil {
 		return
 	}
@@ -243,17 +236,17 @@ func (s *Store) Want(ctx context.Context, hypervisor, kernel string, m banger.Ma
 	if known || s.failures[kind] >= maxFailures || len(s.wanted) >= maxWanted {
 		return
 	}
-	s.wanted = append(s.wanted, want{kind, sub})
+	s.wanted = append(s.wanted, want{kind, orig})
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// maxWanted bounds what waits to be made.
+// maxWanted bounds how many templates wait to be made.
 const maxWanted = 8
 
-// Run makes what is wanted whenever the host is idle, until ctx ends.
+// Run makes wanted templates whenever the host is idle, until ctx ends.
 func (s *Store) Run(ctx context.Context, idle func() bool) {
 	for {
 		select {
@@ -263,7 +256,7 @@ func (s *Store) Run(ctx context.Context, idle func() bool) {
 		}
 		for s.next() != nil && s.quiet(ctx, idle) {
 			w := s.next()
-			t, err := s.Make(ctx, w.Subject, nil)
+			t, err := s.Make(ctx, w.Original, nil)
 			s.mu.Lock()
 			s.wanted = s.wanted[1:]
 			if err != nil && ctx.Err() == nil {
@@ -279,7 +272,7 @@ func (s *Store) Run(ctx context.Context, idle func() bool) {
 	}
 }
 
-func (s *Store) next() *want {
+func (s *live) next() *want {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.wanted) == 0 {

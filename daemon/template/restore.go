@@ -15,7 +15,7 @@ import (
 	"banger/guest"
 )
 
-// fit returns the template of a kind if it is whole. A damaged one is removed.
+// fit returns the template of a kind if its files are unchanged, else it removes it.
 func (s *Store) fit(kind string) (manifest, error) {
 	id := kind[:idDigits]
 	m, err := s.read(id)
@@ -29,8 +29,8 @@ func (s *Store) fit(kind string) (manifest, error) {
 		s.mu.Lock()
 		checked := s.checked[id]
 		s.mu.Unlock()
-		// Read once in a daemon's life, which finds what a disk or a power cut did;
-		// from then on whoever writes to it changes its time.
+		// Read all of it once in a daemon's life, as a disk or a power cut may have damaged it.
+		// After that a write would show in a file's time.
 		if err = s.compare(m, !checked); err == nil {
 			s.mu.Lock()
 			s.checked[id] = true
@@ -41,8 +41,8 @@ func (s *Store) fit(kind string) (manifest, error) {
 	return m, banger.Errorf(banger.CodeUnavailable, "the template %s was damaged and is removed: %w", id, errors.Join(err, s.remove(id)))
 }
 
-// Restore starts a machine from the template of its kind. The error says for a
-// person why it has to be booted; nothing of the machine runs then.
+// Restore starts a machine from the template of its kind. An error says, for a person, why
+// the machine must be booted; nothing of it runs then.
 func (s *Store) Restore(ctx context.Context, hypervisor string, m banger.Machine) (h banger.Handles, id string, err error) {
 	if s.Off {
 		return h, "", banger.Errorf(banger.CodeUnavailable, "warm starts are off in config.toml")
@@ -74,14 +74,14 @@ func (s *Store) Restore(ctx context.Context, hypervisor string, m banger.Machine
 
 func (s *Store) used(id string) {
 	now := s.Now()
-	_ = os.Chtimes(filepath.Join(s.dir(id), manifestName), now, now) // then it goes earlier than it should
+	_ = os.Chtimes(filepath.Join(s.dir(id), manifestName), now, now) // on an error it is only pruned earlier
 }
 
-// Reject removes a template whose guest was no good, and says so. One whose guest
-// was killed meanwhile stays.
+// Reject removes a template whose guest failed because of why, and returns an error that
+// says so. If the guest was killed meanwhile, the template stays.
 func (s *Store) Reject(id string, why error) error {
 	if errors.Is(why, banger.ErrKilled) {
-		return fmt.Errorf("the restoring from template %s was disturbed: %w", id, why)
+		return fmt.Errorf("restoring from template %s was interrupted: %w", id, why)
 	}
 	m, err := s.read(id)
 	if err == nil {
@@ -93,22 +93,21 @@ func (s *Store) Reject(id string, why error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("the template %s was removed meanwhile: %w", id, why)
 	}
-	return fmt.Errorf("the template %s was no good and is removed: %w", id, why)
+	return fmt.Errorf("the template %s didn't work and is removed: %w", id, why)
 }
 
-// clockSlack is how far a renewed clock may be from the host's, which is set
-// meanwhile too, before it is taken for the template's.
+// clockSlack is how far a renewed clock may be from the host's, which may be set meanwhile.
+// Beyond that it is taken for the template's.
 const clockSlack = 5 * time.Second
 
-// maxBoots bounds the memory of boot ids seen.
+// maxBoots bounds how many boot ids are remembered.
 const maxBoots = 4096
 
-// Renewed judges what a restored guest reports to have made new: everything, or
-// it is no VM of its own. What programs see there is compared with what id asked
-// for, so that nobody has to believe what the agent says it did: it read its clock
-// between the asking and now, however late a host that is all but hung hears of it.
-// The boot id is compared with those of others: the kernel derives it from its random
-// numbers, so two alike mean that those weren't new.
+// Renewed checks what a restored guest reports. It must have made everything new. What
+// programs see in the guest is compared with id, so that the agent's word isn't needed. Its
+// clock must lie between since and now, as a slow host may get the report late. The boot id
+// must not be another guest's: the kernel makes it of its random numbers, so two alike mean
+// that those weren't new.
 func (s *Store) Renewed(template string, id guest.Identity, since time.Time, r guest.Ready) error {
 	old := map[string]bool{
 		guest.RenewClock:     r.Seen.Time.Before(since.Add(-clockSlack)) || r.Seen.Time.After(s.Now().Add(clockSlack)),

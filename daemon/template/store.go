@@ -1,14 +1,14 @@
-// Package template keeps templates: frozen guests that machines are restored
-// from instead of booted. It owns their files, when one is made, which one fits
-// a machine, and when one is no longer trusted or wanted.
+// Package template keeps templates: frozen guests from which machines are restored instead
+// of booted. It owns their files, and decides when one is made, which one fits a machine,
+// and when one is removed.
 //
-// A template is published by one rename, so that there is a whole one or none;
-// what a dead maker left behind is ended and removed at the next Open. One whose
-// files aren't what they were when it was made is removed, never used. Templates
-// are a cache: whatever goes wrong with them, a machine can always be booted.
+// A template is published by one rename, so it is complete or not there. If the daemon dies
+// while it makes one, the next Open removes what is left. A template whose files have
+// changed is removed, never used. Templates are a cache: a machine can always be booted
+// instead.
 //
-// It refuses to know how a guest is frozen and restored (banger.Capturer does),
-// and what a VM is.
+// It knows nothing of how a guest is frozen and restored (banger.Capturer does), or of what
+// a VM is. Sizes are in bytes.
 package template
 
 import (
@@ -36,31 +36,31 @@ const (
 	defaultBytes  = 4 << 30
 	defaultFreeze = 90 * time.Second // boot and freeze: emulation on a busy host
 	defaultQuiet  = time.Second
-	unused        = 30 * 24 * time.Hour // after which a template goes
-	maxFailures   = 3                   // of one kind, before no more are made of it
+	unused        = 30 * 24 * time.Hour // a template unused for this long is removed
+	maxFailures   = 3                   // after so many failures no template of that kind is made
 	checkEvery    = 100 * time.Millisecond
 )
 
 // Store is the templates of one user. Its exported fields are set before Open
 // and never change.
 type Store struct {
-	Dir         string // its own, in the cache
+	Dir         string // a directory of its own, in the cache
 	Hypervisors map[string]banger.Hypervisor
 	NewID       func() string // 12 hex digits, never the same twice
 	Now         func() time.Time
 	Log         *slog.Logger
-	Off         bool // nothing is restored, nothing made unless asked for
+	Off         bool // nothing is restored, and templates are made only when asked for
 
-	Bytes  int64         // most that all may take on disk; 0: 4 GiB
+	Bytes  int64         // how much all may take on disk; 0: 4 GiB
 	Freeze time.Duration // until a guest must be frozen; 0: 90 s
 	Quiet  time.Duration // how long the host must have been idle before one is made; 0: 1 s
 
 	live
 }
 
-// live is what a Store knows while it lives.
+// live is the state that a Store has in memory only.
 type live struct {
-	making sync.Mutex // one is made at a time
+	making sync.Mutex // held while a template is made
 
 	mu       sync.Mutex      // guards what follows
 	checked  map[string]bool // ids of those whose files were read and compared in this life
@@ -70,27 +70,27 @@ type live struct {
 	boots    map[string]bool // boot ids restored guests have reported
 }
 
-// want is a kind of machine that was booted for lack of a template.
+// want is a machine that was booted since there was no template.
 type want struct {
 	kind string
-	Subject
+	Original
 }
 
-// Subject is what a template is made of.
-type Subject struct {
+// Original is what a template is made of.
+type Original struct {
 	Hypervisor string // driver name
 	Kernel     string // kernel id
 	Machine    banger.Machine
 	Image      *Image // nil: it is frozen before it has one
 }
 
-// Image is what an image template has besides.
+// Image is the part of an Original that only image templates have.
 type Image struct {
 	Name, ID string
 	DiskMiB  int
 	Disks    banger.Disks
-	Identity guest.Identity // its makeshift one
-	After    string         // a shell's command to be run in it; empty: none
+	Identity guest.Identity // a temporary one
+	After    string         // a shell command to run in the guest; empty: none
 }
 
 // Names in Store.Dir and in a template's directory.
@@ -100,15 +100,16 @@ const (
 	manifestName = "template.json"
 )
 
-// manifest is template.json: what the template is, and what its files were when
-// it was made. Its modification time is when the template was last used.
+// manifest is template.json: the template, and its files as they were when it was made. Its
+// modification time is when the template was last used.
 type manifest struct {
 	banger.Template
 	Kind  string          `json:"kind"`
 	Files map[string]file `json:"files"`
 }
 
-// Open removes what makers that died have left, and what nobody uses any more.
+// Open removes what is left of templates whose making was interrupted, and templates that
+// weren't used for long.
 func (s *Store) Open(ctx context.Context) error {
 	s.Bytes, s.Freeze, s.Quiet = cmp.Or(s.Bytes, defaultBytes), cmp.Or(s.Freeze, defaultFreeze), cmp.Or(s.Quiet, defaultQuiet)
 	s.checked, s.failures, s.boots = map[string]bool{}, map[string]int{}, map[string]bool{}
@@ -134,8 +135,8 @@ func (s *Store) Open(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// takeBack ends what a dead maker had begun. One that lives has its lock: it may
-// be another daemon's of the same user.
+// takeBack removes what is left of an interrupted making. It leaves one whose lock is held:
+// another daemon of the same user is making it.
 func (s *Store) takeBack(ctx context.Context, id string) error {
 	w := s.workshop(id)
 	lock, err := w.lock()
@@ -149,7 +150,8 @@ func (s *Store) takeBack(ctx context.Context, id string) error {
 	return w.clear(ctx, s.Hypervisors)
 }
 
-// all returns what is published, the last used first. What can't be read is none.
+// all returns the published templates, the last used first, without those that can't be
+// read.
 func (s *Store) all() []manifest {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
@@ -170,7 +172,7 @@ func (s *Store) all() []manifest {
 	return list
 }
 
-// idDigits is how much of a kind makes an id.
+// idDigits is how many digits of a kind make an id.
 const idDigits = 12
 
 // read reads the manifest of a template.
@@ -202,13 +204,13 @@ const maxManifest = 64 << 10
 
 func (s *Store) dir(id string) string { return filepath.Join(s.Dir, id) }
 
-// remove takes a template away. Guests that were restored from it have its
-// memory mapped and live on.
+// remove removes a template. Guests that were restored from it go on: they have its memory
+// mapped.
 func (s *Store) remove(id string) error {
 	s.mu.Lock()
 	delete(s.checked, id)
 	s.mu.Unlock()
-	// Not half a template under its name for one moment.
+	// Rename it first, so that there is never half a template under its name.
 	gone := filepath.Join(s.Dir, makingPrefix+s.NewID())
 	if err := os.Rename(s.dir(id), gone); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -219,8 +221,8 @@ func (s *Store) remove(id string) error {
 	return os.RemoveAll(gone)
 }
 
-// prune removes what is beyond the bounds, the longest unused first, and what
-// the template m took the place of. m itself stays.
+// prune removes templates that m replaces, and those beyond the bounds, the longest unused
+// first. m itself stays.
 func (s *Store) prune(m manifest) error {
 	var errs []error
 	left := s.Bytes - m.Bytes
@@ -237,12 +239,13 @@ func (s *Store) prune(m manifest) error {
 	return errors.Join(errs...)
 }
 
-// like is what a template is for, without what tells one from its successor.
+// like returns a template without the fields in which it may differ from one that replaces
+// it.
 func like(t banger.Template) banger.Template {
 	return banger.Template{Hypervisor: t.Hypervisor, Kernel: t.Kernel, VCPU: t.VCPU, MemoryMiB: t.MemoryMiB, Net: t.Net, Image: t.Image, DiskMiB: t.DiskMiB}
 }
 
-// Templates implements banger.Templates.
+// Templates implements banger.TemplateService.
 func (s *Store) Templates(context.Context) ([]banger.Template, error) {
 	list := []banger.Template{}
 	for _, m := range s.all() {
@@ -251,19 +254,28 @@ func (s *Store) Templates(context.Context) ([]banger.Template, error) {
 	return list, nil
 }
 
-// DeleteTemplate implements banger.Templates.
-func (s *Store) DeleteTemplate(_ context.Context, ref string) error {
-	var found []string
+// Template implements banger.TemplateService.
+func (s *Store) Template(_ context.Context, ref string) (banger.Template, error) {
+	var found []banger.Template
 	for _, m := range s.all() {
 		if m.ID == ref || len(ref) >= 4 && strings.HasPrefix(m.ID, ref) {
-			found = append(found, m.ID)
+			found = append(found, m.Template)
 		}
 	}
 	switch len(found) {
 	case 0:
-		return banger.Errorf(banger.CodeNotFound, "no template %q", ref).WithHint("banger template list shows all")
+		return banger.Template{}, banger.Errorf(banger.CodeNotFound, "no template %q", ref).WithHint("banger template list shows all")
 	case 1:
-		return s.remove(found[0])
+		return found[0], nil
 	}
-	return banger.Errorf(banger.CodeConflict, "%q names %d templates", ref, len(found)).WithHint("use more digits of the id")
+	return banger.Template{}, banger.Errorf(banger.CodeConflict, "%q names %d templates", ref, len(found)).WithHint("use more digits of the id")
+}
+
+// DeleteTemplate implements banger.TemplateService.
+func (s *Store) DeleteTemplate(ctx context.Context, ref string) error {
+	t, err := s.Template(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return s.remove(t.ID)
 }

@@ -16,11 +16,11 @@ import (
 	"time"
 
 	"banger"
-	"banger/agent"
-	"banger/agent/session"
-	"banger/fake"
+	"banger/daemon/template"
 	"banger/guest"
-	"banger/template"
+	"banger/guest/agent"
+	"banger/guest/agent/session"
+	"banger/test/fake"
 )
 
 // bed is a store on a fake host.
@@ -53,7 +53,7 @@ func machine(t *testing.T, id string) banger.Machine {
 
 func (b *bed) make(t *testing.T, m banger.Machine) banger.Template {
 	t.Helper()
-	made, err := b.Make(t.Context(), template.Subject{Hypervisor: "fake", Kernel: "k", Machine: m}, nil)
+	made, err := b.Make(t.Context(), template.Original{Hypervisor: "fake", Kernel: "k", Machine: m}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +104,9 @@ func TestMakeAndRestore(t *testing.T) {
 	bigger.MemoryMiB *= 2
 	if _, _, err := b.Restore(t.Context(), "fake", bigger); banger.CodeOf(err) != banger.CodeNotFound {
 		t.Errorf("a machine of another kind: %v", err)
+	}
+	if got, err := b.Template(t.Context(), made.ID[:4]); err != nil || got.ID != made.ID || got.Kernel != made.Kernel {
+		t.Errorf("asked for by its first digits it is %+v, %v", got, err)
 	}
 	if err := b.DeleteTemplate(t.Context(), made.ID[:4]); err != nil {
 		t.Error(err)
@@ -222,7 +225,7 @@ func TestMakerFailsAndDies(t *testing.T) {
 			done := make(chan struct{})
 			go func() { // a dying one ends its goroutine
 				defer close(done)
-				_, _ = one.Make(context.Background(), template.Subject{Hypervisor: "fake", Kernel: "k", Machine: machine(t, "a1")}, nil)
+				_, _ = one.Make(context.Background(), template.Original{Hypervisor: "fake", Kernel: "k", Machine: machine(t, "a1")}, nil)
 			}()
 			<-done
 			next := newBed(t, dir, host, always)
@@ -271,7 +274,7 @@ func TestGuestEnds(t *testing.T) {
 	dir := t.TempDir()
 	b := newBed(t, dir, host, always)
 	b.Freeze = time.Second // until then it is asked again: it might be late
-	_, err := b.Make(t.Context(), template.Subject{Hypervisor: "fake", Kernel: "k", Machine: machine(t, "a1")}, nil)
+	_, err := b.Make(t.Context(), template.Original{Hypervisor: "fake", Kernel: "k", Machine: machine(t, "a1")}, nil)
 	if err == nil || !strings.Contains(err.Error(), "it ended: ") {
 		t.Error(err)
 	}
@@ -292,7 +295,7 @@ func TestCommandFails(t *testing.T) {
 	b := newBed(t, dir, host, always)
 	m := machine(t, "a1")
 	m.Drives = []banger.Drive{{Serial: "disk"}}
-	_, err := b.Make(t.Context(), template.Subject{Hypervisor: "fake", Kernel: "k", Machine: m, Image: &template.Image{
+	_, err := b.Make(t.Context(), template.Original{Hypervisor: "fake", Kernel: "k", Machine: m, Image: &template.Image{
 		Name: "debian", ID: "i", DiskMiB: 64, Disks: host.Live(always).Disks(), After: "echo out of order; exit 3",
 	}}, nil)
 	var e *banger.Error
@@ -356,15 +359,16 @@ func TestNoTemplate(t *testing.T) {
 	for want, c := range map[string]struct {
 		hypervisor string
 		m          banger.Machine
+		code       banger.Code
 	}{
-		"on a network of the host":             {"fake", bridged},
-		`hypervisor "plain" can't be restored`: {"plain", machine(t, "a2")},
+		"on a network of the host":             {"fake", bridged, banger.CodeInvalid},
+		`hypervisor "plain" can't be restored`: {"plain", machine(t, "a2"), banger.CodeUnavailable},
 	} {
 		_, _, restored := b.Restore(t.Context(), c.hypervisor, c.m)
 		_, _, image := b.Image(t.Context(), c.hypervisor, "debian", 1024, c.m)
-		_, made := b.Make(t.Context(), template.Subject{Hypervisor: c.hypervisor, Machine: c.m}, nil)
+		_, made := b.Make(t.Context(), template.Original{Hypervisor: c.hypervisor, Machine: c.m}, nil)
 		for _, err := range []error{restored, image, made} {
-			if banger.CodeOf(err) != banger.CodeUnavailable || !strings.Contains(err.Error(), want) {
+			if banger.CodeOf(err) != c.code || !strings.Contains(err.Error(), want) {
 				t.Errorf("%v, want %q", err, want)
 			}
 		}

@@ -1,11 +1,10 @@
-// Package diskfile makes the writable disks of VMs as ordinary files: ext4 templates
-// of two sizes are made once per host, and each VM gets a copy of one, by reflink
-// where the host's filesystem can and else of its few used blocks, enlarged
-// sparsely to the size wanted. The guest grows the filesystem to its device.
+// Package diskfile makes the writable disks of VMs as ordinary files. Bases, which are
+// empty ext4 filesystems of two sizes, are made once per host. A VM gets a copy of one,
+// made by reflink or, where the host's filesystem can't do that, of the few used blocks.
+// The copy is enlarged sparsely to the size wanted, and the guest grows the filesystem.
 //
-// It needs no privilege, owns the one file "disk.ext4" in a VM's directory and
-// the templates in its own, and refuses to know what a VM is, whether it runs,
-// or what a guest writes on its disk.
+// It needs no privilege, owns the file "disk.ext4" in a VM's directory and the bases in
+// its own directory, and knows nothing of what a VM is or whether it runs.
 package diskfile
 
 import (
@@ -20,28 +19,28 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/hostfs"
+	"banger/host/hostfs"
 )
 
 const (
 	name     = "disk.ext4"     // the disk in a VM's directory
-	nameTemp = "disk.ext4.new" // the same while it isn't complete; overwritten, never read
+	nameTemp = "disk.ext4.new" // the disk until it is complete; overwritten, never read
 	mib      = 1 << 20
 )
 
-// Disks is the driver of disks in files. The zero Mke2fs looks the program up.
+// Disks is the driver of disks in files.
 type Disks struct {
-	Dir    string // where templates are kept; made when missing
-	Mke2fs string // path of mke2fs(8)
+	Dir    string // where bases are kept; made when missing
+	Mke2fs string // path of mke2fs(8); empty: looked up
 }
 
-// Create makes DIR/disk.ext4. It costs one copy of the template's used blocks
-// (some 100 KiB) and one fsync, whatever the size.
+// Create makes DIR/disk.ext4. For any size it copies only the base's used blocks (some
+// 100 KiB) and syncs once.
 func (d Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, error) {
 	if sizeMiB < banger.MinDiskMiB || sizeMiB > banger.MaxDiskMiB {
 		return "", banger.Errorf(banger.CodeInvalid, "a disk of %d MiB is out of bounds: %d to %d MiB", sizeMiB, banger.MinDiskMiB, banger.MaxDiskMiB)
 	}
-	return create(ctx, dir, sizeMiB, func() (*os.File, error) { return d.template(ctx, sizeMiB) })
+	return create(ctx, dir, sizeMiB, func() (*os.File, error) { return d.base(ctx, sizeMiB) })
 }
 
 // Clone makes DIR/disk.ext4 a copy of from, of the same size.
@@ -53,15 +52,15 @@ func (d Disks) Clone(ctx context.Context, dir, from string) (string, error) {
 	return create(ctx, dir, int(st.Size()/mib), func() (*os.File, error) { return os.Open(from) })
 }
 
-// create makes a disk of what template opens, unless there is one.
-func create(ctx context.Context, dir string, sizeMiB int, template func() (*os.File, error)) (string, error) {
+// create makes a disk from the file that base opens, unless there is a disk.
+func create(ctx context.Context, dir string, sizeMiB int, base func() (*os.File, error)) (string, error) {
 	path := filepath.Join(dir, name)
 	if _, err := os.Lstat(path); err == nil {
 		return path, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("disk of %s: %w", dir, err)
 	}
-	src, err := template()
+	src, err := base()
 	if err != nil {
 		return "", err
 	}
@@ -80,9 +79,9 @@ func create(ctx context.Context, dir string, sizeMiB int, template func() (*os.F
 	return path, hostfs.SyncDir(dir)
 }
 
-// Grow enlarges the disk sparsely, and makes sure that the guest, which is about
-// to run, can write to it: a guest that grows its filesystem and can't write what
-// that takes is left with one that nothing mounts. CodeNotFound when there is no disk.
+// Grow enlarges the disk sparsely, and makes sure that the guest, which is about to run,
+// can write to it: if a write fails while the guest grows its filesystem, that can never
+// be mounted again. CodeNotFound when there is no disk.
 func (d Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 	path := filepath.Join(dir, name)
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
@@ -97,7 +96,7 @@ func (d Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 		return fmt.Errorf("grow disk: %w", err)
 	}
 	if st.Size() > int64(sizeMiB)*mib || sizeMiB > banger.MaxDiskMiB {
-		return banger.Errorf(banger.CodeInvalid, "disk %s holds %d MiB: it can't become %d MiB, only grow, up to %d", path, st.Size()/mib, sizeMiB, banger.MaxDiskMiB)
+		return banger.Errorf(banger.CodeInvalid, "disk %s has %d MiB: it can only grow, up to %[4]d MiB, not become %[3]d", path, st.Size()/mib, sizeMiB, banger.MaxDiskMiB)
 	}
 	if err := hostfs.Room(f, int64(leastRoom+sizeMiB>>14)); err != nil {
 		return err
@@ -105,7 +104,7 @@ func (d Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 	return resize(f, sizeMiB)
 }
 
-// Attach has nothing to do: a VMM opens the file.
+// Attach returns the path: a VMM opens the file itself.
 func (d Disks) Attach(_ context.Context, _, dir string) (string, banger.Handles, error) {
 	path := filepath.Join(dir, name)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -131,24 +130,24 @@ func (d Disks) Remove(_ context.Context, dir string) error {
 	return nil
 }
 
-// clone makes a copy of the template at path, durable but for its name.
-func clone(template *os.File, path string, sizeMiB int) error {
+// clone makes a copy of the base at path. Its content is durable, its name isn't yet.
+func clone(base *os.File, path string, sizeMiB int) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("create disk: %w", err)
 	}
 	defer f.Close()
-	// FICLONE (ioctl_ficlone(2)) shares the blocks on btrfs, XFS and bcachefs. Its
-	// refusals differ by filesystem, so any of them means: copy.
-	if unix.IoctlFileClone(int(f.Fd()), int(template.Fd())) != nil {
-		if err := copySparse(f, template); err != nil {
-			return fmt.Errorf("copy disk template to %s: %w", path, err)
+	// FICLONE (ioctl_ficlone(2)) shares the blocks on btrfs, XFS and bcachefs. On any
+	// error, copy: its errors differ from filesystem to filesystem.
+	if unix.IoctlFileClone(int(f.Fd()), int(base.Fd())) != nil {
+		if err := copySparse(f, base); err != nil {
+			return fmt.Errorf("copy disk base to %s: %w", path, err)
 		}
 	}
 	return resize(f, sizeMiB)
 }
 
-// copySparse copies the parts of src that hold data (lseek(2), SEEK_DATA).
+// copySparse copies the parts of src that aren't holes (lseek(2), SEEK_DATA).
 func copySparse(dst, src *os.File) error {
 	for off := int64(0); ; {
 		data, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
@@ -166,9 +165,9 @@ func copySparse(dst, src *os.File) error {
 	}
 }
 
-// leastRoom is what must be free beside a disk whose guest is to run, in MiB. A
-// fresh one takes 5 for growing it and systemd's first start; the bitmaps of larger
-// ones take 64 a TiB more.
+// leastRoom, in MiB, must be free on a disk's filesystem for its guest to start. A new
+// disk takes 5 when it is grown and systemd first starts; the bitmaps of larger ones
+// take 64 more for each TiB.
 const leastRoom = 16
 
 // resize sets a disk's size and makes it durable.

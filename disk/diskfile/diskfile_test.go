@@ -11,8 +11,8 @@ import (
 	"testing"
 
 	"banger"
-	"banger/diskfile"
-	"banger/disktest"
+	"banger/disk/diskfile"
+	"banger/test/disktest"
 )
 
 func newDisks(t testing.TB) diskfile.Disks {
@@ -61,7 +61,7 @@ func TestFilesystemIsClean(t *testing.T) {
 	}
 }
 
-// Makers started together share one template, and each gets a whole disk.
+// Makers started together share one base, and each gets a whole disk.
 func TestManyMakers(t *testing.T) {
 	d := newDisks(t)
 	root := t.TempDir()

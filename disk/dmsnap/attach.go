@@ -14,8 +14,8 @@ import (
 	"banger"
 )
 
-// How long a device that is busy, or a loop that is about to be cleared, is waited
-// for, and how often it is looked at: udev and others look into devices for moments.
+// How long to wait for a busy device or for a loop to be cleared, and how often to look:
+// udev and others open devices for a moment.
 const (
 	patience = 5 * time.Second
 	interval = 20 * time.Millisecond
@@ -59,7 +59,7 @@ func (d *Disks) Attach(ctx context.Context, id, dir string) (string, banger.Hand
 }
 
 func (d *Disks) attach(ctx context.Context, id, dir string) (none banger.Handles, err error) {
-	if !isID(id) {
+	if !banger.IsID(id) {
 		return none, banger.Errorf(banger.CodeInvalid, "%q is no VM's id", id)
 	}
 	k, err := openDisk(dir)
@@ -86,10 +86,10 @@ func (d *Disks) attach(ctx context.Context, id, dir string) (none banger.Handles
 		if err != nil || right {
 			return h, err
 		}
-		// Half made by a dead daemon, or smaller than its disk is by now, and unused.
+		// A daemon that died has made half of it, or the disk has grown since.
 		if err := m.remove(dev.uuid); err != nil {
-			return none, banger.Errorf(banger.CodeConflict, "the device %s of the disk in %s is in use and isn't as it should be: %w", dev.name, dir, err).
-				WithHint("end what uses it, then try again: dmsetup table %s", dev.name)
+			return none, banger.Errorf(banger.CodeConflict, "the device %s of the disk in %s isn't as it should be and is in use: %w", dev.name, dir, err).
+				WithHint("end the program that uses it, then try again; `dmsetup table %s` shows the device", dev.name)
 		}
 	}
 	if err := d.alone(ctx, id, k.cow); err != nil {
@@ -101,8 +101,8 @@ func (d *Disks) attach(ctx context.Context, id, dir string) (none banger.Handles
 	return d.join(m, id, k)
 }
 
-// recognise reports whether a device of ours is the disk's: a snapshot in force, on
-// loops on its very files, and of its size unless it is in use.
+// recognise reports whether a device of ours is right for a disk: an active snapshot, on
+// loops on the disk's own files, and of the disk's size, or smaller while it is in use.
 func (d *Disks) recognise(m mapper, dev device, k disk) (h banger.Handles, right bool, err error) {
 	if !dev.active {
 		return h, false, nil
@@ -129,8 +129,8 @@ func (d *Disks) recognise(m mapper, dev device, k disk) (h banger.Handles, right
 	return h, right, nil
 }
 
-// alone waits until no loop of ours is on the disk, and refuses to share it with
-// somebody else's.
+// alone waits until no loop of ours is on the disk. A loop of somebody else's is
+// CodeConflict.
 func (d *Disks) alone(ctx context.Context, id string, cow *os.File) error {
 	return d.wait(ctx, func() error {
 		ours, strangers, err := d.others(id, cow)
@@ -138,7 +138,7 @@ func (d *Disks) alone(ctx context.Context, id string, cow *os.File) error {
 		case err != nil:
 			return err
 		case len(strangers) > 0:
-			return banger.Errorf(banger.CodeConflict, "%s is on the disk %s, and isn't ours", strangers[0], cow.Name()).
+			return banger.Errorf(banger.CodeConflict, "%s is a loop device on the disk %s that banger didn't make", strangers[0], cow.Name()).
 				WithHint("detach it: losetup -d %s", strangers[0])
 		case len(ours) > 0:
 			return busy{banger.Errorf(banger.CodeUnavailable, "%s is in use", ours[0])}
@@ -147,8 +147,8 @@ func (d *Disks) alone(ctx context.Context, id string, cow *os.File) error {
 	})
 }
 
-// join makes the loops and the device on them. The device has the loops open;
-// whether it comes to be or not, they aren't held here any longer.
+// join makes the loops and the device on them. It closes the loops in any case: the
+// device, once made, has them open itself.
 func (d *Disks) join(m mapper, id string, k disk) (none banger.Handles, err error) {
 	base, err := d.shared(k.base)
 	if err != nil {
@@ -164,7 +164,7 @@ func (d *Disks) join(m mapper, id string, k disk) (none banger.Handles, err erro
 	if err != nil {
 		return none, err
 	}
-	// devtmpfs makes the node with the device; in a container nobody may.
+	// devtmpfs makes the node together with the device; in a container there may be none.
 	var st unix.Stat_t
 	if err := unix.Stat(dev.node(), &st); err != nil || st.Rdev != dev.dev {
 		return none, errors.Join(banger.Errorf(banger.CodeUnavailable, "there is no node %s for the device %s: %v", dev.node(), dev.name, err).
@@ -173,11 +173,11 @@ func (d *Disks) join(m mapper, id string, k disk) (none banger.Handles, err erro
 	return banger.Handles{BaseLoop: base.Name(), COWLoop: cow.Name(), DMName: dev.name, DMDev: dev.node()}, nil
 }
 
-// Detach removes the device and sees its loop cleared. The base's loop is cleared
-// with its last user.
+// Detach removes the device and waits until its loop is cleared. The base's loop is
+// cleared with its last user.
 func (d *Disks) Detach(ctx context.Context, id, _ string, held banger.Handles) (banger.Handles, error) {
 	held = held.Of(banger.DiskHandles)
-	if !isID(id) {
+	if !banger.IsID(id) {
 		return held, banger.Errorf(banger.CodeInvalid, "%q is no VM's id", id)
 	}
 	if err := d.removeDevice(ctx, id); err != nil {
@@ -203,7 +203,7 @@ func (d *Disks) Detach(ctx context.Context, id, _ string, held banger.Handles) (
 func (d *Disks) removeDevice(ctx context.Context, id string) error {
 	m, err := openMapper()
 	if errors.Is(err, errNoMapper) {
-		return nil // and so no device
+		return nil // without device-mapper there is no device
 	}
 	if err != nil {
 		return err
@@ -213,18 +213,18 @@ func (d *Disks) removeDevice(ctx context.Context, id string) error {
 		err := m.remove(d.mark(id))
 		if errors.Is(err, unix.EBUSY) {
 			return busy{banger.Errorf(banger.CodeUnavailable, "the device %s is busy", markPrefix+id).
-				WithHint("end what has it open: fuser -v /dev/mapper/%s; it is tried again", markPrefix+id)}
+				WithHint("end the program that has it open: fuser -v /dev/mapper/%s; removing it is tried again", markPrefix+id)}
 		}
 		return err
 	})
 }
 
-// busy is an error that may pass.
+// busy is an error that may go away by itself.
 type busy struct{ error }
 
 func (b busy) Unwrap() error { return b.error }
 
-// wait tries again while it is busy, for as long as patience lasts.
+// wait calls try again while its error is busy, at most for patience.
 func (d *Disks) wait(ctx context.Context, try func() error) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()

@@ -14,22 +14,22 @@ import (
 	"banger"
 )
 
-// The store of a persistent snapshot (drivers/md/dm-snap-persistent.c): chunk 0 is
-// its header; then areas follow, each of one chunk with a table of where the next
-// ones belong, 16 bytes an entry, and the 256 chunks of 4 KiB that fill it. One
-// area thus holds 1 MiB. The kernel clears the table of an area before it fills the
-// last entry of the one before, so there is one more than the data takes.
+// The store of a persistent snapshot (drivers/md/dm-snap-persistent.c): chunk 0 is its
+// header, then areas follow. An area is one chunk with a table, 16 bytes an entry, and
+// the 256 chunks of 4 KiB whose places on the disk the table has: 1 MiB of data. The
+// kernel clears an area's table before it fills the last entry of the area before, so
+// there is one area more than the data takes.
 const (
 	chunk        = 4096
 	chunkSectors = chunk / 512
 	areaChunks   = 1 + chunk/16
 )
 
-// cowSize returns how large disk.cow is for a disk that is all written to: one that
-// can never overflow.
+// cowSize returns the size of a disk.cow that can't overflow, in bytes: it holds the
+// whole disk.
 func cowSize(sizeMiB int) int64 { return (1 + areaChunks*(int64(sizeMiB)+1)) * chunk }
 
-// sizeOf returns the disk's size in MiB, as the size of its disk.cow has it.
+// sizeOf returns the disk's size in MiB, by the size of its disk.cow.
 func sizeOf(cow *os.File) (sizeMiB int, err error) {
 	st, err := cow.Stat()
 	if err != nil {
@@ -37,7 +37,7 @@ func sizeOf(cow *os.File) (sizeMiB int, err error) {
 	}
 	n := (st.Size()/chunk-1)/areaChunks - 1
 	if n < banger.MinDiskMiB || n > banger.MaxDiskMiB || cowSize(int(n)) != st.Size() || !st.Mode().IsRegular() {
-		return 0, banger.Errorf(banger.CodeConflict, "%s has %d bytes, which no disk of banger's has", cow.Name(), st.Size()).
+		return 0, banger.Errorf(banger.CodeConflict, "%s has %d bytes, and no disk of banger's has that size", cow.Name(), st.Size()).
 			WithHint("something changed it: restore it, or delete the VM")
 	}
 	return int(n), nil
@@ -66,18 +66,18 @@ func resize(cow *os.File, sizeMiB int) error {
 	return nil
 }
 
-// header is the store's own (struct disk_header), little endian.
+// header is the header of the store (struct disk_header), little-endian.
 type header struct {
 	Magic, Valid, Version, ChunkSectors uint32
 }
 
 const headerMagic = 0x70416e53
 
-// mend looks at a store that no device uses. A snapshot whose store once couldn't be
-// written, as on a full filesystem, the kernel marks as invalid for good, so that
-// all of it would be lost. But what it had acknowledged is there: an entry is
-// written after its data, and a table either whole or not at all. So the store is
-// as valid as a disk that was unplugged, and is marked so again.
+// mend marks a store that no device uses as valid again. When the kernel once can't write
+// to a store, as on a full filesystem, it marks the snapshot as invalid for good, and
+// all data would be lost. But all that it acknowledged is there: it writes an entry
+// after the data, and a table whole or not at all. So the store is as good as a disk
+// after a power cut.
 func mend(cow *os.File) (mended bool, err error) {
 	var h header
 	if err := binary.Read(io.NewSectionReader(cow, 0, chunk), binary.LittleEndian, &h); err != nil {
@@ -87,7 +87,7 @@ func mend(cow *os.File) (mended bool, err error) {
 	case h == header{}: // never attached: the kernel will write it
 		return false, nil
 	case h.Magic != headerMagic || h.Version != 1 || h.ChunkSectors != chunkSectors:
-		return false, banger.Errorf(banger.CodeConflict, "%s doesn't begin as a snapshot's store: %+v", cow.Name(), h).
+		return false, banger.Errorf(banger.CodeConflict, "%s doesn't begin with the header of a snapshot's store: %+v", cow.Name(), h).
 			WithHint("something wrote over it: restore it, or delete the VM")
 	case h.Valid == 1:
 		return false, nil

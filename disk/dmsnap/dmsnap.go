@@ -1,23 +1,23 @@
-// Package dmsnap makes the writable disks of VMs as snapshots by device-mapper:
-// one file, the base, holds the filesystem that every disk begins as, and each VM
-// has a file of its own with what it wrote instead. A disk costs two directory
-// entries, whatever its size and whatever the host's filesystem can.
+// Package dmsnap makes the writable disks of VMs as snapshots by device-mapper: one file,
+// the base, has the filesystem that every disk begins as, and each VM has a file of its
+// own with what it wrote. Making a disk makes two directory entries, for any size and on
+// any filesystem of the host.
 //
-// A VM's directory has disk.base, a hard link to the base, so that the base lives
-// as long as a disk is on it, and disk.cow, whose size says the disk's. Attached,
-// there are a read-only loop device on the base, which all VMs share, one on
-// disk.cow, and the device-mapper node that joins them
-// (Documentation/admin-guide/device-mapper/snapshot.rst). Nothing of that is
-// written down: it is asked of the kernel, where a device's UUID and a loop's label
-// say whose they are. The loops are of those that the kernel clears when nobody has
-// them open, so a death of ours at any instant leaves a device-mapper node at most.
+// A VM's directory has disk.base, a hard link to the base, which so lives as long as a
+// disk needs it, and disk.cow, whose size gives the disk's. An attached disk has a
+// read-only loop device on the base, which all VMs share, a loop device on disk.cow, and
+// the device-mapper device that joins them
+// (Documentation/admin-guide/device-mapper/snapshot.rst). None of that is written down:
+// the kernel is asked, where a device's UUID and a loop's label say whose they are. The
+// kernel clears a loop when nobody has it open any more, so whenever we die, at most the
+// device-mapper device is left.
 //
-// It needs root, and refuses to touch a device or a loop that isn't so marked, to
-// put a disk on a file that somebody else has under a loop, and to know what a VM
-// is or whether it runs.
+// It needs root. It never touches a device or a loop without such a mark, and doesn't
+// attach a disk on whose file somebody else has a loop. It knows nothing of what a VM is
+// or whether it runs.
 //
-// A disk takes up to 2 MiB of kernel memory while attached, and what a guest
-// discards isn't given back to the host.
+// An attached disk takes up to 2 MiB of kernel memory. What a guest discards isn't given
+// back to the host.
 package dmsnap
 
 import (
@@ -35,27 +35,27 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/hostfs"
+	"banger/host/hostfs"
 )
 
 const (
-	nameBase = "disk.base"    // in a VM's directory: the base its disk is on
-	nameCOW  = "disk.cow"     // and what was written since
-	nameTemp = "disk.cow.new" // the same while it isn't complete; overwritten, never read
+	nameBase = "disk.base"    // in a VM's directory: the base of its disk
+	nameCOW  = "disk.cow"     // what the VM wrote
+	nameTemp = "disk.cow.new" // disk.cow until it is complete; overwritten, never read
 	mib      = 1 << 20
 )
 
 // Disks is the driver. Its fields are set before use and never change.
 type Disks struct {
-	// Base makes the file that all disks begin as, of any size, sparse.
+	// Base makes the base: a sparse file of any size.
 	Base banger.Disks
-	// Dir is where that file is kept; made when missing. It must be on the
-	// filesystem that the VMs' directories are on.
+	// Dir is where the base is kept; made when missing. It must be on the same
+	// filesystem as the VMs' directories.
 	Dir string
-	// Owner says whose devices are ours: the state directory.
+	// Owner marks our devices: the path of the state directory.
 	Owner string
 
-	mu sync.Mutex // one base, and one change of loops at a time
+	mu sync.Mutex // held to make the base, and to change loops
 }
 
 var (
@@ -63,7 +63,7 @@ var (
 	_ banger.KernelObjects = (*Disks)(nil)
 )
 
-// Create makes DIR/disk.base and then DIR/disk.cow, with which there is a disk.
+// Create makes DIR/disk.base and then DIR/disk.cow: only with the latter there is a disk.
 func (d *Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, error) {
 	if sizeMiB < banger.MinDiskMiB || sizeMiB > banger.MaxDiskMiB {
 		return "", banger.Errorf(banger.CodeInvalid, "a disk of %d MiB is out of bounds: %d to %d MiB", sizeMiB, banger.MinDiskMiB, banger.MaxDiskMiB)
@@ -103,8 +103,8 @@ func (d *Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, er
 	return path, hostfs.SyncDir(dir)
 }
 
-// base returns the base's path and size in MiB. It is as large as a file can be
-// here: a disk reads there what it never wrote.
+// base returns the base's path and size in MiB. The base is as large as a file can be on
+// this filesystem, as it must be at least as large as any disk.
 func (d *Disks) base(ctx context.Context) (path string, sizeMiB int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -129,7 +129,7 @@ func (d *Disks) base(ctx context.Context) (path string, sizeMiB int, err error) 
 	return path, int(st.Size() / mib), nil
 }
 
-// link makes path another name of the base, whatever a dead Create left there.
+// link makes path a hard link to the base. It replaces what an earlier Create left there.
 func link(base, path string) error {
 	err := os.Link(base, path)
 	if errors.Is(err, fs.ErrExist) {
@@ -147,8 +147,8 @@ func link(base, path string) error {
 	return nil
 }
 
-// Grow enlarges disk.cow. A guest whose host has no room to write loses what it
-// wrote, so it isn't let to begin without some.
+// Grow enlarges disk.cow. It returns an error when the host has no room: the guest would
+// lose what it wrote.
 func (d *Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 	f, err := openCOW(dir)
 	if err != nil {
@@ -160,7 +160,7 @@ func (d *Disks) Grow(_ context.Context, dir string, sizeMiB int) error {
 		return err
 	}
 	if have > sizeMiB || sizeMiB > banger.MaxDiskMiB {
-		return banger.Errorf(banger.CodeInvalid, "disk %s holds %d MiB: it can't become %d MiB, only grow, up to %d", f.Name(), have, sizeMiB, banger.MaxDiskMiB)
+		return banger.Errorf(banger.CodeInvalid, "disk %s has %d MiB: it can only grow, up to %[4]d MiB, not become %[3]d", f.Name(), have, sizeMiB, banger.MaxDiskMiB)
 	}
 	if st, err := os.Lstat(filepath.Join(dir, nameBase)); err != nil {
 		return fmt.Errorf("base of the disk: %w", err)
@@ -183,12 +183,11 @@ func (d *Disks) Remove(_ context.Context, dir string) error {
 	return nil
 }
 
-// leastRoom is what must be free beside a disk whose guest is to run, in MiB: a
-// fresh one takes 5 for growing its filesystem and systemd's first start.
+// leastRoom, in MiB, must be free on a disk's filesystem for its guest to start: a new
+// disk takes 5 when it is grown and systemd first starts.
 const leastRoom = 16
 
-// mark is what a device's UUID and a loop's label begin with, and what follows is
-// a VM's id, or baseID, and the owner.
+// A device's UUID and a loop's label are a mark, a VM's id or baseID, and the owner.
 const (
 	markPrefix = "banger-"
 	baseID     = "base"
@@ -196,17 +195,15 @@ const (
 
 func (d *Disks) mark(id string) string { return markPrefix + id + "-" + d.owner() }
 
-// owner is the state directory in a few digits: a loop's label has 64 bytes.
+// owner is a short digest of the state directory's path: a loop's label has 64 bytes.
 func (d *Disks) owner() string {
 	sum := sha256.Sum256([]byte(d.Owner))
 	return hex.EncodeToString(sum[:6])
 }
 
-// parseMark takes a mark of any banger's apart.
+// parseMark parses such a UUID or label, of this daemon or another one.
 func parseMark(s string) (id, owner string, ok bool) {
 	rest, ok := strings.CutPrefix(s, markPrefix)
 	id, owner, both := strings.Cut(rest, "-")
-	return id, owner, ok && both && (isID(id) || id == baseID)
+	return id, owner, ok && both && (banger.IsID(id) || id == baseID)
 }
-
-func isID(s string) bool { return len(s) == 12 && strings.Trim(s, "0123456789abcdef") == "" }

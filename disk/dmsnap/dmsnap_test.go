@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/diskfile"
-	"banger/disktest"
-	"banger/dmsnap"
+	"banger/disk/diskfile"
+	"banger/disk/dmsnap"
+	"banger/test/disktest"
 )
 
 const (

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/diskfile"
-	"banger/dmsnap"
+	"banger/disk/diskfile"
+	"banger/disk/dmsnap"
 )
 
 // What an Attach that died left is completed by the next one, and gone after Detach.

@@ -13,8 +13,8 @@ import (
 	"banger"
 )
 
-// loop is a loop device with a file behind it. While it is held open it stays on
-// that file; closed, it stays as long as somebody else has it open.
+// loop is an open loop device that is on a file. It stays on that file while anybody has
+// the device open.
 type loop struct {
 	*os.File
 	rdev  uint64 // its device number
@@ -22,7 +22,7 @@ type loop struct {
 	label string
 }
 
-// on reports whether the loop shows this whole file (loop(4)).
+// on reports whether the loop is on this file, and on all of it (loop(4)).
 func (l *loop) on(file *os.File) bool {
 	st, err := stat(file)
 	return err == nil && l.info.Device == st.Dev && l.info.Inode == st.Ino && l.info.Offset == 0 && l.info.Sizelimit == 0
@@ -35,8 +35,8 @@ func stat(f *os.File) (st unix.Stat_t, err error) {
 	return st, err
 }
 
-// bind puts a loop on a file. It is cleared by the kernel when its last user is
-// gone: with its owner's death, if nothing else has it by then.
+// bind puts a loop on a file. The kernel clears the loop when its last user closes it or
+// dies.
 func bind(file *os.File, readOnly bool, label string) (*loop, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
@@ -68,13 +68,13 @@ func bind(file *os.File, readOnly bool, label string) (*loop, error) {
 			return inspect(f)
 		}
 		_ = f.Close()
-		if !errors.Is(err, unix.EBUSY) { // else somebody else was quicker
+		if !errors.Is(err, unix.EBUSY) { // else somebody took this device first: try another
 			return nil, fmt.Errorf("put %s on %s: %w", path, file.Name(), err)
 		}
 	}
 }
 
-// inspect reads what an open loop is on; ENXIO (loop(4)) when it is on nothing.
+// inspect reads which file an open loop is on; ENXIO (loop(4)) when it is on none.
 func inspect(f *os.File) (*loop, error) {
 	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
 	st, serr := stat(f)
@@ -99,8 +99,8 @@ func loopAt(rdev uint64) (*loop, error) {
 	return inspect(f)
 }
 
-// loops calls each for every loop that is on a file, until it returns false. The
-// loop is closed afterwards, unless each kept it by setting File to nil.
+// loops calls each for every loop that is on a file, until it returns false. It then
+// closes the loop, unless each has set File to nil to keep it open.
 func loops(each func(*loop) bool) error {
 	paths, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
@@ -109,7 +109,7 @@ func loops(each func(*loop) bool) error {
 	for _, p := range paths {
 		f, err := os.Open(filepath.Join("/dev", strings.Split(p, "/")[3]))
 		if err != nil {
-			continue // removed meanwhile, or not ours to see
+			continue // removed meanwhile, or we may not open it
 		}
 		l, err := inspect(f)
 		if errors.Is(err, unix.ENXIO) {
@@ -129,8 +129,8 @@ func loops(each func(*loop) bool) error {
 	return nil
 }
 
-// backing returns the path of the file a loop is on, as the kernel shows it:
-// " (deleted)" is part of it when it is. For people.
+// backing returns the path of the file a loop is on, for messages: with " (deleted)" at
+// its end when the file was deleted.
 func backing(l *loop) string {
 	b, _ := os.ReadFile(filepath.Join("/sys/block", filepath.Base(l.Name()), "loop/backing_file"))
 	return strings.TrimSpace(string(b))
@@ -152,8 +152,7 @@ func (d *Disks) shared(base *os.File) (got *loop, err error) {
 	return bind(base, true, d.mark(baseID))
 }
 
-// others returns the paths of our loops for this VM, and those of strangers' on
-// its file.
+// others returns the paths of our loops for this VM, and of other loops on its file.
 func (d *Disks) others(id string, cow *os.File) (ours, strangers []string, err error) {
 	err = loops(func(l *loop) bool {
 		switch {

@@ -14,9 +14,9 @@ import (
 	"banger"
 )
 
-// mapper is device-mapper's control node (include/uapi/linux/dm-ioctl.h). Devices
-// are named by UUID in all that changes one, so that what is at hand can't be
-// somebody else's under the same name.
+// mapper is device-mapper's control node (include/uapi/linux/dm-ioctl.h). Every request
+// that changes a device names it by UUID, as somebody else's device may have the same
+// name.
 type mapper struct{ *os.File }
 
 // errNoMapper means that this kernel has no device-mapper, and so no devices.
@@ -34,27 +34,27 @@ func openMapper() (mapper, error) {
 	return mapper{f}, nil
 }
 
-// device is what the kernel says of one.
+// device is what the kernel says about a device.
 type device struct {
 	name, uuid string
 	dev        uint64 // device number
-	active     bool   // it has a table that is in force
+	active     bool   // it has an active table
 	open       bool   // somebody has it open
 }
 
 func (d device) node() string { return fmt.Sprintf("/dev/dm-%d", unix.Minor(d.dev)) }
 
-// bufferSize is more than what any answer about one device takes.
+// bufferSize is more than any answer about one device needs, in bytes.
 const bufferSize = 16 << 10
 
-// quiet is the high half of an event number, by which udev's rules for
-// device-mapper (libdevmapper.h, DM_UDEV_*) are told to leave a device alone: what
-// a guest wrote must not be searched for filesystems, nor give the host links by
-// its labels, nor keep the device busy when it is to go.
-const quiet = (0x02 | 0x04 | 0x08 | 0x40) << 16 // no subsystem's rules, no disk's, no others'; from the source
+// quiet is the high half of an event number. It tells udev's rules for device-mapper
+// (libdevmapper.h, DM_UDEV_*) to leave a device alone: udev must not look for filesystems
+// in what a guest wrote, make links on the host by labels that the guest chose, or keep
+// the device busy when it is to be removed.
+const quiet = (0x02 | 0x04 | 0x08 | 0x40) << 16 // no rules of subsystems, disks or others; 0x40 is DM_UDEV_PRIMARY_SOURCE_FLAG
 
-// call is one request. data follows the header; what the kernel answers there is
-// returned.
+// call makes one request. data follows the header; call returns what the kernel puts
+// there.
 func (m mapper) call(request uint, h *unix.DmIoctl, data []byte) ([]byte, error) {
 	for size := bufferSize; ; size *= 4 {
 		buf := make([]uint64, (size+len(data))/8) // aligned
@@ -73,7 +73,7 @@ func (m mapper) call(request uint, h *unix.DmIoctl, data []byte) ([]byte, error)
 		}
 		*h = *at
 		end := min(int(at.Data_size), len(raw))
-		return raw[min(int(at.Data_start), end):end], nil // without data it ends in the header's own padding
+		return raw[min(int(at.Data_start), end):end], nil // without data, the answer ends within the padding of the header
 	}
 }
 
@@ -106,8 +106,8 @@ func (m mapper) find(uuid string) (d device, there bool, err error) {
 	return read(h), true, nil
 }
 
-// table returns the length in sectors and the kind of a device's one target, and
-// the devices it is on. A device with more targets than one is none of ours.
+// table returns the kind of a device's only target, its length in sectors, and the
+// devices it is on. Our devices never have several targets.
 func (m mapper) table(uuid string) (target string, sectors uint64, on []uint64, err error) {
 	h := byUUID(uuid)
 	h.Flags = unix.DM_STATUS_TABLE_FLAG
@@ -130,12 +130,12 @@ func (m mapper) table(uuid string) (target string, sectors uint64, on []uint64, 
 	return text(spec.Target_type[:]), spec.Length, on, nil
 }
 
-// make makes a snapshot. What it made on its way to an error it removes.
+// make makes a snapshot. On error nothing of it is left.
 func (m mapper) make(name, uuid string, sectors uint64, origin, cow uint64) (d device, err error) {
 	h := byUUID(uuid)
 	copy(h.Name[:len(h.Name)-1], name)
 	if _, err := m.call(unix.DM_DEV_CREATE, h, nil); errors.Is(err, unix.EBUSY) {
-		return d, banger.Errorf(banger.CodeConflict, "a device-mapper device named %s is there that isn't ours", name).
+		return d, banger.Errorf(banger.CodeConflict, "there is a device-mapper device %s that banger didn't make", name).
 			WithHint("remove it: dmsetup remove %s", name)
 	} else if err != nil {
 		return d, fmt.Errorf("device-mapper: create %s: %w", name, err)
@@ -172,8 +172,8 @@ func (m mapper) make(name, uuid string, sectors uint64, origin, cow uint64) (d d
 
 const snapshotTarget = "snapshot"
 
-// remove removes a device: EBUSY while somebody has it open. One that isn't there
-// is no error.
+// remove removes a device; EBUSY while somebody has it open. It is no error if there is
+// none.
 func (m mapper) remove(uuid string) error {
 	h := byUUID(uuid)
 	h.Event_nr = quiet
@@ -197,7 +197,7 @@ func (m mapper) list() ([]device, error) {
 		}
 		h := &unix.DmIoctl{}
 		copy(h.Name[:len(h.Name)-1], text(data[12:]))
-		if _, err := m.call(unix.DM_DEV_STATUS, h, nil); err == nil { // else it is gone meanwhile
+		if _, err := m.call(unix.DM_DEV_STATUS, h, nil); err == nil { // else it was removed meanwhile
 			all = append(all, read(h))
 		}
 		if next < 12 || next > len(data) {

@@ -23,11 +23,11 @@ func (d *Disks) Objects(context.Context) ([]banger.Found, error) {
 		case ok && owner != d.owner():
 			f.VM, f.Claim, f.Detail = id, banger.Foreign, "of another state directory"
 		case ok && id == baseID:
-			f.Claim = banger.Owned // it is there as long as a disk is on it, and no longer
+			f.Claim = banger.Owned // the kernel clears it with the last disk on it
 		case ok:
 			f.VM = id
 		case strings.HasPrefix(backing(l), filepath.Clean(d.Owner)+"/"):
-			f.Claim, f.Detail = banger.Foreign, "somebody else's, on "+backing(l)
+			f.Claim, f.Detail = banger.Foreign, "made by somebody else, on "+backing(l)
 		default:
 			return true
 		}

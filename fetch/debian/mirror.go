@@ -8,19 +8,8 @@ import (
 	"strings"
 )
 
-// fallbackMirror redirects nobody: it is a content delivery network.
+// fallbackMirror is Debian's content delivery network; it needs no mirror nearby.
 const fallbackMirror = "http://deb.debian.org/debian"
-
-// suite is where a kernel of a name comes from.
-type suite struct{ codename, meta string }
-
-var suites = map[string]suite{
-	"debian-12-cloud": {"bookworm", "linux-image-cloud-amd64"},
-	"debian-13-cloud": {"trixie", "linux-image-cloud-amd64"},
-}
-
-// DefaultName is the kernel to take when nobody asks for one.
-const DefaultName = "debian-12-cloud"
 
 // Mirror returns the mirror that a Debian host's own apt uses, and a public
 // one on any other host. root is the host's root directory.
@@ -108,35 +97,16 @@ func readOneLine(data []byte) (list []source) {
 
 // readDeb822 reads stanzas of "Types:", "URIs:", "Suites:", "Components:".
 func readDeb822(data []byte) (list []source) {
-	var s source
-	var last *[]string
-	for line := range bytes.Lines(append(data, "\n\n"...)) {
-		text := strings.TrimRight(string(line), " \t\r\n")
-		key, value, _ := strings.Cut(text, ":")
-		fields := strings.Fields(value)
-		switch strings.ToLower(key) {
-		case "":
-			if text == "" {
-				list, s, last = append(list, s), source{}, nil
-			}
-		case "types":
-			s.types, last = fields, &s.types
-		case "uris":
-			s.uris, last = fields, &s.uris
-		case "suites":
-			s.suites, last = fields, &s.suites
-		case "components":
-			s.components, last = fields, &s.components
-		case "signed-by":
-			s.signedBy, last = strings.TrimSpace(value), nil
-		case "enabled":
-			s.disabled, last = strings.TrimSpace(value) == "no", nil
-		default:
-			// A line that starts with a blank goes on with the field before.
-			if last != nil && (text[0] == ' ' || text[0] == '\t') {
-				*last = append(*last, strings.Fields(text)...)
-			}
+	_ = Stanzas(bytes.NewReader(data), func(stanza map[string]string) error {
+		field := map[string]string{} // apt reads their names in any case
+		for key, value := range stanza {
+			field[strings.ToLower(key)] = value
 		}
-	}
+		list = append(list, source{
+			types: strings.Fields(field["types"]), uris: strings.Fields(field["uris"]), suites: strings.Fields(field["suites"]),
+			components: strings.Fields(field["components"]), signedBy: field["signed-by"], disabled: field["enabled"] == "no",
+		})
+		return nil
+	})
 	return list
 }

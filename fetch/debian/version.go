@@ -1,13 +1,13 @@
-package bootstrap
+package debian
 
 import (
 	"cmp"
 	"strings"
 )
 
-// compare orders two versions as deb-version(7) does: epochs by number, then
+// Compare orders two versions as deb-version(7) does: epochs by number, then
 // upstream versions, then revisions.
-func compare(a, b string) int {
+func Compare(a, b string) int {
 	ea, a := epoch(a)
 	eb, b := epoch(b)
 	if c := compareParts(ea, eb); c != 0 {
@@ -32,7 +32,8 @@ func revision(v string) (string, string) {
 	return v, ""
 }
 
-// compareParts takes turns: what isn't digits, by order, then digits, by number.
+// compareParts compares in turn the characters up to a digit, by order, and then the
+// digits, as a number.
 func compareParts(a, b string) int {
 	for a != "" || b != "" {
 		for a != "" && !isDigit(a[0]) || b != "" && !isDigit(b[0]) {
@@ -65,7 +66,7 @@ func order(s string) int {
 	return int(s[0]) + 256
 }
 
-// digits cuts a number, without zeros in front, off a string.
+// digits cuts a number off the start of a string, and drops its leading zeros.
 func digits(s string) (number, rest string) {
 	n := 0
 	for n < len(s) && isDigit(s[n]) {

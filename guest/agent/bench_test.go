@@ -3,9 +3,12 @@ package agent_test
 import (
 	"io"
 	"testing"
+	"time"
 
-	"banger/agent"
+	"golang.org/x/sys/unix"
+
 	"banger/guest"
+	"banger/guest/agent"
 )
 
 func BenchmarkExec(b *testing.B) { benchmarkExec(b, openAgent(b, &agent.Server{})) }
@@ -24,25 +27,49 @@ func benchmarkExec(b *testing.B, c *guest.Client) {
 	b.ReportMetric((float64(b.Elapsed().Microseconds())-float64(took))/float64(b.N), "overhead-us/op")
 }
 
-func BenchmarkStdout(b *testing.B) {
-	c := openAgent(b, &agent.Server{})
-	b.SetBytes(64 << 20)
+// bulk is what the benchmarks below carry.
+const bulk = 64 << 20
+
+// cpuPerSide reports half of the processor time that this process takes from here on,
+// of which one half is the client's and one the agent's, without the command's own.
+func cpuPerSide(b *testing.B) (report func()) {
+	used := func() time.Duration {
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	began := used()
+	b.ReportAllocs()
+	b.SetBytes(bulk)
+	return func() {
+		b.ReportMetric(float64((used()-began).Microseconds())/2000/float64(b.N), "cpu-ms/side")
+	}
+}
+
+func benchmarkStdout(b *testing.B, c *guest.Client) {
+	defer cpuPerSide(b)()
 	for b.Loop() {
 		var n counter
 		st, err := c.Exec(b.Context(), guest.ExecSpec{Argv: []string{"head", "-c", "64M", "/dev/zero"}}, guest.IO{Stdout: &n})
-		if err != nil || st.Code != 0 || n != 64<<20 {
+		if err != nil || st.Code != 0 || n != bulk {
 			b.Fatal(st, err, n)
 		}
 	}
 }
 
-func BenchmarkStdin(b *testing.B) {
-	c := openAgent(b, &agent.Server{})
-	b.SetBytes(64 << 20)
+func benchmarkStdin(b *testing.B, c *guest.Client) {
+	defer cpuPerSide(b)()
 	for b.Loop() {
-		st, err := c.Exec(b.Context(), guest.ExecSpec{Argv: []string{"sh", "-c", "cat >/dev/null"}, Stdin: true}, guest.IO{Stdin: io.LimitReader(zeros{}, 64<<20)})
+		st, err := c.Exec(b.Context(), guest.ExecSpec{Argv: []string{"sh", "-c", "cat >/dev/null"}, Stdin: true}, guest.IO{Stdin: io.LimitReader(zeros{}, bulk)})
 		if err != nil || st.Code != 0 {
 			b.Fatal(st, err)
 		}
 	}
 }
+
+func BenchmarkStdout(b *testing.B)         { benchmarkStdout(b, openAgent(b, &agent.Server{})) }
+func BenchmarkStdin(b *testing.B)          { benchmarkStdin(b, openAgent(b, &agent.Server{})) }
+func BenchmarkStdoutOverLink(b *testing.B) { benchmarkStdout(b, openLinked(b)) }
+func BenchmarkStdinOverLink(b *testing.B)  { benchmarkStdin(b, openLinked(b)) }

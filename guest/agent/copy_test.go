@@ -14,8 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"banger/agent"
 	"banger/guest"
+	"banger/guest/agent"
 )
 
 // TestTreeThereAndBack puts what Get took, over streams that break, and

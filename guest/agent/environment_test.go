@@ -8,9 +8,9 @@ import (
 	"syscall"
 	"testing"
 
-	"banger/agent"
-	"banger/agent/session"
 	"banger/guest"
+	"banger/guest/agent"
+	"banger/guest/agent/session"
 )
 
 // output runs a script and returns what it wrote.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"banger/agent"
 	"banger/guest"
+	"banger/guest/agent"
 )
 
 // TestHostileClient: what breaks the protocol is answered with an error, and

@@ -11,10 +11,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent"
-	"banger/agent/session"
 	"banger/guest"
-	"banger/link"
+	"banger/guest/agent"
+	"banger/guest/agent/session"
+	"banger/guest/link"
 )
 
 // openLinked serves over the link layer, on one socket pair for all streams, as

@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"banger/agent"
-	"banger/agent/session"
 	"banger/guest"
+	"banger/guest/agent"
+	"banger/guest/agent/session"
 )
 
 var record = flag.Bool("record", false, "record the conversations of the current protocol version anew; only before its release")

@@ -1,8 +1,8 @@
-// Package agent serves the guest protocol: it takes a stream, reads its request
-// and hands it to whoever does the work. Sessions are kept by package session;
-// all that has to do with booting is passed in as functions.
+// Package agent serves the guest protocol: it takes a stream, reads its request and calls
+// the code that does the work. Package session keeps sessions; what has to do with booting
+// is passed in as functions.
 //
-// It refuses to know what carries the streams and how a guest boots.
+// It knows nothing of what carries the streams or how a guest boots.
 package agent
 
 import (
@@ -12,12 +12,13 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/session"
 	"banger/guest"
+	"banger/guest/agent/session"
 )
 
 // requestTimeout bounds how long a stream may take to say what it wants.
@@ -47,11 +48,42 @@ type Server struct {
 	Now func() time.Time
 
 	configuring sync.Mutex
+	streams     atomic.Int64 // how many streams of clients use the guest
 	watchers    watchers
+	life        life
+}
+
+// life identifies this agent among those before and after it. When the guest becomes a
+// VM, it begins anew: the agent may be a copy from a template.
+type life struct {
+	mu    sync.Mutex // guards what follows
+	name  string
+	vm    string // its Identity.ID
+	began time.Time
+}
+
+// now returns the incarnation, and since when it takes requests.
+func (l *life) now() (name string, began time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.name == "" {
+		l.name, l.began = guest.NewID(), time.Now()
+	}
+	return l.name, l.began
+}
+
+// become is called when the guest is this VM.
+func (l *life) become(vm string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.vm != vm {
+		l.name, l.vm, l.began = guest.NewID(), vm, time.Now()
+	}
 }
 
 // Serve answers streams until the listener fails, and returns why it did.
 func (s *Server) Serve(l net.Listener) error {
+	s.life.now()
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -61,13 +93,11 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// Notify tells every watching host, and every one that comes later, and returns
-// when all who watch have confirmed it or ctx ends. A guest about to end calls
-// it before it does.
+// Notify tells all hosts that watch, and those that come later. It returns when all that
+// watch have confirmed it or ctx ends. A guest calls it before it ends.
 func (s *Server) Notify(ctx context.Context, n guest.Notice) error { return s.watchers.tell(ctx, n) }
 
-// stream serves one operation. Errors that matter were told to the host; the
-// others are a broken stream, which is the host's to take up again.
+// stream serves one operation. It ignores errors of the stream: the host opens another.
 func (s *Server) stream(conn net.Conn) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
@@ -81,18 +111,29 @@ func (s *Server) stream(conn net.Conn) {
 	}
 	_ = conn.SetReadDeadline(time.Time{})
 	version, err := req.Accept()
+	if own, _ := s.life.now(); err == nil && req.Agent != "" && req.Agent != own {
+		err = guest.Errorf(guest.CodeReplaced, "the agent that this request is for was replaced")
+	}
 	if err != nil {
 		_ = respond(conn, guest.Version, nil, err)
 		return
 	}
 	switch req.Op {
 	case guest.OpExec:
+		s.streams.Add(1)
+		defer s.streams.Add(-1)
 		s.exec(conn, r, version, req.Body)
+	case guest.OpOutput:
+		s.streams.Add(1)
+		defer s.streams.Add(-1)
+		s.output(conn, r, version, req.Body)
 	case guest.OpWatch:
 		if respond(conn, version, nil, nil) == nil {
 			s.watchers.serve(conn, r)
 		}
 	case guest.OpEcho:
+		s.streams.Add(1)
+		defer s.streams.Add(-1)
 		if respond(conn, version, nil, nil) == nil {
 			_, _ = io.Copy(conn, r) // ends with the stream
 		}
@@ -123,6 +164,15 @@ func (s *Server) exec(conn net.Conn, r *bufio.Reader, version int, body json.Raw
 	_ = s.Sessions.Exec(conn, r, version, req)
 }
 
+func (s *Server) output(conn net.Conn, r *bufio.Reader, version int, body json.RawMessage) {
+	var req guest.OutputRequest
+	if err := decode(body, &req); err != nil {
+		_ = respond(conn, version, nil, err)
+		return
+	}
+	_ = s.Sessions.Output(conn, r, version, req)
+}
+
 // answer does an operation that is one request and one response.
 func (s *Server) answer(req guest.Request) (any, error) {
 	switch req.Op {
@@ -135,7 +185,7 @@ func (s *Server) answer(req guest.Request) (any, error) {
 		return nil, s.Freeze()
 	case guest.OpHealth:
 		var b guest.HealthRequest
-		if len(req.Body) > 0 { // clients of before sent none
+		if len(req.Body) > 0 { // older clients sent none
 			if err := decode(req.Body, &b); err != nil {
 				return nil, err
 			}
@@ -173,14 +223,21 @@ func (s *Server) configure(body json.RawMessage) (any, error) {
 	}
 	s.configuring.Lock()
 	defer s.configuring.Unlock()
-	return s.Configure(context.Background(), id)
+	ready, err := s.Configure(context.Background(), id)
+	if err == nil {
+		s.life.become(id.ID)
+	}
+	return ready, err
 }
 
 func (s *Server) health(req guest.HealthRequest) guest.Health {
-	h := guest.Health{Agent: s.Version, Configured: s.Configured == nil || s.Configured(), Time: time.Now(), Sessions: s.Sessions.Len()}
+	h := guest.Health{Agent: s.Version, Configured: s.Configured == nil || s.Configured(), Time: time.Now(), Sessions: s.Sessions.Len(), Streams: int(s.streams.Load())}
 	if s.Now != nil {
 		h.Time = s.Now()
 	}
+	var began time.Time
+	h.Incarnation, began = s.life.now()
+	h.ServingMS = time.Since(began).Milliseconds()
 	if s.InitState != nil && !req.NoInit {
 		h.Init = s.InitState()
 	}

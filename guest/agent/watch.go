@@ -10,7 +10,7 @@ import (
 	"banger/guest"
 )
 
-// maxNotices bounds what a host that begins to watch is told of the past.
+// maxNotices is how many past notices a host is told when it begins to watch.
 const maxNotices = 16
 
 // watchers are the hosts that watch, and what they were told.
@@ -23,12 +23,12 @@ type watchers struct {
 
 // watcher is one watch stream. watchers.mu guards it.
 type watcher struct {
-	confirmed int64         // notices before this index are with the host
+	confirmed int64         // the host has confirmed the notices before this index
 	changed   chan struct{} // closed and renewed when confirmed moves, or the stream ends
 	news      chan struct{} // one token: there is something to tell
 }
 
-// tell notes a notice and waits until it is with every host that watches.
+// tell records a notice and waits until every host that watches has confirmed it.
 func (w *watchers) tell(ctx context.Context, n guest.Notice) error {
 	w.mu.Lock()
 	w.told = append(w.told, n)
@@ -107,7 +107,8 @@ func (w *watchers) serve(conn net.Conn, r io.Reader) {
 	}
 }
 
-// since returns the frames of the notices from an index on and moves it.
+// since returns the frames of the notices from an index on, and moves the index after
+// them.
 func (w *watchers) since(next *int64) (buf []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

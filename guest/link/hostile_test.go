@@ -10,12 +10,15 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"banger/link"
+	"github.com/cespare/xxhash/v2"
+
+	"banger/guest/link"
 )
 
 // The wire format, written down a second time from the package's documentation:
@@ -33,12 +36,17 @@ const (
 var table = crc32.MakeTable(crc32.Castagnoli)
 
 func encode(kind byte, stream, seq uint32, tag uint64, payload []byte) []byte {
+	return encodeSum(kind, stream, seq, tag, payload, crc32.Checksum(payload, table))
+}
+
+// encodeSum has another checksum of the payload.
+func encodeSum(kind byte, stream, seq uint32, tag uint64, payload []byte, sum uint32) []byte {
 	b := []byte{0xb4, 'n', 'g', 0xa7, kind, 0}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
 	b = binary.BigEndian.AppendUint32(b, stream)
 	b = binary.BigEndian.AppendUint32(b, seq)
 	b = binary.BigEndian.AppendUint64(b, tag)
-	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(payload, table))
+	b = binary.BigEndian.AppendUint32(b, sum)
 	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, table))
 	return append(b, payload...)
 }
@@ -186,7 +194,7 @@ func spoken(t *testing.T, host *link.Mux, l *liar) *link.Stream {
 func TestOpeningSaysNothing(t *testing.T) {
 	t.Parallel()
 	host, l := openLiar(t)
-	silent := make([]*link.Stream, link.MaxStreams-1)
+	silent := make([]*link.Stream, link.OldStreams-1)
 	for i := range silent {
 		s, err := host.Open(t.Context())
 		if err != nil {
@@ -403,4 +411,51 @@ func FuzzReader(f *testing.F) {
 		}
 		s.Close()
 	})
+}
+
+// Each version has its checksum of payloads, and a byte that was damaged on its way ends
+// the session in place of reaching a stream.
+func TestChecksums(t *testing.T) {
+	t.Parallel()
+	sums := map[byte]func([]byte) uint32{
+		1: func(p []byte) uint32 { return crc32.Checksum(p, table) },
+		2: func(p []byte) uint32 { return crc32.Checksum(p, table) },
+		3: func(p []byte) uint32 { return uint32(xxhash.Sum64(p)) },
+	}
+	for version, sum := range sums {
+		t.Run(strconv.Itoa(int(version)), func(t *testing.T) {
+			t.Parallel()
+			host, f := slow(t, version)
+			s, err := host.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			said := bytes.Repeat([]byte("said"), 1000)
+			if _, err := s.Write(said); err != nil {
+				t.Fatal(err)
+			}
+			for kind := byte(0); kind != data; {
+				var payload []byte
+				if kind, _, payload = f.next(); kind == data && f.sum != sum(payload) {
+					t.Errorf("a frame of %d bytes has the checksum %x, want %x", len(payload), f.sum, sum(payload))
+				}
+			}
+			answer := encodeSum(data, 1, f.seq, f.tag, []byte("answer"), sum([]byte("answer")))
+			if _, err := f.conn.Write(answer); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, 6)
+			if _, err := io.ReadFull(s, got); err != nil || string(got) != "answer" {
+				t.Fatalf("%q, %v", got, err)
+			}
+			damaged := encodeSum(data, 1, f.seq+1, f.tag, []byte("answer"), sum([]byte("answer")))
+			damaged[len(damaged)-1] ^= 1
+			go func() {
+				_, _ = f.conn.Write(append(damaged, encodeSum(data, 1, f.seq+2, f.tag, []byte("more"), sum([]byte("more")))...))
+			}()
+			if got, err := io.ReadAll(s); len(got) > 0 || !errors.Is(err, link.ErrReset) {
+				t.Errorf("%q came through, %v", got, err)
+			}
+		})
+	}
 }

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
-	"banger/link"
+	"banger/guest/link"
 )
 
 // socketpair returns both ends of a unix stream socket.

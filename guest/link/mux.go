@@ -13,8 +13,8 @@ import (
 	"sync"
 )
 
-// Role is the side of the pipe: only the host opens streams, only the guest
-// accepts them.
+// Role is the side of the pipe. The host opens streams; the guest may, too, if the host
+// calls Accept.
 type Role bool
 
 // The two sides.
@@ -23,7 +23,7 @@ const (
 	Guest Role = false
 )
 
-// Mux is one side of the link. In the guest it is a net.Listener.
+// Mux is one side of the link, and a net.Listener.
 type Mux struct {
 	rw   io.ReadWriteCloser
 	role Role
@@ -37,14 +37,17 @@ type Mux struct {
 	err      error         // why the Mux ended
 	hs       handshake
 	session  session
-	incoming []*Stream // opened by the host, not yet accepted
+	incoming []*Stream // opened by the other side, not yet accepted; at most as many as it may open
 }
 
-// handshake is what has been said and is to be said about the epochs.
+// handshake is the state of the handshake.
 type handshake struct {
 	mine, peer uint64 // peer is 0 until heard of
-	mismatch   error  // the peer speaks no version we do
-	refused    error  // likewise, and it is no stale HELLO: it knows our epoch
+	mismatch   error  // the peer has no version that we have
+	refused    error  // likewise, and its HELLO isn't an old one: it echoes our epoch
+	version    byte   // the newest that both have
+	takes      bool   // this side takes streams that the other one opens
+	peerTakes  bool   // the other side takes streams that this one opens
 	helloDue   bool
 	zerosDue   bool
 }
@@ -53,17 +56,56 @@ type handshake struct {
 type session struct {
 	established bool
 	tag         uint64
+	version     byte
 	sent, got   uint32 // frames, the next one's sequence number
 	streams     map[uint32]*Stream
-	silent      map[*Stream]bool // of the host, without an id: nothing was said on them yet
-	lastID      uint32           // the newest id opened by the host
-	urgent      []*Stream        // have CREDIT or RESET due
-	bulk        []*Stream        // have DATA, FIN or the RESET after it due, in turn
+	silent      map[*Stream]bool // opened here, without an id, as nothing was sent on them yet
+	open        [classes]int     // streams of each class, silent ones among them
+	lastID      [2]uint32        // the newest id opened by the host, and by the guest, of its half
+	room        int              // left for windows to grow
+	lanes       [lanes][]*Stream // streams with something to send, in turn
 	refused     []uint32         // OPENs to be answered by RESET
 }
 
-func newSession(tag uint64) session {
-	return session{tag: tag, streams: map[uint32]*Stream{}, silent: map[*Stream]bool{}}
+// lane is a queue of streams that have something to send.
+type lane uint8
+
+const (
+	laneUrgent  lane = iota // CREDIT, or a RESET instead of all else
+	laneControl             // DATA and the end of control streams
+	laneLittle              // likewise of streams with little to send
+	laneBulk                // likewise of all others
+	lanes
+)
+
+func newSession(tag uint64, version byte) session {
+	return session{tag: tag, version: version, streams: map[uint32]*Stream{}, silent: map[*Stream]bool{}, room: windowRoom}
+}
+
+// places returns how many streams of a class there may be.
+func (hs *handshake) places(c class) int {
+	switch {
+	case c == classGuest:
+		return guestStreams
+	case hs.version < 2 && c == classControl:
+		return oldControl
+	case hs.version < 2:
+		return oldStreams
+	case c == classControl:
+		return ControlStreams
+	}
+	return MaxStreams
+}
+
+// side says who opened the stream with this id: 0 the host, 1 the guest.
+func side(id uint32) int { return int(id >> 31) }
+
+// side is the side of a role.
+func (r Role) side() int {
+	if r == Host {
+		return 0
+	}
+	return 1
 }
 
 // New starts the link over rw, which it owns from now on: closing the Mux
@@ -72,24 +114,34 @@ func New(rw io.ReadWriteCloser, role Role) *Mux {
 	m := &Mux{rw: rw, role: role, done: make(chan struct{}), up: make(chan struct{})}
 	m.due.L, m.accepted.L = &m.mu, &m.mu
 	m.hs = handshake{mine: newEpoch(), helloDue: true, zerosDue: true}
-	m.session = newSession(0)
+	m.session = newSession(0, 0)
 	go m.read()
 	go m.write()
 	return m
 }
 
-// Open opens a stream, waiting for the peer until ctx ends. The peer hears of it
-// with the first bytes, so that a guest wakes once for both; a stream the guest
-// has no room for ends with ErrTooMany then.
+// Open opens a stream; it waits for the peer until ctx ends. The peer is told together with
+// the first bytes, so that a guest wakes only once. If the peer then has no room, the
+// stream ends with ErrTooMany. ErrNotTaken in a guest whose host takes no streams.
 func (m *Mux) Open(ctx context.Context) (*Stream, error) {
-	if m.role != Host {
-		return nil, fmt.Errorf("the guest's side of the link can't open streams")
+	if m.role == Guest {
+		return m.openAs(ctx, classGuest)
 	}
+	return m.openAs(ctx, classUser)
+}
+
+// OpenControl is a host's Open of a control stream: users' streams can't take its place,
+// and are sent after it.
+func (m *Mux) OpenControl(ctx context.Context) (*Stream, error) {
+	return m.openAs(ctx, classControl)
+}
+
+func (m *Mux) openAs(ctx context.Context, c class) (*Stream, error) {
 	for {
 		m.mu.Lock()
 		if m.session.established || m.err != nil || m.hs.refused != nil {
 			defer m.mu.Unlock()
-			return m.open()
+			return m.open(c)
 		}
 		up := m.up
 		m.mu.Unlock()
@@ -102,27 +154,34 @@ func (m *Mux) Open(ctx context.Context) (*Stream, error) {
 	}
 }
 
-func (m *Mux) open() (*Stream, error) {
+func (m *Mux) open(c class) (*Stream, error) {
 	switch ses := &m.session; {
 	case m.err != nil:
 		return nil, m.err
 	case m.hs.refused != nil:
 		return nil, m.hs.refused
-	case len(ses.streams)+len(ses.silent) >= MaxStreams:
+	case m.role == Guest && (!m.hs.peerTakes || m.hs.version < 2):
+		return nil, ErrNotTaken
+	case ses.open[c] >= m.hs.places(c):
 		return nil, ErrTooMany
-	case ses.lastID >= 1<<32-1-MaxStreams:
+	case ses.lastID[m.role.side()] >= guestIDs-1-2*MaxStreams:
 		m.restart(fmt.Errorf("%w: stream ids are used up", ErrReset))
 		return nil, ErrReset
 	default:
-		return m.newStream(0), nil
+		return m.newStream(0, c), nil
 	}
 }
 
-// Accept returns the next stream the host opened. It outlives sessions: an
-// error means that the Mux has ended.
+// Accept returns the next stream that the other side opened. It goes on over sessions: an
+// error means that the Mux has ended. A guest can open streams once its host has called
+// Accept.
 func (m *Mux) Accept() (net.Conn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.role == Host && !m.hs.takes && m.err == nil {
+		m.hs.takes, m.hs.helloDue = true, true
+		m.due.Signal()
+	}
 	for len(m.incoming) == 0 {
 		if m.err != nil {
 			return nil, m.err
@@ -134,7 +193,7 @@ func (m *Mux) Accept() (net.Conn, error) {
 	return s, nil
 }
 
-// Addr makes the guest's side a net.Listener.
+// Addr makes it a net.Listener.
 func (m *Mux) Addr() net.Addr { return addr{} }
 
 // Established reports whether the peer is known to be there.
@@ -144,9 +203,9 @@ func (m *Mux) Established() bool {
 	return m.session.established
 }
 
-// Up returns a channel that is closed when the peer is there, or can't be
-// talked to: then Open says why at once. Another takes its place when that
-// session ends.
+// Up returns a channel that is closed when the peer is there, or when it has no version
+// that we have: then Open returns an error at once. After the session's end there is
+// another channel.
 func (m *Mux) Up() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -181,22 +240,23 @@ func (m *Mux) end(err error) {
 	m.due.Broadcast()
 	m.accepted.Broadcast()
 	close(m.done)
-	// Unblocks the goroutines below; nothing is left to be told about it.
+	// This unblocks the goroutines; its error is of no use any more.
 	_ = m.rw.Close()
 }
 
-// read is the only reader of the pipe. It never waits for the writer: what a
-// frame calls for is noted and sent in the writer's time.
+// read is the only reader of the pipe. It never waits for the writer: it only notes what
+// the writer has to send.
 func (m *Mux) read() {
 	sc := newScanner(m.rw)
 	for {
 		f, err := sc.next()
 		if err != nil {
-			m.end(fmt.Errorf("channel to the other side ended: %w", err))
+			m.end(fmt.Errorf("%w: the pipe to the other side ended: %v", ErrReset, err))
 			return
 		}
 		m.mu.Lock()
 		m.handle(f)
+		sc.version = m.hs.version
 		m.mu.Unlock()
 	}
 }
@@ -219,7 +279,7 @@ func (m *Mux) write() {
 			continue
 		}
 		if _, err := m.rw.Write(buf); err != nil {
-			m.end(fmt.Errorf("channel to the other side ended: %w", err))
+			m.end(fmt.Errorf("%w: the pipe to the other side ended: %v", ErrReset, err))
 			return
 		}
 	}
@@ -227,17 +287,25 @@ func (m *Mux) write() {
 
 func (m *Mux) hasDue() bool {
 	ses := &m.session
-	return m.hs.helloDue || ses.established && len(ses.urgent)+len(ses.bulk)+len(ses.refused) > 0
+	if m.hs.helloDue {
+		return true
+	}
+	for _, l := range ses.lanes {
+		if ses.established && len(l) > 0 {
+			return true
+		}
+	}
+	return ses.established && len(ses.refused) > 0
 }
 
-// fill frames what is due: the handshake, then small control frames, then data
-// of each stream in turn.
+// fill makes the frames of one round, see Turns. At least one frame is bulk, so that many
+// small sends don't stop it.
 func (m *Mux) fill(b []byte) []byte {
 	if m.hs.zerosDue {
 		b = append(b, zeros[:]...)
 	}
 	if m.hs.helloDue {
-		b = appendFrame(b, m.hs.frame())
+		b = appendFrame(b, m.hs.version, m.hs.frame())
 	}
 	m.hs.zerosDue, m.hs.helloDue = false, false
 	ses := &m.session
@@ -248,20 +316,43 @@ func (m *Mux) fill(b []byte) []byte {
 		b = ses.frame(b, kindReset, id, []byte{reasonRefused})
 	}
 	ses.refused = ses.refused[:0]
-	for _, s := range ses.urgent {
-		b = s.fillUrgent(b)
+	for range len(ses.lanes[laneUrgent]) {
+		b = ses.next(laneUrgent).fillUrgent(b)
 	}
-	ses.urgent = ses.urgent[:0]
-	for len(ses.bulk) > 0 && len(b) < batchSize {
-		s := ses.bulk[0]
-		ses.bulk = ses.bulk[1:]
-		b = s.fillBulk(b)
+	for range len(ses.lanes[laneControl]) { // each once: more of one comes next round
+		b = ses.next(laneControl).fillData(b, littleSize)
+	}
+	for range min(littleTurns, len(ses.lanes[laneLittle])) {
+		b = ses.next(laneLittle).fillData(b, littleSize)
+	}
+	for first := true; len(ses.lanes[laneBulk]) > 0 && (first || len(b) < batchSize); first = false {
+		b = ses.next(laneBulk).fillData(b, sendPayload)
 	}
 	return b
 }
 
+// next takes the first stream of a lane.
+func (ses *session) next(l lane) *Stream {
+	queue := &ses.lanes[l]
+	s := (*queue)[0]
+	(*queue)[0] = nil
+	*queue = (*queue)[1:]
+	s.queued[l] = false
+	return s
+}
+
+// push puts a stream into a lane, unless it is there.
+func (m *Mux) push(s *Stream, l lane) {
+	if s.queued[l] || s.life == gone {
+		return
+	}
+	s.queued[l] = true
+	m.session.lanes[l] = append(m.session.lanes[l], s)
+	m.due.Signal()
+}
+
 func (ses *session) frame(b []byte, k kind, id uint32, payload []byte) []byte {
-	b = appendFrame(b, frame{kind: k, stream: id, seq: ses.sent, tag: ses.tag, payload: payload})
+	b = appendFrame(b, ses.version, frame{kind: k, stream: id, seq: ses.sent, tag: ses.tag, payload: payload})
 	ses.sent++
 	return b
 }
@@ -269,6 +360,9 @@ func (ses *session) frame(b []byte, k kind, id uint32, payload []byte) []byte {
 func (hs *handshake) frame() frame {
 	p := make([]byte, helloSize)
 	p[0], p[1] = minVersion, maxVersion
+	if hs.takes {
+		p[2] = takesStreams
+	}
 	binary.BigEndian.PutUint64(p[8:], hs.mine)
 	binary.BigEndian.PutUint64(p[16:], hs.peer)
 	return frame{kind: kindHello, payload: p}
@@ -284,11 +378,13 @@ func (m *Mux) hello(p []byte) {
 	if theirs == 0 {
 		return
 	}
+	m.hs.peerTakes = p[2]&takesStreams != 0
 	if theirs != m.hs.peer {
 		m.drop(fmt.Errorf("%w: the other side was replaced", ErrReset))
 		m.hs.peer, m.hs.mismatch, m.hs.refused = theirs, nil, nil
 		m.hs.helloDue, m.hs.zerosDue = true, true
-		m.session.tag = m.tag()
+		m.hs.version = min(high, maxVersion)
+		m.session.tag, m.session.version = m.hs.tag(m.role), m.hs.version
 		if low > maxVersion || high < minVersion {
 			m.hs.mismatch = fmt.Errorf("the other side speaks versions %d to %d of the channel, this one %d to %d", low, high, minVersion, maxVersion)
 		}
@@ -308,7 +404,7 @@ func (m *Mux) establish() {
 	m.settle()
 }
 
-// settle ends the waiting for the peer: it is there, or can't be talked to.
+// settle ends the waiting for the peer: it is there, or has no version that we have.
 func (m *Mux) settle() {
 	if !m.settled {
 		m.settled = true
@@ -316,23 +412,22 @@ func (m *Mux) settle() {
 	}
 }
 
-// drop ends the session: its streams fail with err, and what a new one needs is
-// clean.
+// drop ends the session: its streams fail with err, and the state is ready for a new one.
 func (m *Mux) drop(err error) {
 	all := slices.Collect(maps.Values(m.session.streams))
 	for _, s := range slices.AppendSeq(all, maps.Keys(m.session.silent)) {
 		s.fail(err)
-		s.gone = true
+		s.life = gone
 	}
 	if m.settled {
 		m.settled, m.up = false, make(chan struct{})
 	}
 	m.incoming = nil
-	m.session = newSession(m.tag())
+	m.session = newSession(m.hs.tag(m.role), m.hs.version)
 }
 
-// restart ends a session the peer has broken, or that lost a frame, and offers
-// another under a new epoch: no frame of the old one can reach it.
+// restart ends a session in which the peer broke the protocol or a frame was lost, and
+// begins another with a new epoch, which no frame of the old one can reach.
 func (m *Mux) restart(err error) {
 	m.hs.mine = newEpoch()
 	m.hs.helloDue, m.hs.zerosDue = true, true
@@ -340,10 +435,10 @@ func (m *Mux) restart(err error) {
 	m.due.Signal()
 }
 
-// tag names the session of both epochs.
-func (m *Mux) tag() uint64 {
-	host, guest := m.hs.mine, m.hs.peer
-	if m.role == Guest {
+// tag is the tag of the session of both epochs.
+func (hs *handshake) tag(r Role) uint64 {
+	host, guest := hs.mine, hs.peer
+	if r == Guest {
 		host, guest = guest, host
 	}
 	var b [16]byte
@@ -363,7 +458,7 @@ func newEpoch() uint64 {
 	}
 }
 
-// handle takes one intact frame. Nothing in it is believed.
+// handle handles one intact frame. All of it is checked.
 func (m *Mux) handle(f frame) {
 	if f.kind == kindHello {
 		m.hello(f.payload)
@@ -372,13 +467,13 @@ func (m *Mux) handle(f frame) {
 	if m.err != nil || m.hs.peer == 0 || m.hs.mismatch != nil || f.tag != m.session.tag {
 		return // of an earlier session
 	}
-	m.establish() // only who knows our epoch can make its tag
+	m.establish() // the tag proves that the peer knows our epoch
 	if f.seq != m.session.got {
 		m.restart(fmt.Errorf("%w: frame %d came in place of %d", ErrReset, f.seq, m.session.got))
 		return
 	}
 	m.session.got++
-	if f.kind == kindOpen && m.role == Guest {
+	if f.kind == kindOpen && (m.role == Guest && side(f.stream) == 0 || m.role == Host && side(f.stream) == 1 && m.hs.takes) {
 		m.opened(f)
 		return
 	}
@@ -386,22 +481,35 @@ func (m *Mux) handle(f frame) {
 	switch {
 	case s != nil:
 		s.handle(f)
-	case f.kind == kindOpen, f.kind < kindHello, f.kind > kindReset, f.stream == 0, f.stream > m.session.lastID:
+	case f.kind == kindOpen, f.kind < kindHello, f.kind > kindReset, f.stream&^guestIDs == 0, f.stream&^guestIDs > m.session.lastID[side(f.stream)]:
 		m.restart(fmt.Errorf("%w: the other side sent a frame of kind %d for stream %d, which can't be", ErrReset, f.kind, f.stream))
 	}
-	// What is left are frames that were on their way when we forgot the stream.
+	// All others are frames that were under way when we forgot the stream.
 }
 
-// opened takes the host's OPEN.
+// opened takes an OPEN of the other side.
 func (m *Mux) opened(f frame) {
 	ses := &m.session
-	if f.stream <= ses.lastID {
-		m.restart(fmt.Errorf("%w: stream %d was opened after %d", ErrReset, f.stream, ses.lastID))
+	last := &ses.lastID[side(f.stream)]
+	if f.stream&^guestIDs <= *last {
+		m.restart(fmt.Errorf("%w: stream %d was opened after %d", ErrReset, f.stream, *last))
 		return
 	}
-	ses.lastID = f.stream
-	if len(ses.streams) < MaxStreams && len(m.incoming) < MaxStreams {
-		m.incoming = append(m.incoming, m.newStream(f.stream))
+	*last = f.stream &^ guestIDs
+	c := classUser
+	switch {
+	case m.role == Host:
+		c = classGuest
+	case len(f.payload) > 0 && class(f.payload[0]) == classControl:
+		c = classControl
+	}
+	// Older hosts send no class: their control streams count as users'.
+	most := m.hs.places(c)
+	if m.hs.version < 2 && m.role == Guest {
+		most = oldStreams + oldControl
+	}
+	if ses.open[c] < most {
+		m.incoming = append(m.incoming, m.newStream(f.stream, c))
 		m.accepted.Signal()
 		return
 	}
@@ -411,22 +519,6 @@ func (m *Mux) opened(f frame) {
 	}
 	ses.refused = append(ses.refused, f.stream)
 	m.due.Signal()
-}
-
-func (m *Mux) pushUrgent(s *Stream) {
-	if !s.inUrgent && !s.gone {
-		s.inUrgent = true
-		m.session.urgent = append(m.session.urgent, s)
-		m.due.Signal()
-	}
-}
-
-func (m *Mux) pushBulk(s *Stream) {
-	if !s.inBulk && !s.gone && s.sendable() {
-		s.inBulk = true
-		m.session.bulk = append(m.session.bulk, s)
-		m.due.Signal()
-	}
 }
 
 type addr struct{}

@@ -7,11 +7,9 @@ import (
 	"time"
 )
 
-// Port makes a guest's virtio-serial port fit for New: while no host is
-// connected such a port answers reads with an end of file that isn't one (see
-// port_fops_read in Linux' drivers/char/virtio_console.c), so an end of file
-// means to wait for a host. Nothing wakes a reader when one connects; hence the
-// pauses, 5 to 50 ms, only while there is none.
+// Port adapts a guest's virtio-serial port for New. While no host is connected, a read of
+// such a port returns end of file (port_fops_read in Linux' drivers/char/virtio_console.c).
+// Port then tries again, after 5 to 50 ms, as nothing wakes a reader when a host connects.
 func Port(f io.ReadWriteCloser) io.ReadWriteCloser {
 	return &port{ReadWriteCloser: f, closed: make(chan struct{})}
 }

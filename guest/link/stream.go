@@ -13,46 +13,76 @@ import (
 // Stream is one two-way stream: a net.Conn with half-close. All fields are
 // guarded by the Mux's lock.
 type Stream struct {
-	m  *Mux
-	id uint32 // 0: the peer hasn't heard of it
+	m      *Mux
+	id     uint32 // 0: silent
+	life   life
+	queued [lanes]bool // in which lanes it stands
+	inbound
+	outbound
+}
 
+// life says which sides know a stream.
+type life uint8
+
+const (
+	silent   life = iota // opened here; the peer is told with the first bytes
+	open                 // both know it
+	aborting             // a RESET is to be sent instead of all else
+	gone                 // it isn't in the session any more
+)
+
+// inbound is what the peer sends.
+type inbound struct {
+	class    class
+	closed   bool // the application is done with the stream, and reads no more
 	in       queue
 	inEnd    error // what Read returns after in: io.EOF after FIN, else why it broke
+	limit    int   // the window, in bytes
 	room     int   // bytes the peer may still send
 	unpaid   int   // bytes read and not yet given back as credit
 	readable sync.Cond
 	readBy   deadline
+}
 
+// outbound is what this side sends.
+type outbound struct {
+	speech   speech
 	out      queue
 	outEnd   error // what Write returns: closed, reset
 	window   int   // bytes we may still send
 	writable sync.Cond
 	writeBy  deadline
-
-	flags
 }
 
-// flags say what is due and what is over.
-type flags struct {
-	finDue, abortDue      bool
-	finSent, closed, gone bool // gone: no longer in the session
-	inUrgent, inBulk      bool // stands in the queue of that name
-}
+// speech is how far the outbound direction is.
+type speech uint8
+
+const (
+	speaking speech = iota
+	ending          // no more comes; FIN is due after what was written
+	ended           // FIN was sent
+)
 
 // newStream makes a stream of an id that both sides know, or a silent one of none.
-func (m *Mux) newStream(id uint32) *Stream {
-	s := &Stream{m: m, id: id, room: Window, window: Window}
+func (m *Mux) newStream(id uint32, c class) *Stream {
+	window := Window
+	if m.hs.version >= 2 {
+		window = firstWindow
+	}
+	s := &Stream{m: m, id: id, inbound: inbound{class: c, limit: window, room: window}, outbound: outbound{window: window}}
 	s.readable.L, s.writable.L = &m.mu, &m.mu
 	if id == 0 {
 		m.session.silent[s] = true
 	} else {
+		s.life = open
 		m.session.streams[id] = s
 	}
+	m.session.open[c]++
 	return s
 }
 
-// Read returns bytes in order. After the last it returns io.EOF when the peer
-// has half-closed, and else why the stream broke: ErrReset or ErrClosed.
+// Read returns bytes in order. After the last it returns io.EOF if the peer has called
+// CloseWrite, else why the stream broke: ErrReset or ErrClosed.
 func (s *Stream) Read(p []byte) (int, error) {
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
@@ -63,8 +93,12 @@ func (s *Stream) Read(p []byte) (int, error) {
 		case s.readBy.passed():
 			return 0, os.ErrDeadlineExceeded
 		case s.in.len() > 0 || len(p) == 0:
-			n := copy(p, s.in.first(len(p)))
-			s.in.drop(n)
+			n := 0
+			for n < len(p) && s.in.len() > 0 {
+				k := copy(p[n:], s.in.first(len(p)-n))
+				s.in.drop(k)
+				n += k
+			}
 			s.pay(n)
 			return n, nil
 		case s.inEnd != nil:
@@ -74,12 +108,12 @@ func (s *Stream) Read(p []byte) (int, error) {
 	}
 }
 
-// pay gives read bytes back as credit, in quarters of the window: often enough
-// that a sender never waits for a reader that keeps up.
+// pay gives read bytes back as credit, a quarter of the window at a time, so that a sender
+// never waits if the reader is fast enough.
 func (s *Stream) pay(n int) {
 	s.unpaid += n
-	if s.unpaid >= Window/4 && s.inEnd == nil {
-		s.m.pushUrgent(s)
+	if s.unpaid >= s.limit/4 && s.inEnd == nil {
+		s.m.push(s, laneUrgent)
 	}
 }
 
@@ -101,7 +135,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 			s.out.push(p[:k])
 			p = p[k:]
 			n += k
-			s.m.pushBulk(s)
+			s.pushData()
 			continue
 		}
 		s.writable.Wait()
@@ -120,9 +154,12 @@ func (s *Stream) CloseWrite() error {
 }
 
 func (s *Stream) closeWrite() {
-	s.outEnd, s.finDue = net.ErrClosed, true
+	s.outEnd = net.ErrClosed
+	if s.speech == speaking {
+		s.speech = ending
+	}
 	s.writable.Broadcast()
-	s.m.pushBulk(s)
+	s.pushData()
 }
 
 // Close ends both directions at once for this side. What was written is still
@@ -137,10 +174,10 @@ func (s *Stream) Close() error {
 	if s.outEnd == nil {
 		s.closeWrite()
 	}
-	if s.id == 0 && s.out.len() == 0 {
-		s.forget() // nothing was ever said on it
+	if s.life == silent && s.out.len() == 0 {
+		s.forget() // nothing was ever sent on it
 	}
-	s.m.pushBulk(s)
+	s.pushData()
 	return nil
 }
 
@@ -158,74 +195,88 @@ func (s *Stream) Reset() {
 
 func (s *Stream) close() {
 	s.closed = true
-	s.in = queue{}
+	s.in.clear()
 	s.readable.Broadcast()
 	s.readBy.set(time.Time{}, &s.readable)
 	s.writeBy.set(time.Time{}, &s.writable)
 }
 
-// abort has a RESET sent in place of all that is due.
+// abort sends a RESET instead of all that is to be sent.
 func (s *Stream) abort() {
-	s.out, s.abortDue = queue{}, true
-	if s.id == 0 {
+	s.out.clear()
+	switch s.life {
+	case silent:
 		s.forget()
+	case open:
+		s.life = aborting
+	case aborting, gone:
 	}
-	s.m.pushUrgent(s)
+	s.m.push(s, laneUrgent)
 }
 
-// sendable says whether fillBulk has something to frame.
-func (s *Stream) sendable() bool {
-	if s.out.len() > 0 {
-		return s.window > 0
+// pushData puts the stream into its lane, if it has something for fillData.
+func (s *Stream) pushData() {
+	switch {
+	case s.life == aborting || s.life == gone:
+	case s.out.len() > 0 && s.window == 0:
+	case s.out.len() == 0 && s.speech != ending && !s.closed:
+	case s.class == classControl:
+		s.m.push(s, laneControl)
+	case s.out.len() <= littleSize && !s.queued[laneBulk]:
+		s.m.push(s, laneLittle)
+	case !s.queued[laneLittle]:
+		s.m.push(s, laneBulk)
 	}
-	return s.finDue || s.closed && !s.abortDue
 }
 
-// fillUrgent frames CREDIT and an abortive RESET.
+// fillUrgent makes frames of CREDIT and of an abort's RESET. A stream whose reader is fast
+// enough gets a larger window, while there is room for it.
 func (s *Stream) fillUrgent(b []byte) []byte {
-	s.inUrgent = false
-	if s.gone {
+	ses := &s.m.session
+	switch {
+	case s.life == gone:
 		return b
-	}
-	if s.abortDue {
+	case s.life == aborting:
 		reason := byte(reasonProtocol)
 		if s.closed {
 			reason = reasonClosed
 		}
 		s.forget()
-		return s.m.session.frame(b, kindReset, s.id, []byte{reason})
-	}
-	if s.unpaid > 0 && s.inEnd == nil && !s.closed {
-		b = s.m.session.frame(b, kindCredit, s.id, binary.BigEndian.AppendUint32(nil, uint32(s.unpaid)))
-		s.room += s.unpaid
-		s.unpaid = 0
-	}
-	return b
-}
-
-// fillBulk frames one DATA, after OPEN where that is the first, and the end of
-// the stream when that was the last. A stream with more to send goes to the end
-// of the queue.
-func (s *Stream) fillBulk(b []byte) []byte {
-	s.inBulk = false
-	if s.gone || s.abortDue {
+		return ses.frame(b, kindReset, s.id, []byte{reason})
+	case s.unpaid == 0 || s.inEnd != nil || s.closed:
 		return b
 	}
-	if s.id == 0 {
+	grow := min(s.limit, Window-s.limit, ses.room)
+	ses.room -= grow
+	s.limit += grow
+	credit := s.unpaid + grow
+	s.room += credit
+	s.unpaid = 0
+	return ses.frame(b, kindCredit, s.id, binary.BigEndian.AppendUint32(nil, uint32(credit)))
+}
+
+// fillData makes a frame of DATA of up to n bytes, with OPEN before the first, and FIN after
+// the last. A stream with more to send waits for its next turn.
+func (s *Stream) fillData(b []byte, n int) []byte {
+	if s.life == gone || s.life == aborting {
+		return b
+	}
+	if s.life == silent {
 		b = s.announce(b)
 	}
-	if n := min(s.out.len(), s.window, maxPayload); n > 0 {
-		b = s.m.session.frame(b, kindData, s.id, s.out.first(n))
-		s.out.drop(n)
-		s.window -= n
+	if n = min(n, s.window); n > 0 && s.out.len() > 0 {
+		p := s.out.first(n)
+		b = s.m.session.frame(b, kindData, s.id, p)
+		s.window -= len(p)
+		s.out.drop(len(p))
 		s.writable.Broadcast()
 	}
 	if s.out.len() > 0 {
-		s.m.pushBulk(s)
+		s.pushData()
 		return b
 	}
-	if s.finDue {
-		s.finDue, s.finSent = false, true
+	if s.speech == ending {
+		s.speech = ended
 		b = s.m.session.frame(b, kindFin, s.id, nil)
 	}
 	if s.closed && s.inEnd == nil {
@@ -239,12 +290,12 @@ func (s *Stream) fillBulk(b []byte) []byte {
 
 // announce frames OPEN.
 func (s *Stream) announce(b []byte) []byte {
-	ses := &s.m.session
+	ses, own := &s.m.session, s.m.role.side()
 	delete(ses.silent, s)
-	ses.lastID++
-	s.id = ses.lastID
+	ses.lastID[own]++
+	s.id, s.life = ses.lastID[own]|uint32(own)<<31, open
 	ses.streams[s.id] = s
-	return ses.frame(b, kindOpen, s.id, nil)
+	return ses.frame(b, kindOpen, s.id, []byte{byte(s.class)})
 }
 
 // handle takes a frame of this stream.
@@ -258,7 +309,7 @@ func (s *Stream) handle(f frame) {
 			return
 		}
 		s.window += int(binary.BigEndian.Uint32(f.payload))
-		s.m.pushBulk(s)
+		s.pushData()
 	case kindFin:
 		if s.inEnd == nil {
 			s.inEnd = io.EOF
@@ -294,14 +345,14 @@ func (s *Stream) gotData(p []byte) {
 	}
 }
 
-// violated cuts off a stream whose peer lies about it.
+// violated ends a stream whose peer breaks the protocol.
 func (s *Stream) violated(what string) {
 	s.fail(fmt.Errorf("%w: the other side sent %s", ErrReset, what))
 	s.abort()
 }
 
-// fail ends both directions with err. Bytes that arrived can still be read, and
-// an end that was seen stays one.
+// fail ends both directions with err. Bytes that arrived can still be read, and an io.EOF
+// stays an io.EOF.
 func (s *Stream) fail(err error) {
 	if s.inEnd == nil {
 		s.inEnd = err
@@ -309,23 +360,30 @@ func (s *Stream) fail(err error) {
 	if s.outEnd == nil {
 		s.outEnd = err
 	}
-	s.out = queue{}
+	s.out.clear()
 	s.readable.Broadcast()
 	s.writable.Broadcast()
 }
 
 func (s *Stream) forgetIfDone() {
-	if s.finSent && s.inEnd != nil {
+	if s.speech == ended && s.inEnd != nil {
 		s.forget()
 	}
 }
 
 // forget takes the stream out of its session, if it is of the present one.
 func (s *Stream) forget() {
-	s.gone = true
-	delete(s.m.session.silent, s)
-	if s.m.session.streams[s.id] == s {
-		delete(s.m.session.streams, s.id)
+	ses := &s.m.session
+	if s.life != gone && (ses.silent[s] || ses.streams[s.id] == s) {
+		ses.open[s.class]--
+		if s.m.hs.version >= 2 {
+			ses.room += s.limit - firstWindow
+		}
+	}
+	s.life = gone
+	delete(ses.silent, s)
+	if ses.streams[s.id] == s {
+		delete(ses.streams, s.id)
 	}
 }
 

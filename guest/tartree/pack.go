@@ -1,7 +1,7 @@
-// Package tartree makes a tar of a tree of files, and a tree of a tar: in a guest
-// and on its host, where what a guest sent isn't believed.
+// Package tartree makes a tar of a tree of files, and a tree of a tar. It is used in guests
+// and on the host, where a guest's tar isn't trusted.
 //
-// It refuses to know where a tar comes from and who asked for it.
+// It knows nothing of where a tar comes from or who asked for it. Sizes are in bytes.
 package tartree
 
 import (
@@ -17,7 +17,7 @@ import (
 	"syscall"
 )
 
-// bufferSize is what one read of a file's content takes.
+// bufferSize is the most that is read of a file at a time.
 const bufferSize = 128 << 10
 
 // inode tells hard links apart from copies.
@@ -31,8 +31,8 @@ type archiver struct {
 	changed string // a file that shrank while it was read
 }
 
-// Name is what the names in a tar of a path begin with: its last element, or "."
-// for what is in a directory, which a path that ends in /. stands for.
+// Name is how the names in a tar of a path begin: with its last element, or with "." if the
+// path ends in "/.", which stands for a directory's content.
 func Name(path string) string {
 	base := filepath.Base(path)
 	if strings.HasSuffix(path, "/.") || base == "/" || base == ".." {
@@ -41,8 +41,8 @@ func Name(path string) string {
 	return base
 }
 
-// Pack writes a tar of a file or directory, under its Name. A symbolic link is
-// written, not followed. Sockets are left out: nobody could listen on a copy.
+// Pack writes a tar of a file or directory, under its Name. It doesn't follow symbolic
+// links, and leaves out sockets, as nobody could listen on a copy.
 func Pack(w io.Writer, path string) error {
 	top, base := filepath.Clean(path), Name(path)
 	b := bufio.NewWriterSize(w, bufferSize)
@@ -105,8 +105,8 @@ func (a *archiver) add(path, name string, d fs.DirEntry) error {
 	return a.file(path, h)
 }
 
-// file writes a regular file of the size its header says: one that shrinks is
-// filled up with zeros and reported, what one grows is left for the next time.
+// file writes a regular file with the size in its header. A file that shrinks meanwhile is
+// filled up with zeros and reported; what one grows by is left out.
 func (a *archiver) file(path string, h *tar.Header) error {
 	f, err := os.Open(path)
 	if err != nil {

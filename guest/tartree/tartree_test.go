@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"banger/tartree"
+	"banger/guest/tartree"
 )
 
 func must(t testing.TB, err error) {
@@ -77,15 +77,15 @@ func TestForeign(t *testing.T) {
 	}{
 		"what was asked for":      {[]entry{dir("out"), file("out/a", "a"), symlink("out/l", "../.profile"), link("out/b", "out/a")}, ""},
 		"without its parents":     {[]entry{file("out/deep/er/a", "a")}, ""},
-		"another name":            {[]entry{file(".profile", "evil")}, `".profile": not of out`},
-		"another name's file":     {[]entry{file("hooks/pre-commit", "evil")}, "not of out"},
-		"the top":                 {[]entry{dir(".")}, "not of out"},
+		"another name":            {[]entry{file(".profile", "evil")}, `".profile": it isn't part of out`},
+		"another name's file":     {[]entry{file("hooks/pre-commit", "evil")}, "it isn't part of out"},
+		"the top":                 {[]entry{dir(".")}, "it isn't part of out"},
 		"through a link":          {[]entry{symlink("out", "hooks"), file("out/pre-commit", "evil")}, "out is no directory"},
 		"through a link below":    {[]entry{dir("out"), symlink("out/l", "../hooks"), file("out/l/pre-commit", "evil")}, "out/l is no directory"},
 		"deep through a link":     {[]entry{dir("out"), symlink("out/l", "../hooks"), file("out/l/a/b", "evil")}, "out/l/a"},
 		"a directory by a link":   {[]entry{dir("out"), symlink("out/l", "../hooks"), dir("out/l/x")}, "out/l is no directory"},
 		"a link made a directory": {[]entry{dir("out"), symlink("out/l", "../hooks"), dir("out/l")}, "no directory is in its place"},
-		"a link to a victim":      {[]entry{dir("out"), link("out/l", ".profile"), file("out/l", "evil")}, `link to ".profile": not of out`},
+		"a link to a victim":      {[]entry{dir("out"), link("out/l", ".profile"), file("out/l", "evil")}, `link to ".profile": it isn't part of out`},
 		"a link through a link":   {[]entry{dir("out"), symlink("out/l", "../hooks"), link("out/p", "out/l/pre-commit")}, "out/l is no directory"},
 		"holes": {[]entry{{tar.Header{Name: "out", Format: tar.FormatPAX, PAXRecords: map[string]string{
 			"GXX.sparse.major": "1", "GXX.sparse.minor": "0", "GXX.sparse.name": "out", "GXX.sparse.realsize": "1073741824",

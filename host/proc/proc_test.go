@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -12,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/proc"
+	"banger/host/proc"
 )
 
 func sleeper(t *testing.T) (*exec.Cmd, banger.Process) {
@@ -90,16 +91,17 @@ func TestArgsWhileItBecomesAnother(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		var argv []string
-		for ok, end := false, time.Now().Add(time.Minute); !ok; argv, ok = proc.OwnArgs(cmd.Process.Pid, "sleep") {
-			if time.Now().After(end) {
-				t.Fatal("it didn't become sleep")
+		var s proc.Sight
+		for end := time.Now().Add(time.Minute); filepath.Base(s.Exe) != "sleep"; {
+			var err error
+			if s, err = proc.Look(cmd.Process.Pid); err != nil || time.Now().After(end) {
+				t.Fatalf("it didn't become sleep: %+v, %v", s, err)
 			}
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		if !slices.Equal(argv, []string{"sleep", "1000"}) {
-			t.Fatalf("its arguments are %q", argv)
+		if !slices.Equal(s.Argv, []string{"sleep", "1000"}) {
+			t.Fatalf("its arguments are %q", s.Argv)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package proc
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -28,10 +27,10 @@ func (Host) Signal(p banger.Process, signal string) error {
 	return Kill(p, sig)
 }
 
-// Usage reads what this very process uses.
+// Usage implements banger.Processes.
 func (Host) Usage(p banger.Process) (banger.Usage, error) {
 	u, err := usage(p.PID)
-	if err == nil && !Alive(p) { // after the look: until then the id was its own
+	if err == nil && !Alive(p) { // asked after reading: so what was read is p's
 		err = os.ErrNotExist
 	}
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
@@ -50,17 +49,17 @@ func usage(pid int) (banger.Usage, error) {
 	if err != nil {
 		return banger.Usage{}, err
 	}
-	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	f := fieldsOf(stat)
 	if len(f) < 13 {
 		return banger.Usage{}, fmt.Errorf("%s/stat has %d fields", dir, len(f)+2)
 	}
 	var u banger.Usage
 	for _, field := range f[11:13] { // utime and stime, fields 14 and 15
-		ticks, err := strconv.ParseInt(field, 10, 64)
+		ticks, err := strconv.ParseInt(string(field), 10, 64)
 		if err != nil {
 			return u, fmt.Errorf("%s/stat: %w", dir, err)
 		}
-		u.CPU += time.Duration(ticks) * clockTick
+		u.CPUMS += ticks * clockTick.Milliseconds()
 	}
 	rollup, err := os.ReadFile(dir + "/smaps_rollup")
 	if err != nil {

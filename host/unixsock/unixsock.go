@@ -1,7 +1,6 @@
-// Package unixsock has what Unix domain sockets (unix(7)) need beyond package net:
-// paths of any length, who is at the other end, descriptors that come with bytes.
-//
-// It refuses to know what is said on them.
+// Package unixsock does what package net can't with Unix domain sockets (unix(7)):
+// paths of any length, the process and user at the other end, and receiving
+// descriptors. It knows nothing of what is sent on them.
 package unixsock
 
 import (
@@ -23,15 +22,37 @@ func Dial(ctx context.Context, path string) (*net.UnixConn, error) {
 		return nil, err
 	}
 	defer done()
+	return dial(ctx, path, short)
+}
+
+// DialItself is Dial that doesn't follow a symbolic link at path. It is for sockets in
+// a directory that somebody else may write to.
+func DialItself(ctx context.Context, path string) (*net.UnixConn, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK { // such as a symbolic link
+		return nil, fmt.Errorf("%s is no socket", path)
+	}
+	return dial(ctx, path, fmt.Sprintf("/proc/self/fd/%d", fd))
+}
+
+func dial(ctx context.Context, path, short string) (*net.UnixConn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", short)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", path, errors.Unwrap(err)) // net's own text has the short path
+		return nil, fmt.Errorf("connect to %s: %w", path, errors.Unwrap(err)) // without net's text, which has the short path
 	}
 	return conn.(*net.UnixConn), nil
 }
 
-// Short returns a path for the same socket that fits into sun_path, 108 bytes with
-// its NUL, valid until done is called.
+// Short returns a path for the same socket that fits into sun_path: 108 bytes with its
+// NUL. It is valid until done is called.
 func Short(path string) (short string, done func(), err error) {
 	if len(path) < 108 {
 		return path, func() {}, nil
@@ -44,9 +65,8 @@ func Short(path string) (short string, done func(), err error) {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", fd, name), func() { _ = unix.Close(fd) }, nil
 }
 
-// Peer returns the process at the other end and its user, as the kernel recorded
-// them when the connection was made or listened for (SO_PEERCRED); -1 and -1 with
-// an error.
+// Peer returns the PID and user id of the other end, as the kernel recorded them at
+// connect(2) or listen(2) (SO_PEERCRED). On error both are -1.
 func Peer(c net.Conn) (pid, uid int, err error) {
 	pid, uid = -1, -1
 	sc, ok := c.(syscall.Conn)
@@ -66,7 +86,7 @@ func Peer(c net.Conn) (pid, uid int, err error) {
 	return int(cred.Pid), int(cred.Uid), nil
 }
 
-// Pair returns two connected stream sockets, theirs to be given to another process.
+// Pair returns two connected stream sockets; theirs is for another process.
 func Pair() (ours *net.UnixConn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -79,7 +99,7 @@ func Pair() (ours *net.UnixConn, theirs *os.File, err error) {
 	return ours, theirs, nil
 }
 
-// Take makes a connection of a descriptor, which it closes on error too.
+// Take makes a connection of a descriptor. It closes f in any case.
 func Take(f *os.File) (*net.UnixConn, error) {
 	defer func() { _ = f.Close() }() // FileConn duplicates
 	conn, err := net.FileConn(f)
@@ -93,8 +113,8 @@ func Take(f *os.File) (*net.UnixConn, error) {
 	return u, nil
 }
 
-// Receive reads once, and returns the descriptor that came with the bytes
-// (SCM_RIGHTS); nil when none did. More than one is an error, and they are closed.
+// Receive reads once, and returns the descriptor that came with the bytes (SCM_RIGHTS),
+// or nil. If more than one came, it closes them and returns an error.
 func Receive(c *net.UnixConn, buf []byte) (n int, file *os.File, err error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/unixsock"
+	"banger/host/unixsock"
 )
 
 // A path beyond sun_path's 108 bytes is as good as any.
@@ -46,6 +46,47 @@ func TestPathsOfAnyLength(t *testing.T) {
 	}
 	if _, err := unixsock.Dial(t.Context(), filepath.Join(dir, "gone", "s")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no directory: %v", err)
+	}
+}
+
+// A socket is reached at any depth, and what a link leads to isn't.
+func TestDialItself(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 30))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path, link := filepath.Join(dir, "s"), filepath.Join(dir, "link")
+	short, done, err := unixsock.Short(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	l, err := net.Listen("unix", short)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := unixsock.DialItself(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid, _, err := unixsock.Peer(c); pid != os.Getpid() || err != nil {
+		t.Errorf("process %d, %v", pid, err)
+	}
+	_ = c.Close()
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := unixsock.DialItself(t.Context(), link); err == nil {
+		_ = c.Close()
+		t.Error("a link was followed")
+	}
+	if _, err := unixsock.DialItself(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "is no socket") {
+		t.Errorf("a directory: %v", err)
+	}
+	if _, err := unixsock.DialItself(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nobody there: %v", err)
 	}
 }
 

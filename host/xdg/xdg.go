@@ -1,6 +1,6 @@
-// Package xdg says where one user's files go, after the XDG Base Directory
-// Specification. It owns that mapping, the making of those directories and the
-// memory of what was made. The environment is handed to it.
+// Package xdg says where one user's files go, by the XDG Base Directory Specification.
+// It makes those directories and records which ones it made. It doesn't read the
+// environment: the caller passes it in.
 package xdg
 
 import (
@@ -16,15 +16,15 @@ import (
 // Dirs are banger's directories for one user, all absolute.
 type Dirs struct {
 	State  string // database, VMs, daemon log and lock
-	Data   string // images, kernels, disk template: can be made again, at a price
+	Data   string // images, kernels, bases of disks: can be made again, but that takes time
 	Cache  string // downloads
 	Config string // config.toml
 	Socket string // the daemon's socket
 }
 
-// Of maps an environment to the directories. The socket is beside the state, not in
-// the runtime directory: cron and su have none, and would look for the daemon that a
-// login's shell started in another place; and a logout takes it away.
+// Of returns the directories for an environment. The socket is in the state directory,
+// not in the runtime directory: cron and su have none of those, so they would not find
+// the daemon that a login shell started, and a logout removes it.
 func Of(getenv func(string) string) (Dirs, error) {
 	home := getenv("HOME")
 	if !filepath.IsAbs(home) {
@@ -47,12 +47,11 @@ func Of(getenv func(string) string) (Dirs, error) {
 	}, nil
 }
 
-// madeFile lists, in the state directory, the directories above ours that we
-// made, so that they can be taken back.
+// madeFile is a file in the state directory. It lists the directories above ours that
+// we made, so that they can be removed again.
 const madeFile = "made-directories"
 
-// Make makes the directories for what is kept, and remembers those above them
-// that weren't there.
+// Make makes State, Data and Cache, and records the directories above them that it made.
 func (d Dirs) Make() error {
 	var made []string
 	for _, dir := range []string{d.State, d.Data, d.Cache} {
@@ -87,12 +86,12 @@ func (d Dirs) Made() []string {
 		return nil
 	}
 	list := slices.Sorted(strings.SplitSeq(strings.TrimSpace(string(data)), "\n"))
-	slices.Reverse(list) // what is below a directory sorts after it
+	slices.Reverse(list) // deepest first: a directory sorts before what is in it
 	return slices.Compact(list)
 }
 
-// Foreign returns the nearest directory at or above State that exists, and its
-// owner when that is another user than this one.
+// Foreign returns State, or the nearest directory above it that exists, and its owner.
+// foreign reports whether that is another user.
 func (d Dirs) Foreign() (dir string, uid int, foreign bool) {
 	for dir = d.State; ; dir = filepath.Dir(dir) {
 		if uid, ok := owner(dir); ok {

@@ -2,79 +2,62 @@ package bootstrap
 
 import (
 	"context"
-	"net/http"
+	"errors"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/ProtonMail/go-crypto/openpgp"
 
 	"banger"
-	"banger/debian"
+	"banger/fetch"
+	"banger/fetch/debian"
 )
 
-// The archives a Debian is made of, by the last element of their address.
-const (
-	mainArchive     = "debian"
-	securityArchive = "debian-security"
-	publicSecurity  = "http://deb.debian.org/debian-security"
-	publicSnapshot  = "https://snapshot.debian.org/archive"
-)
+const publicSnapshot = "https://snapshot.debian.org/archive"
 
 // Archives says where packages come from.
 type Archives struct {
-	CacheDir string
-	Mirror   string // of Debian; empty: the one this host uses
-	Security string // of debian-security; empty: the public one
-
-	Keys   openpgp.EntityList // who may sign; nil: Debian
-	Client *http.Client
-	Stall  time.Duration
-	Now    func() time.Time
+	From debian.Source
+	// Noticed, unless nil, is called for each release whose indexes are read: each gets
+	// every package, and done is called after the last one.
+	Noticed func(release string) (each func(map[string]string) error, done func())
 }
 
-// parallel is how many packages are fetched at once: one connection seldom fills
-// a line, and a mirror shouldn't notice us.
+// parallel is how many packages are fetched at once. One connection is often slower than
+// the line, and many would be a load for the mirror.
 const parallel = 4
 
 type report func(stage, message string, done, total int64)
 
-func (a Archives) source(archive, codename string) debian.Source {
-	s := debian.Source{Mirror: a.Mirror, Codename: codename, CacheDir: a.CacheDir, Keys: a.Keys, Client: a.Client, Stall: a.Stall, Now: a.Now}
-	if archive == securityArchive {
-		if s.Mirror = a.Security; s.Mirror == "" {
-			s.Mirror = publicSecurity
-		}
-	}
-	return s
-}
-
-// resolve makes a lock of what the archives have now.
+// resolve makes a lock of the packages that the archives have now.
 func (a Archives) resolve(ctx context.Context, suite string, wanted []string, tell report) (banger.Lock, error) {
 	lock := banger.Lock{Suite: suite}
 	all := newUniverse()
-	for _, part := range []struct{ archive, codename string }{
-		{mainArchive, suite}, {mainArchive, suite + "-updates"}, {securityArchive, suite + "-security"},
-	} {
-		date, err := a.source(part.archive, part.codename).Index(ctx,
-			func(done, total int64) { tell("index", part.codename, done, total) },
-			func(s map[string]string) error { return all.add(part.archive, s) })
+	notice, noticed := func(map[string]string) error { return nil }, func() {}
+	if a.Noticed != nil {
+		notice, noticed = a.Noticed(suite)
+	}
+	for _, part := range a.From.Suites(suite) {
+		index, err := part.Index(ctx, func(done, total int64) { tell("index", part.Codename, done, total) })
+		if err == nil {
+			err = index.Each(ctx, func(s map[string]string) error {
+				return errors.Join(all.add(part.Archive, s), notice(s))
+			})
+		}
 		if err != nil {
 			return lock, err
 		}
-		if date.After(lock.Date) {
-			lock.Date = date
+		if index.Date.After(lock.Date) {
+			lock.Date = index.Date
 		}
 	}
+	noticed()
 	all.seal()
 	var err error
 	lock.Packages, err = all.resolve(wanted)
 	return lock, err
 }
 
-// fetch brings all packages of a lock and returns their files, in order. What a
-// mirror no longer has comes from snapshot, an archive of archives, when that is
-// given.
+// fetch fetches all packages of a lock and returns their files, in order. A package that
+// the mirror no longer has comes from snapshot, an archive of old packages, unless "".
 func (a Archives) fetch(ctx context.Context, lock banger.Lock, snapshot string, tell report) ([]string, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -107,7 +90,7 @@ func (a Archives) fetch(ctx context.Context, lock banger.Lock, snapshot string, 
 	return f.files, nil
 }
 
-// fetching is one fetch at work.
+// fetching is the state of one fetch.
 type fetching struct {
 	from     Archives
 	lock     banger.Lock
@@ -126,7 +109,7 @@ func (f *fetching) one(ctx context.Context, i int) error {
 		return nil
 	}
 	p := f.lock.Packages[i]
-	file := debian.File{Path: p.Path, SHA256: p.SHA256, Size: p.Size}
+	file := debian.File{Path: p.Path, Blob: fetch.Blob{SHA256: p.SHA256, Size: p.Size}}
 	progress := func(done int64) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -134,10 +117,12 @@ func (f *fetching) one(ctx context.Context, i int) error {
 		f.have[i] = done
 		f.tell("packages", "", f.done, f.total)
 	}
-	from := f.from.source(p.Archive, "")
+	from := f.from.From
+	from.Archive = p.Archive
 	path, found, err := from.Fetch(ctx, file, progress)
 	if err == nil && !found && f.snapshot != "" {
 		from.Mirror = strings.TrimRight(f.snapshot, "/") + "/" + p.Archive + "/" + f.lock.Date.UTC().Format("20060102T150405Z")
+		from.Security = from.Mirror
 		path, found, err = from.Fetch(ctx, file, progress)
 	}
 	if err == nil && !found {

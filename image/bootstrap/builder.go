@@ -10,16 +10,28 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"banger"
-	"banger/debian"
+	"banger/fetch"
+	"banger/fetch/debian"
 	"banger/guest"
 )
 
-// Suites are the distributions that can be built, newest last.
-func Suites() []string { return []string{"bookworm", "trixie"} }
+// suites are the distributions that can be built, oldest first, with the default name of
+// an image.
+var suites = []struct{ name, image string }{{"bookworm", "debian-12"}, {"trixie", "debian-13"}}
+
+func imageOf(suite string) (image string, ok bool) {
+	for _, s := range suites {
+		if s.name == suite {
+			return s.image, true
+		}
+	}
+	return "", false
+}
 
 // Images is what a Builder needs of the daemon's images.
 type Images interface {
@@ -31,8 +43,8 @@ type Images interface {
 	DeleteImage(ctx context.Context, ref string) error
 }
 
-// Machines is what it needs of the daemon's VMs: it makes one as any client does,
-// so whatever dies, what it made goes the way of every VM that nobody holds.
+// Machines is what a Builder needs of the daemon's VMs. It makes a VM with a lease, as
+// any client does: if the builder dies, the daemon deletes the VM.
 type Machines interface {
 	banger.VMService
 	banger.Leases
@@ -46,13 +58,13 @@ type Builder struct {
 	NewID    func() string
 	Log      *slog.Logger
 
-	one sync.Mutex // one build at a time: two would only be slower
+	one turn // one build at a time: two would only be slower
 }
 
 var _ banger.ImageBuilder = (*Builder)(nil)
 
-// What the VM gets that packages are configured in. One program runs after another:
-// a second processor would idle, and slow an emulated first one down.
+// The VM in which packages are configured. Programs run one after another in it: a
+// second CPU would be idle, and make an emulated one slower.
 const (
 	buildVCPU      = 1
 	buildMemoryMiB = 1024
@@ -62,26 +74,32 @@ const (
 // BuildImage implements banger.ImageBuilder.
 func (b *Builder) BuildImage(ctx context.Context, r banger.Recipe, p banger.Progress) (banger.Image, error) {
 	if err := valid(&r); err != nil {
-		return banger.Image{}, banger.During("build image "+r.Name, err)
+		return banger.Image{}, banger.During(strings.TrimSpace("build image "+r.Name), err)
 	}
 	img, err := b.build(ctx, r, teller(p))
 	if err != nil && ctx.Err() != nil {
-		err = banger.Errorf(banger.CodeCanceled, "%w", context.Cause(ctx)).WithHint("the next try goes on with what was fetched")
+		err = banger.Errorf(banger.CodeCanceled, "%w", context.Cause(ctx)).WithHint("try again: what was fetched is kept")
 	}
-	return img, banger.During("build image "+r.Name, err)
+	return img, banger.During(strings.TrimSpace("build image "+r.Name), err)
 }
 
-// Image implements banger.ImageBuilder.
-func (b *Builder) Image(ctx context.Context, ref string) (banger.Image, error) {
-	return b.Images.Image(ctx, ref)
-}
-
+// valid checks a recipe and fills in its defaults.
 func valid(r *banger.Recipe) error {
 	if r.Lock != nil {
 		return validLock(r)
 	}
-	if !slices.Contains(Suites(), r.Suite) {
-		return banger.Errorf(banger.CodeInvalid, "no suite %q", r.Suite).WithHint("there are %v", Suites())
+	if r.Suite == "" {
+		r.Suite = suites[0].name
+	}
+	image, ok := imageOf(r.Suite)
+	if !ok {
+		return banger.Errorf(banger.CodeInvalid, "no suite %q", r.Suite).WithHint("the suites are bookworm and trixie")
+	}
+	if r.Name == "" {
+		r.Name = image
+	}
+	if len(r.Packages) == 0 {
+		r.Packages = defaultPackages()
 	}
 	for _, name := range r.Packages {
 		if !nameOf.MatchString(name) {
@@ -94,18 +112,22 @@ func valid(r *banger.Recipe) error {
 
 const makeLock = "make one by: banger image show --lock IMAGE"
 
-// validLock checks a lock, which is a file from anywhere.
+// validLock checks a lock, which isn't trusted.
 func validLock(r *banger.Recipe) error {
 	if r.Suite != "" || len(r.Packages) > 0 {
-		return banger.Errorf(banger.CodeInvalid, "a lock says itself which packages of which suite it means").
+		return banger.Errorf(banger.CodeInvalid, "a lock already says which packages of which suite to take").
 			WithHint("leave --list and --suite out")
 	}
-	if !slices.Contains(Suites(), r.Lock.Suite) || len(r.Lock.Packages) == 0 {
+	image, ok := imageOf(r.Lock.Suite)
+	if !ok || len(r.Lock.Packages) == 0 {
 		return banger.Errorf(banger.CodeInvalid, "the lock has suite %q and %d packages", r.Lock.Suite, len(r.Lock.Packages)).
 			WithHint(makeLock)
 	}
+	if r.Name == "" {
+		r.Name = image
+	}
 	for _, p := range r.Lock.Packages {
-		if !nameOf.MatchString(p.Name) || p.Archive != mainArchive && p.Archive != securityArchive {
+		if !nameOf.MatchString(p.Name) || p.Archive != debian.Main && p.Archive != debian.SecurityUpdates {
 			return banger.Errorf(banger.CodeInvalid, "the lock has a package %.80q of an archive %.80q", p.Name, p.Archive).WithHint(makeLock)
 		}
 		if !filepath.IsLocal(p.Path) || len(p.SHA256) != 64 || p.Size <= 0 {
@@ -115,7 +137,7 @@ func validLock(r *banger.Recipe) error {
 	return nil
 }
 
-// teller makes progress of a build's reports. Many goroutines report.
+// teller turns a build's reports into progress. It may be called concurrently.
 func teller(p banger.Progress) report {
 	var mu sync.Mutex
 	var last banger.Event
@@ -135,8 +157,11 @@ func teller(p banger.Progress) report {
 }
 
 func (b *Builder) build(ctx context.Context, r banger.Recipe, tell report) (banger.Image, error) {
-	b.one.Lock()
-	defer b.one.Unlock()
+	leave, err := b.one.take(ctx)
+	if err != nil {
+		return banger.Image{}, err
+	}
+	defer leave()
 	old, err := b.Images.Image(ctx, r.Name)
 	switch {
 	case banger.CodeOf(err) == banger.CodeNotFound:
@@ -150,8 +175,8 @@ func (b *Builder) build(ctx context.Context, r banger.Recipe, tell report) (bang
 	default:
 		return old, nil
 	}
-	defer debian.Hold(b.CacheDir)()
-	if err := debian.SweepCache(b.CacheDir); err != nil {
+	defer fetch.Hold(ctx, b.From.CacheDir)()
+	if err := fetch.Sweep(b.From.CacheDir); err != nil {
 		return banger.Image{}, err
 	}
 	var lock banger.Lock
@@ -174,12 +199,29 @@ func (b *Builder) build(ctx context.Context, r banger.Recipe, tell report) (bang
 	return b.make(ctx, r, lock, files, tell)
 }
 
+// turn is a mutex on which waiting ends with a context.
+type turn struct {
+	once sync.Once
+	held chan struct{}
+}
+
+func (t *turn) take(ctx context.Context) (leave func(), err error) {
+	t.once.Do(func() { t.held = make(chan struct{}, 1) })
+	select {
+	case t.held <- struct{}{}:
+		return func() { <-t.held }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for another build: %w", context.Cause(ctx))
+	}
+}
+
 // same reports whether two locks mean the same packages.
 func same(a, b banger.Lock) bool {
 	return a.Suite == b.Suite && reflect.DeepEqual(a.Packages, b.Packages)
 }
 
-// make unpacks, configures and publishes. What is between goes whatever happens.
+// make unpacks, configures and publishes. It removes the VM and the unfinished image in
+// any case.
 func (b *Builder) make(ctx context.Context, r banger.Recipe, lock banger.Lock, files []string, tell report) (img banger.Image, err error) {
 	unfinished := banger.UnfinishedImage + b.NewID()
 	dirs, err := b.unpack(ctx, unfinished, lock, files, tell)
@@ -199,33 +241,30 @@ func (b *Builder) make(ctx context.Context, r banger.Recipe, lock banger.Lock, f
 	held, release := context.WithCancel(ctx)
 	defer release()
 	go func() {
-		if err := b.Machines.HoldVM(held, vm.ID); err != nil {
+		if err := b.Machines.HoldVM(held, vm.ID, nil); err != nil {
 			b.Log.Warn("the lease on a builder's VM ended", "vm", vm.ID, "err", err)
 		}
 	}()
 	m := machine{report: tell, client: guest.Client{
-		Dial: func(ctx context.Context) (net.Conn, error) { return b.Machines.Dial(ctx, vm.ID) },
-		Final: func(err error) bool {
-			code := banger.CodeOf(err)
-			return code == banger.CodeNotRunning || code == banger.CodeNotFound
-		},
+		Dial:  func(ctx context.Context) (net.Conn, error) { return b.Machines.Dial(ctx, vm.ID) },
+		Final: banger.IsDown,
 	}}
 	if err := m.configure(ctx, lock.Packages); err != nil {
 		return banger.Image{}, banger.Errorf(banger.CodeInternal, "configure the packages: %w", err).
-			WithHint("is one of the packages known to need a running system? leave it out of the list")
+			WithHint("a package may need a running system to be configured: leave it out of the list")
 	}
 	return b.publish(ctx, m, r, lock, dirs, tell)
 }
 
-// undo takes something back when its builder may have been told to stop.
+// undo removes something. It does so even if ctx has ended.
 func undo(ctx context.Context, remove func(context.Context, string) error, what string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	return remove(ctx, what)
 }
 
-// unpack makes the image that the packages are configured in, and returns the
-// directories packages brought.
+// unpack makes the unfinished image, of unpacked packages, and returns the directories
+// that packages have.
 func (b *Builder) unpack(ctx context.Context, name string, lock banger.Lock, files []string, tell report) (map[string]bool, error) {
 	r, w := io.Pipe()
 	t := newTree(w)
@@ -234,7 +273,7 @@ func (b *Builder) unpack(ctx context.Context, name string, lock banger.Lock, fil
 		defer close(done)
 		w.CloseWithError(t.fill(ctx, lock, files, tell))
 	}()
-	_, err := b.Images.Add(ctx, banger.Image{Name: name, Source: "packages to be configured"}, false, r, nil)
+	_, err := b.Images.Add(ctx, banger.Image{Name: name, Source: "packages to be configured", Unfinished: true}, false, r, nil)
 	_ = r.CloseWithError(errors.New("the image's writer has stopped reading"))
 	<-done
 	return t.dirs, err
@@ -245,7 +284,7 @@ func (t *tree) fill(ctx context.Context, lock banger.Lock, files []string, tell 
 	for i := range order {
 		order[i] = i
 	}
-	// base-files says what the top directories look like.
+	// base-files comes first: it has the modes of the top directories.
 	slices.SortStableFunc(order, func(a, b int) int { return first(lock.Packages[a]) - first(lock.Packages[b]) })
 	for n, i := range order {
 		p := lock.Packages[i]
@@ -278,7 +317,7 @@ func (b *Builder) publish(ctx context.Context, m machine, r banger.Recipe, lock 
 		t := trimmer{mounts: mounts, dirs: dirs, date: lock.Date}
 		err := t.copy(imageSide, fromGuest)
 		if err == nil {
-			_, err = io.Copy(io.Discard, fromGuest) // the padding at its end, and how tar ended
+			_, err = io.Copy(io.Discard, fromGuest) // the tar's padding; the error says how tar ended
 		}
 		imageSide.CloseWithError(err)
 		fromGuest.CloseWithError(err)
@@ -291,7 +330,7 @@ func (b *Builder) publish(ctx context.Context, m machine, r banger.Recipe, lock 
 	return img, err
 }
 
-// counting tells how much has come out of the guest.
+// counting reports how many bytes have come out of the guest.
 type counting struct {
 	w    io.Writer
 	n    int64

@@ -19,7 +19,8 @@ import (
 	"time"
 
 	"banger"
-	"banger/archivetest"
+	"banger/fetch/debian"
+	"banger/test/archivetest"
 )
 
 // shelf is images in memory: their tars are read and listed.
@@ -87,12 +88,46 @@ func builder(t *testing.T) (*Builder, *archivetest.Archive, *shelf) {
 	t.Helper()
 	a, s := archivetest.New(t, packages...), newShelf()
 	return &Builder{
-		Archives: Archives{CacheDir: t.TempDir(), Mirror: a.URL("debian"), Security: a.URL("debian-security"), Keys: a.Keys, Stall: 100 * time.Millisecond},
+		Archives: Archives{From: debian.Source{CacheDir: t.TempDir(), Mirror: a.URL("debian"), Security: a.URL("debian-security"), Keys: a.Keys, Stall: 100 * time.Millisecond}},
 		Images:   s, Machines: noMachines{}, NewID: func() string { return "id" }, Log: slog.New(slog.DiscardHandler),
 	}, a, s
 }
 
-var recipe = banger.Recipe{Name: "debian-12", Suite: "bookworm"}
+var recipe = banger.Recipe{Name: "debian-12", Suite: "bookworm", Packages: []string{"apt"}}
+
+// What a recipe leaves open is the default image's.
+func TestOpenRecipe(t *testing.T) {
+	var r banger.Recipe
+	if err := valid(&r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Name != "debian-12" || r.Suite != "bookworm" || !slices.Contains(r.Packages, "systemd") {
+		t.Errorf("an empty recipe means %+v", r)
+	}
+	r = banger.Recipe{Suite: "trixie", Packages: []string{"git"}}
+	if err := valid(&r); err != nil || r.Name != "debian-13" || !slices.Equal(r.Packages, []string{"git"}) {
+		t.Errorf("%v: %+v", err, r)
+	}
+}
+
+// Who waits for another build can be told to stop.
+func TestWaitForAnother(t *testing.T) {
+	b, _, _ := builder(t)
+	leave, err := b.one.take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.BuildImage(ctx, recipe, nil); banger.CodeOf(err) != banger.CodeCanceled {
+		t.Errorf("%v, want that it was canceled", err)
+	}
+	leave()
+	if leave, err = b.one.take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	leave()
+}
 
 // What a mirror does wrong is named, and leaves no image.
 func TestHostileMirrors(t *testing.T) {
@@ -127,7 +162,7 @@ func TestHostileMirrors(t *testing.T) {
 		"an index of another hash":     {"/debian/dists/bookworm/main/binary-amd64/Packages.xz", serve(func(*archivetest.Archive) []byte { return []byte("x") }), "bookworm"},
 		"a package of another hash": {tool, serve(func(a *archivetest.Archive) []byte {
 			return []byte(strings.ToUpper(string(a.File(tool))))
-		}), "content doesn't match the signed hash"},
+		}), "content doesn't match its hash"},
 		"a truncated package":  {tool, serve(func(a *archivetest.Archive) []byte { return a.File(tool)[:100] }), tool},
 		"a package that hangs": {tool, hang, "no data arrived"},
 		"a release that hangs": {archivetest.InRelease, hang, "no data arrived"},
@@ -162,7 +197,7 @@ func TestResume(t *testing.T) {
 	var whole []string // paths of what the first try left
 	for _, p := range packages {
 		data := a.File(archivetest.Pool(p))
-		if _, err := os.Stat(filepath.Join(b.CacheDir, fmt.Sprintf("%x", sha256.Sum256(data)))); err == nil {
+		if _, err := os.Stat(filepath.Join(b.From.CacheDir, fmt.Sprintf("%x", sha256.Sum256(data)))); err == nil {
 			whole = append(whole, archivetest.Pool(p))
 		}
 	}
@@ -183,14 +218,14 @@ func TestResume(t *testing.T) {
 // An interrupted build says so, and stops though the mirror doesn't answer.
 func TestInterrupt(t *testing.T) {
 	b, a, _ := builder(t)
-	b.Stall = time.Hour
+	b.From.Stall = time.Hour
 	ctx, cancel := context.WithCancel(t.Context())
 	a.Answer(archivetest.Pool(packages[3]), func(w http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() })
 	_, err := b.BuildImage(ctx, recipe, nil)
 	if banger.CodeOf(err) != banger.CodeCanceled {
 		t.Fatalf("%v", err)
 	}
-	if e, ok := errors.AsType[*banger.Error](err); !ok || !strings.Contains(e.Hint, "goes on with what was fetched") {
+	if e, ok := errors.AsType[*banger.Error](err); !ok || !strings.Contains(e.Hint, "what was fetched is kept") {
 		t.Errorf("hint: %v", err)
 	}
 }
@@ -249,7 +284,7 @@ func TestNameTaken(t *testing.T) {
 		r    banger.Recipe
 	}{
 		"built before":              {built, "", recipe},
-		"the same, and replace":     {built, "", banger.Recipe{Name: "debian-12", Suite: "bookworm", Replace: true}},
+		"the same, and replace":     {built, "", banger.Recipe{Name: "debian-12", Suite: "bookworm", Packages: []string{"apt"}, Replace: true}},
 		"the same lock":             {built, "", banger.Recipe{Name: "debian-12", Lock: &lock}},
 		"another lock":              {built, banger.CodeConflict, banger.Recipe{Name: "debian-12", Lock: &other}},
 		"another suite":             {built, banger.CodeConflict, banger.Recipe{Name: "debian-12", Suite: "trixie"}},
@@ -308,9 +343,9 @@ func TestOneBuild(t *testing.T) {
 // Downloads that nobody wants any more go; the cache belongs to its owner alone.
 func TestCache(t *testing.T) {
 	b, _, _ := builder(t)
-	b.CacheDir = filepath.Join(b.CacheDir, "packages")
-	stale := filepath.Join(b.CacheDir, strings.Repeat("a", 64))
-	if err := errors.Join(os.MkdirAll(b.CacheDir, 0o700), os.WriteFile(stale, nil, 0o600), os.Chtimes(stale, time.Time{}, time.Now().AddDate(0, -1, 0))); err != nil {
+	b.From.CacheDir = filepath.Join(b.From.CacheDir, "packages")
+	stale := filepath.Join(b.From.CacheDir, strings.Repeat("a", 64))
+	if err := errors.Join(os.MkdirAll(b.From.CacheDir, 0o700), os.WriteFile(stale, nil, 0o600), os.Chtimes(stale, time.Time{}, time.Now().AddDate(0, -1, 0))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.BuildImage(t.Context(), recipe, nil); !errors.Is(err, errNoMachine) {

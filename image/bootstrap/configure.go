@@ -13,14 +13,14 @@ import (
 	"banger/guest"
 )
 
-// What runs in the guest. It is a shell script, as what it runs is: see there.
+// configureScript runs in the guest; its comments are in the file.
 //
 //go:embed configure.sh
 var configureScript string
 
-// exportCommand writes the guest's root as a tar. The guest's own tar keeps what
-// a package may have set: attributes and access control lists too. Directories
-// that the running guest changes meanwhile are made anew: see live.
+// exportCommand writes the guest's root as a tar. The guest's own tar keeps all that a
+// package may have set, attributes and access control lists, too. Directories that the
+// running guest changes are made anew: see live.
 var exportCommand = []string{"tar", "--create", "--format=pax", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls",
 	"--one-file-system", "--sort=name", "--exclude=./proc", "--exclude=./sys", "--exclude=./dev", "--exclude=./run", "--exclude=./tmp",
 	"--directory=/", "."}
@@ -31,7 +31,7 @@ type machine struct {
 	report func(stage, message string, done, total int64)
 }
 
-// configure does for unpacked packages what dpkg does last.
+// configure configures the unpacked packages, as dpkg --configure does.
 func (m machine) configure(ctx context.Context, packages []banger.Package) error {
 	seen := &setups{report: func(name string, n int) {
 		m.report("configure", name, int64(n), int64(len(packages)))
@@ -49,8 +49,8 @@ func (m machine) configure(ctx context.Context, packages []banger.Package) error
 	return nil
 }
 
-// mounts returns where something is mounted in the guest, without the slash in
-// front: that isn't the image's.
+// mounts returns the guest's mount points without the leading slash. What is mounted
+// there isn't part of the image.
 func (m machine) mounts(ctx context.Context) ([]string, error) {
 	var out bytes.Buffer
 	st, err := m.client.Exec(ctx, guest.ExecSpec{Argv: []string{"cat", "/proc/self/mounts"}, Dir: "/"}, guest.IO{Stdout: &limited{&out, 1 << 20}})
@@ -76,7 +76,8 @@ func (m machine) export(ctx context.Context, w io.Writer) error {
 	return err
 }
 
-// setups reads dpkg's output: it counts the packages set up, and keeps the end.
+// setups reads dpkg's output: it counts the packages that were set up, and keeps the end
+// of the output.
 type setups struct {
 	report func(name string, n int)
 	line   []byte
@@ -120,7 +121,7 @@ func (s *setups) last() string {
 	}, strings.Join(append(s.tail, string(s.line)), "\n"))
 }
 
-// limited refuses what is more than a guest can honestly have to say.
+// limited refuses more bytes than an honest guest would write.
 type limited struct {
 	w    io.Writer
 	left int
@@ -128,7 +129,7 @@ type limited struct {
 
 func (l *limited) Write(p []byte) (int, error) {
 	if l.left -= len(p); l.left < 0 {
-		return 0, fmt.Errorf("the guest says too much")
+		return 0, fmt.Errorf("the guest wrote too much")
 	}
 	return l.w.Write(p)
 }

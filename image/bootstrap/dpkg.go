@@ -8,9 +8,9 @@ import (
 	"banger"
 )
 
-// finish writes what belongs to no package: dpkg's database, with every package
-// unpacked and not configured, and the little that has to be there before the
-// first package can be.
+// finish writes the files that belong to no package: dpkg's database, in which every
+// package is unpacked and not configured, and what the first package needs to be
+// configured.
 func (t *tree) finish(lock banger.Lock) error {
 	var status, extended strings.Builder
 	var interests []interest
@@ -24,7 +24,7 @@ func (t *tree) finish(lock banger.Lock) error {
 		}
 		interests = append(interests, u.interests()...)
 	}
-	// The tools of maintainer scripts live where these links lead.
+	// Maintainer scripts find their tools through these links.
 	for _, root := range roots {
 		if t.dirs["usr/"+root] {
 			if err := t.link(root, "usr/"+root); err != nil {
@@ -56,15 +56,15 @@ func (t *tree) finish(lock banger.Lock) error {
 	return t.out.Close()
 }
 
-// sources is the archive the image's own apt goes on with.
+// sources is the configuration of the image's own apt.
 func sources(suite string) string {
 	const keyring = "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
 	return "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: " + suite + " " + suite + "-updates\nComponents: main\n" + keyring +
 		"\nTypes: deb\nURIs: http://deb.debian.org/debian-security\nSuites: " + suite + "-security\nComponents: main\n" + keyring
 }
 
-// dbName is what dpkg's database calls a package: packages that may be installed
-// for several architectures carry theirs.
+// dbName is a package's name in dpkg's database: with the architecture, if the package
+// may be installed for several.
 func (u *unpacked) dbName() string {
 	if u.fields["Multi-Arch"] == "same" {
 		return u.Name + ":" + u.Arch
@@ -135,9 +135,9 @@ func (u *unpacked) interests() (list []interest) {
 	return list
 }
 
-// triggers writes who is interested in what. Nothing is pending: all files are
-// there before the first package is configured, and a package that is configured
-// does what its triggers would.
+// triggers writes which packages are interested in which triggers. None is pending: all
+// files are there before the first package is configured, and when a package is
+// configured, it does what its triggers would do.
 func (t *tree) triggers(interests []interest) error {
 	var files strings.Builder
 	named := map[string]string{}

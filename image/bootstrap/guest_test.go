@@ -14,9 +14,9 @@ import (
 	"testing"
 
 	"banger"
-	"banger/agent"
-	"banger/agent/session"
 	"banger/guest"
+	"banger/guest/agent"
+	"banger/guest/agent/session"
 )
 
 // workshop is a machine whose guest is the real agent, which runs other commands
@@ -43,7 +43,7 @@ func (w *workshop) DeleteVM(_ context.Context, ref string) error {
 	return nil
 }
 
-func (w *workshop) HoldVM(ctx context.Context, _ string) error {
+func (w *workshop) HoldVM(ctx context.Context, _ string, _ func()) error {
 	<-ctx.Done()
 	close(w.held)
 	return nil
@@ -191,7 +191,7 @@ func TestGuestsThatFail(t *testing.T) {
 			c.spoil(w)
 			b.Machines = w
 			if _, err := b.BuildImage(t.Context(), recipe, nil); err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%v, want %q", err, c.want)
+				t.Fatalf("%v, want %q", err, c.want)
 			}
 			if <-w.held; len(w.deleted) != 1 || len(s.images) > 0 {
 				t.Errorf("deleted %v, images %v", w.deleted, s.images)

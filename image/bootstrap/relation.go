@@ -5,15 +5,17 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"banger/fetch/debian"
 )
 
-// relation is what one package says of another: deb-control(5), "Depends".
+// relation is one package's requirement on another: deb-control(5), "Depends".
 type relation struct{ name, op, version string }
 
 // group holds alternatives: one of them is enough.
 type group []relation
 
-// nameOf is what a package may be called (Debian policy 5.6.1).
+// nameOf matches valid names of packages (Debian policy 5.6.1).
 var nameOf = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
 
 var relationOf = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]+)(?::(any|native|amd64|all))?\s*(?:\(\s*(<<|<=|=|>=|>>)\s*([A-Za-z0-9.+~:-]+)\s*\))?$`)
@@ -40,7 +42,7 @@ func relations(field string) ([]group, error) {
 
 // allows reports whether a version meets the relation's bound, if it has one.
 func (r relation) allows(version string) bool {
-	c := compare(version, r.version)
+	c := debian.Compare(version, r.version)
 	switch r.op {
 	case "":
 		return true
@@ -71,8 +73,8 @@ func (g group) String() string {
 	return strings.Join(s, " | ")
 }
 
-// meets reports whether a package is what a relation asks for, by its name or
-// by what it provides. A provision without a version meets no bound.
+// meets reports whether a package fulfils a relation, by its name or by what it
+// provides. What is provided without a version fulfils no bound on the version.
 func (c *candidate) meets(r relation) bool {
 	if c.Name == r.name {
 		return r.allows(c.Version)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"banger"
+	"banger/fetch/debian"
 )
 
 // candidate is the newest version of a package that the archives have.
@@ -15,7 +16,7 @@ type candidate struct {
 	banger.Package
 	essential         bool
 	priority          string
-	depends, conflict string // as the index has them: few of them are ever looked at
+	depends, conflict string // as in the index, parsed when needed
 	provides          []relation
 	conflicts         []relation // parsed on first use
 	parsed            bool
@@ -29,8 +30,8 @@ type universe struct {
 
 func newUniverse() *universe { return &universe{byName: map[string]*candidate{}} }
 
-// add takes a stanza of a package index. Of two versions the higher one counts,
-// whichever archive it comes from: that is how updates arrive.
+// add adds the package of an index's stanza. Of two versions it keeps the higher one,
+// from whichever archive: so updates win.
 func (u *universe) add(archive string, s map[string]string) error {
 	name, version := s["Package"], s["Version"]
 	if !nameOf.MatchString(name) || version == "" {
@@ -39,7 +40,7 @@ func (u *universe) add(archive string, s map[string]string) error {
 	if arch := s["Architecture"]; arch != "amd64" && arch != "all" {
 		return nil
 	}
-	if old := u.byName[name]; old != nil && compare(old.Version, version) >= 0 {
+	if old := u.byName[name]; old != nil && debian.Compare(old.Version, version) >= 0 {
 		return nil
 	}
 	size, err := strconv.ParseInt(s["Size"], 10, 64)
@@ -95,11 +96,10 @@ type selection struct {
 	queue  []*candidate
 }
 
-// resolve returns what must be installed for the wanted packages: those, what
-// the distribution marks as essential or required, apt, and all these depend on.
-// As apt does, it takes the first alternative that fits, prefers what is chosen
-// already, and leaves recommendations out. It never tries a second way: a list
-// that would need one is refused.
+// resolve returns the packages to install: the wanted ones, those that the distribution
+// marks as essential or required, apt, and all that these depend on. Like apt, it takes
+// the first alternative that fits, but prefers packages chosen already. It leaves out
+// recommendations. It never goes back on a choice: a list that needs that is refused.
 func (u *universe) resolve(wanted []string) ([]banger.Package, error) {
 	s := &selection{u: u, chosen: map[string]*candidate{}, why: map[string]string{}}
 	for _, name := range append([]string{"apt"}, wanted...) {
@@ -183,7 +183,7 @@ func (s *selection) find(g group) *candidate {
 	return nil
 }
 
-// clash returns a chosen package that c can't be beside.
+// clash returns a chosen package that c conflicts with.
 func (s *selection) clash(c *candidate) *candidate {
 	for _, name := range sorted(s.chosen) {
 		if other := s.chosen[name]; other != c && (c.excludes(other) || other.excludes(c)) {
@@ -195,7 +195,7 @@ func (s *selection) clash(c *candidate) *candidate {
 
 func (c *candidate) excludes(other *candidate) bool {
 	if !c.parsed {
-		groups, _ := relations(c.conflict) // what can't be read excludes nothing; dpkg will say
+		groups, _ := relations(c.conflict) // on an error there are none; dpkg will report it
 		for _, g := range groups {
 			c.conflicts = append(c.conflicts, g[0])
 		}
@@ -214,7 +214,7 @@ func (s *selection) check() error {
 	return nil
 }
 
-// chain tells how a package came in.
+// chain says which packages needed a package, for messages.
 func (s *selection) chain(name string) string {
 	var by []string
 	for at := s.why[name]; at != "" && len(by) < 20; at = s.why[at] {
@@ -226,7 +226,7 @@ func (s *selection) chain(name string) string {
 	return " (needed by " + strings.Join(by, ", by ") + ")"
 }
 
-// suggest helps with a name nobody has.
+// suggest returns a hint for a name that no package has.
 func (u *universe) suggest(name string) string {
 	if list := u.providers[name]; len(list) > 0 {
 		var names []string
@@ -235,7 +235,7 @@ func (u *universe) suggest(name string) string {
 		}
 		return "it is provided by " + strings.Join(names, ", ") + ": name one of them"
 	}
-	return "is the name right, and in this suite? https://packages.debian.org knows"
+	return "look for the name, and whether this suite has it, at https://packages.debian.org"
 }
 
 func sorted[V any](m map[string]V) []string {

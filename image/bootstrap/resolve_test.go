@@ -6,38 +6,8 @@ import (
 	"testing"
 
 	"banger"
+	"banger/fetch/debian"
 )
-
-func TestCompare(t *testing.T) {
-	// In the order of deb-version(7), lowest first; = joins equals.
-	for _, row := range []string{
-		"1.0~~ 1.0~~a 1.0~ 1.0~rc1 1.0 1.0-0.1 1.0-1 1.0-1+b1 1.0a 1.0+1 1.0.1 1.1 1.9 1.10 2 1:0.1 2:0",
-		"1.2.3-1~deb12u1 1.2.3-1 1.2.3-1+deb12u1 1.2.3-1+deb12u2 1.2.3-2",
-		"252.9-1 252.39-1~deb12u1 257",
-		"1.0-9 1.0-1-1", // the last hyphen parts the revision off
-	} {
-		list := strings.Fields(row)
-		for i, a := range list {
-			for j, b := range list {
-				want := 0
-				switch {
-				case i < j:
-					want = -1
-				case i > j:
-					want = 1
-				}
-				if got := compare(a, b); got != want {
-					t.Errorf("%s against %s: %d, want %d", a, b, got, want)
-				}
-			}
-		}
-	}
-	for _, pair := range [][2]string{{"1.0", "1.0-0"}, {"0:1", "1"}, {"1.01", "1.1"}, {"1.0-00", "1.0"}} {
-		if got := compare(pair[0], pair[1]); got != 0 {
-			t.Errorf("%s against %s: %d, want equal", pair[0], pair[1], got)
-		}
-	}
-}
 
 func TestRelations(t *testing.T) {
 	groups, err := relations("libc6 (>= 2.36), debconf (>= 0.5) | debconf-2.0, python3:any, gcc-12 (<<12.3~), ,")
@@ -56,13 +26,13 @@ func index(t *testing.T, text string) *universe {
 	t.Helper()
 	u := newUniverse()
 	for para := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
-		s := stanza(para)
+		s := debian.Stanza(para)
 		for key, value := range map[string]string{"Version": "1", "Architecture": "amd64", "Size": "1", "Priority": "optional"} {
 			if s[key] == "" {
 				s[key] = value
 			}
 		}
-		if err := u.add(mainArchive, s); err != nil {
+		if err := u.add(debian.Main, s); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -197,7 +167,7 @@ func TestBadStanzas(t *testing.T) {
 		`package "xx", version ""`:    {"Package": "xx"},
 		`package xx: size "many"`:     {"Package": "xx", "Version": "1", "Architecture": "all", "Size": "many"},
 	} {
-		if err := newUniverse().add(mainArchive, s); err == nil || err.Error() != want {
+		if err := newUniverse().add(debian.Main, s); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}

@@ -16,20 +16,20 @@ import (
 	"strings"
 
 	"banger"
-	"banger/debian"
+	"banger/fetch/debian"
 )
 
-// Bounds of a package's control archive.
+// Bounds of a package's control archive, in bytes where they are sizes.
 const (
 	maxControl = 8 << 20
 	maxMembers = 64
 )
 
-// tree is a root tar in the making: many packages, unpacked over each other as
-// dpkg would, with /usr merged.
+// tree is a root tar that is being written: packages unpacked over each other as dpkg
+// would, with /usr merged.
 type tree struct {
 	out   *tar.Writer
-	owner map[string]*unpacked // of what isn't a directory
+	owner map[string]*unpacked // of all but directories
 	dirs  map[string]bool
 	all   []*unpacked
 }
@@ -40,7 +40,7 @@ type unpacked struct {
 	control   string            // its stanza
 	fields    map[string]string // of the stanza
 	members   map[string][]byte // other control files by name
-	files     []string          // what it brings, by the names it uses
+	files     []string          // its files, under the names it uses
 	conffiles map[string]string // path to MD5, as dpkg's database has it
 }
 
@@ -59,11 +59,15 @@ func (t *tree) add(ctx context.Context, p banger.Package, file string) error {
 	if err != nil {
 		return err
 	}
-	control, data, err := debian.OpenDeb(ctx, f, info.Size())
+	control, err := debian.Control(ctx, f, info.Size())
 	if err != nil {
 		return err
 	}
 	u, err := readControl(p, control)
+	if err != nil {
+		return err
+	}
+	data, err := debian.Data(ctx, f, info.Size())
 	if err != nil {
 		return err
 	}
@@ -107,7 +111,7 @@ func readControl(p banger.Package, r io.Reader) (*unpacked, error) {
 	}
 	u.control = strings.TrimSpace(string(u.members["control"])) + "\n"
 	delete(u.members, "control")
-	u.fields = stanza(u.control)
+	u.fields = debian.Stanza(u.control)
 	if u.fields["Package"] != p.Name || u.fields["Version"] != p.Version || strings.Contains(u.control, "\n\n") {
 		return nil, fmt.Errorf("it is %.80q %.80q", u.fields["Package"], u.fields["Version"])
 	}
@@ -118,21 +122,6 @@ func readControl(p banger.Package, r io.Reader) (*unpacked, error) {
 		}
 	}
 	return u, nil
-}
-
-// stanza reads one paragraph of a control file, folded lines joined.
-func stanza(text string) map[string]string {
-	fields := map[string]string{}
-	last := ""
-	for line := range strings.Lines(text) {
-		if line[0] == ' ' || line[0] == '\t' {
-			fields[last] += line
-			continue
-		}
-		key, value, _ := strings.Cut(line, ":")
-		last, fields[key] = key, strings.TrimSpace(value)
-	}
-	return fields
 }
 
 // entry puts one entry of a package into the tree.
@@ -154,7 +143,7 @@ func (t *tree) entry(u *unpacked, h *tar.Header, content io.Reader) error {
 		return t.write(h, place+"/", nil)
 	}
 	if isMerged(name) {
-		return nil // base-files of Debian 13 brings these links; so do we
+		return nil // links that base-files of Debian 13 has, and that we write, too
 	}
 	if old := t.owner[place]; old != nil && old != u {
 		switch {
@@ -163,7 +152,7 @@ func (t *tree) entry(u *unpacked, h *tar.Header, content io.Reader) error {
 		case replaces(old, u):
 			return nil
 		default:
-			return fmt.Errorf("%s brings it too, and neither replaces the other", old.Name)
+			return fmt.Errorf("%s has this file, too, and neither package replaces the other", old.Name)
 		}
 	}
 	t.owner[place] = u
@@ -176,7 +165,7 @@ func (t *tree) entry(u *unpacked, h *tar.Header, content io.Reader) error {
 	}
 	var sum hash.Hash
 	if _, ok := u.conffiles["/"+name]; ok {
-		sum = md5.New() // what dpkg compares configuration files by
+		sum = md5.New() // dpkg compares configuration files by MD5
 		content = io.TeeReader(content, sum)
 	}
 	if err := t.write(h, place, content); err != nil {
@@ -188,8 +177,8 @@ func (t *tree) entry(u *unpacked, h *tar.Header, content io.Reader) error {
 	return nil
 }
 
-// write writes an entry under a name of ours. Owners go by number: there is no
-// /etc/passwd yet, and what packages bring has the numbers Debian fixes.
+// write writes an entry under the given name. Owners are numbers: there is no
+// /etc/passwd yet, and packages use only the ids that Debian fixes.
 func (t *tree) write(h *tar.Header, name string, content io.Reader) error {
 	h.Name, h.Format = name, tar.FormatPAX
 	h.Uname, h.Gname = "", ""
@@ -203,7 +192,7 @@ func (t *tree) write(h *tar.Header, name string, content io.Reader) error {
 	return err
 }
 
-// file writes a file of ours.
+// file writes a file that belongs to no package.
 func (t *tree) file(name string, mode int64, data []byte) error {
 	h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: mode, Size: int64(len(data))}
 	return t.write(h, name, bytes.NewReader(data))
@@ -213,11 +202,11 @@ func (t *tree) link(name, target string) error {
 	return t.write(&tar.Header{Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: target}, name, nil)
 }
 
-// inside cleans a name that must stay below the root.
+// inside cleans a name. One that leads out of the root is an error.
 func inside(name string) (string, error) {
 	clean := path.Clean(strings.TrimPrefix(name, "/"))
 	if clean == ".." || strings.HasPrefix(clean, "../") || strings.ContainsAny(clean, "\x00\n") {
-		return "", errors.New("it means nothing inside of the package")
+		return "", errors.New("no name of a file in a package")
 	}
 	return clean, nil
 }
@@ -227,7 +216,7 @@ var roots = []string{"bin", "sbin", "lib", "lib32", "lib64", "libo32", "libx32"}
 
 func isMerged(name string) bool { return slices.Contains(roots, name) }
 
-// merged returns where a name is once /usr is merged.
+// merged returns a file's name with /usr merged.
 func merged(name string) string {
 	if top, _, _ := strings.Cut(name, "/"); isMerged(top) {
 		return "usr/" + name
@@ -235,9 +224,8 @@ func merged(name string) string {
 	return name
 }
 
-// excludes are what dpkg is told to leave out, here and in the image: manuals and
-// translations are a third of an image and nobody reads them in a sandbox.
-// Licences stay.
+// excludes is what dpkg leaves out, here and later in the image: manuals and translations
+// are a third of an image and nobody reads them in a sandbox. Licences stay.
 const excludes = `path-exclude=/usr/share/man/*
 path-exclude=/usr/share/locale/*
 path-exclude=/usr/share/doc/*
@@ -251,7 +239,7 @@ func excluded(name string) bool {
 		}
 	}
 	doc, ok := strings.CutPrefix(name, "usr/share/doc/")
-	// The directory that a licence is in stays with it.
+	// The directory of a licence stays, too.
 	return ok && strings.Contains(doc, "/") && path.Base(doc) != "copyright"
 }
 

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/archivetest"
+	"banger/test/archivetest"
 )
 
 // entries is a tar's content: names with what they lead to or hold.
@@ -143,11 +143,11 @@ func TestBadPackages(t *testing.T) {
 		list []archivetest.Deb
 		want string
 	}{
-		"two with one file":   {[]archivetest.Deb{ok, {Name: "two", Version: "1", Files: ok.Files}}, "one brings it too, and neither replaces the other"},
-		"through merged /usr": {[]archivetest.Deb{ok, {Name: "two", Version: "1", Files: []tar.Header{file("./bin/x")}}}, "one brings it too"},
-		"above the root":      {[]archivetest.Deb{{Name: "up", Version: "1", Files: []tar.Header{file("../../etc/passwd")}}}, "means nothing inside"},
-		"a link above it":     {[]archivetest.Deb{{Name: "up", Version: "1", Files: []tar.Header{{Name: "./x", Typeflag: tar.TypeLink, Linkname: "../../etc/shadow"}}}}, "means nothing inside"},
-		"a line in a name":    {[]archivetest.Deb{{Name: "nl", Version: "1", Files: []tar.Header{file("./a\nb")}}}, "means nothing inside"},
+		"two with one file":   {[]archivetest.Deb{ok, {Name: "two", Version: "1", Files: ok.Files}}, "one has this file, too, and neither package replaces the other"},
+		"through merged /usr": {[]archivetest.Deb{ok, {Name: "two", Version: "1", Files: []tar.Header{file("./bin/x")}}}, "one has this file, too"},
+		"above the root":      {[]archivetest.Deb{{Name: "up", Version: "1", Files: []tar.Header{file("../../etc/passwd")}}}, "no name of a file in a package"},
+		"a link above it":     {[]archivetest.Deb{{Name: "up", Version: "1", Files: []tar.Header{{Name: "./x", Typeflag: tar.TypeLink, Linkname: "../../etc/shadow"}}}}, "no name of a file in a package"},
+		"a line in a name":    {[]archivetest.Deb{{Name: "nl", Version: "1", Files: []tar.Header{file("./a\nb")}}}, "no name of a file in a package"},
 		"control in folders":  {[]archivetest.Deb{{Name: "dirs", Version: "1", Control: map[string]string{"a/b": "x"}}}, "control archive: member"},
 		"two stanzas":         {[]archivetest.Deb{{Name: "twice", Version: "1", Fields: "\nPackage: dpkg\nStatus: install ok installed\n"}}, `it is "`},
 	} {

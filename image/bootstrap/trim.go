@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// trimmer copies the configured root and leaves out what isn't the image's: what
-// the guest needed for itself, what only this build knows, and caches.
+// trimmer copies the configured root. It leaves out what the image shouldn't have: files
+// of the running guest, traces of this build, and caches.
 type trimmer struct {
 	mounts []string        // without a slash in front
-	dirs   map[string]bool // that packages brought
-	date   time.Time       // nothing is younger
+	dirs   map[string]bool // directories of packages
+	date   time.Time       // files get no later time
 }
 
-// once are files that differ between machines: each VM gets its own, or makes it.
+// once are files that must differ between machines: each VM gets or makes its own.
 var once = []string{
 	"etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/machine-id", "etc/mtab", "var/lib/dbus/machine-id",
 	"var/lib/systemd/random-seed", "var/cache/ldconfig/aux-cache",
@@ -28,7 +28,7 @@ var once = []string{
 	"etc/passwd-", "etc/shadow-", "etc/group-", "etc/gshadow-", "etc/subuid-", "etc/subgid-", "etc/.pwd.lock",
 }
 
-// below are places of which only the directories stay that packages brought.
+// below are directories in which only directories of packages stay.
 var below = []string{"var/lib/apt/lists/", "var/cache/apt/", "var/log/apt/", "var/log/journal/", "run/", "tmp/", "var/tmp/", "proc/", "sys/", "dev/", "banger/"}
 
 // live are the directories that the running guest mounts something on, with the
@@ -44,13 +44,13 @@ func (t *trimmer) drops(name string, dir bool) bool {
 			return !dir || !t.dirs[name]
 		}
 	}
-	// A host key that all VMs share is none.
+	// Each VM must have host keys of its own.
 	if path.Dir(name) == "etc/ssh" && strings.HasPrefix(path.Base(name), "ssh_host_") {
 		return true
 	}
 	for _, m := range t.mounts {
 		m = merged(m)
-		// Mounts of the guest, and the directories made to hold them.
+		// What the guest mounted, and the directories made for mounting it.
 		if strings.HasPrefix(name, m+"/") || (name == m || dir && strings.HasPrefix(m, name+"/")) && !t.dirs[name] {
 			return true
 		}
@@ -85,7 +85,7 @@ func (t *trimmer) copy(w io.Writer, r io.Reader) error {
 				return err
 			}
 		}
-		// Times of the build say nothing, and would make every build another image.
+		// With times of the build, every build would give another image.
 		h.Format, h.AccessTime, h.ChangeTime = tar.FormatPAX, time.Time{}, time.Time{}
 		for _, key := range []string{"mtime", "atime", "ctime"} {
 			delete(h.PAXRecords, key)

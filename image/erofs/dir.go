@@ -11,17 +11,17 @@ import (
 type Entry struct {
 	Name  []byte // 1 to MaxNameLen bytes, no slash and no zero; not "." or ".."
 	Inode Inode
-	Mode  uint16 // of the inode; the type bits count
+	Mode  uint16 // of the inode; only the type bits are used
 }
 
-// Entries yields a directory's entries sorted by the bytes of their names.
-// It is asked twice, and must yield the same names.
+// Entries yields a directory's entries, sorted by the bytes of their names. It is called
+// twice, and must yield the same names.
 type Entries iter.Seq[Entry]
 
 const direntSize = 12
 
-// PlaceRoot sets room aside for the root directory, which has a fixed place
-// beside the superblock. Attributes over 2.8 KiB don't fit: ErrXattr.
+// PlaceRoot reserves room for the root directory, in the block of the superblock.
+// ErrXattr when its attributes don't fit there: 2.8 KiB.
 func (w *Writer) PlaceRoot(a Attr) (Inode, error) {
 	if inodeSize+len(a.Xattrs) > blockSize-rootOffset {
 		return 0, fmt.Errorf("%w: %d bytes of them on the root directory", ErrXattr, len(a.Xattrs))
@@ -30,8 +30,8 @@ func (w *Writer) PlaceRoot(a Attr) (Inode, error) {
 	return rootInode, nil
 }
 
-// PlaceDir sets room aside for a directory, so that others can name it. Only
-// the names of entries count here.
+// PlaceDir reserves room for a directory and returns its number, for other directories'
+// entries. Of its own entries only the names are used.
 func (w *Writer) PlaceDir(a Attr, entries Entries) (Inode, error) {
 	w.live++
 	var tail int
@@ -45,8 +45,8 @@ func (w *Writer) PlaceDir(a Attr, entries Entries) (Inode, error) {
 	return w.place(n)
 }
 
-// WriteDir writes a directory to the place it was given. links is 2 and one
-// for each directory in it.
+// WriteDir writes a directory to the room reserved for it. links is 2, and one more for
+// each directory in it.
 func (w *Writer) WriteDir(self, parent Inode, a Attr, links uint32, entries Entries) error {
 	room := blockSize
 	if self == rootInode {
@@ -76,14 +76,14 @@ func (w *Writer) WriteDir(self, parent Inode, a Attr, links uint32, entries Entr
 	return w.writeMeta(b, self.offset())
 }
 
-// dirBlocks yields a directory's blocks, each without its padding and whether
-// another one follows. The bytes are good until the next one.
+// dirBlocks yields a directory's blocks without their padding, and whether another one
+// follows. The bytes may be used until the next one.
 func dirBlocks(entries Entries, self, parent Inode) iter.Seq2[[]byte, bool] {
 	return func(yield func([]byte, bool) bool) {
 		var heads, names []byte
 		block := func() []byte {
-			// A name's offset counts from the start of the block, and so
-			// depends on how many entries stand before the names.
+			// A name's offset is from the start of the block, so it depends on how many entries
+			// come before the names.
 			for i := 0; i < len(heads); i += direntSize {
 				at := binary.LittleEndian.Uint16(heads[i+8:]) + uint16(len(heads))
 				binary.LittleEndian.PutUint16(heads[i+8:], at)
@@ -106,7 +106,7 @@ func dirBlocks(entries Entries, self, parent Inode) iter.Seq2[[]byte, bool] {
 	}
 }
 
-// withDots adds "." and ".." where their bytes belong.
+// withDots adds "." and ".." in the order of their bytes.
 func withDots(entries Entries, self, parent Inode) Entries {
 	dots := []Entry{{[]byte("."), self, ModeDir}, {[]byte(".."), parent, ModeDir}}
 	return func(yield func(Entry) bool) {

@@ -2,20 +2,19 @@
 // attributes, directories and the superblock, and where in the image they go.
 // Images are uncompressed, use 4 KiB blocks, and mount on Linux 5.15 and later.
 //
-// It refuses to know where a tree comes from: it keeps no names and no tree,
-// and asks its caller for each directory's entries when all else is written.
-// So its memory doesn't depend on how many files an image holds.
+// It keeps no names and no tree: it asks its caller for each directory's entries when all
+// else is written. So its memory doesn't depend on how many files an image has. Sizes
+// and offsets are in bytes.
 //
 // The format is that of Documentation/filesystems/erofs.rst and
 // fs/erofs/erofs_fs.h in the Linux source.
 //
-// An image is written in one pass. Each file's data goes out as it comes; its
-// inode goes into a run of metadata blocks among the data, with the file's tail
-// (or the whole of a small file) behind it in the same block. Directories, which
-// need the addresses of everything in them, come last. The metadata area is
-// declared to start at block 0, which makes an inode's number its offset in
-// the image, in units of 32 bytes; only the root's is fixed, since the
-// superblock has but 16 bits for it.
+// An image is written in one pass. A file's data is written as it comes. Its inode goes
+// into a run of metadata blocks among the data, followed in the same block by the file's
+// tail, or by all of a small file. Directories come last, as they need the addresses of
+// all that is in them. The metadata area is declared to start at block 0, so an inode's
+// number is its offset in the image in units of 32 bytes. The root's place is fixed,
+// since the superblock has only 16 bits for its number.
 package erofs
 
 import (
@@ -30,7 +29,7 @@ const (
 	superSize   = 128
 	superMagic  = 0xE0F5E1E2
 	inodeSize   = 64 // the extended form: 64-bit sizes, 32-bit owners, nanoseconds
-	slotSize    = 32 // the unit inode numbers count in
+	slotSize    = 32 // the unit of inode numbers
 	rootOffset  = superOffset + superSize
 	nullBlock   = 0xFFFFFFFF // the address of a hole, in a chunk map
 
@@ -39,8 +38,8 @@ const (
 	incompatChunked = 0x4
 
 	layoutPlain   = 0 // all data in consecutive blocks
-	layoutInline  = 2 // the last, partial block behind the inode
-	layoutChunked = 4 // a map of chunks behind the inode
+	layoutInline  = 2 // the last, partial block follows the inode
+	layoutChunked = 4 // a map of chunks follows the inode
 )
 
 // MaxNameLen is the longest name of a directory entry, in bytes.
@@ -57,7 +56,7 @@ const (
 	ModeSymlink = 0o120000
 )
 
-// Attr is what an inode holds besides its data.
+// Attr is what an inode has besides its data.
 type Attr struct {
 	Mode     uint16 // type and permissions, as in st_mode
 	UID, GID uint32
@@ -66,15 +65,15 @@ type Attr struct {
 	Xattrs   Xattrs
 }
 
-// Inode is an inode's number in its image: the st_ino a mount shows.
+// Inode is an inode's number in its image: st_ino when it is mounted.
 type Inode uint64
 
 const rootInode = Inode(rootOffset / slotSize)
 
 func (i Inode) offset() int64 { return int64(i) * slotSize }
 
-// header returns the extended on-disk inode. addr is the start block, the
-// chunk format or the device number, as the layout and the type have it.
+// header returns the extended on-disk inode. addr is the start block, the chunk format
+// or the device number; layout and type say which.
 func (a Attr) header(layout uint16, size int64, addr, links uint32, self Inode) []byte {
 	b := make([]byte, inodeSize, inodeSize+len(a.Xattrs))
 	le := binary.LittleEndian
@@ -95,8 +94,8 @@ func (a Attr) header(layout uint16, size int64, addr, links uint32, self Inode) 
 // linksOffset is where an extended inode has its link count.
 const linksOffset = 44
 
-// superblock fills in the superblock of the image's first block and its
-// checksum, which covers the rest of that block too.
+// superblock fills in the superblock in the image's first block. Its checksum is over
+// the rest of that block, too.
 func superblock(block []byte, uuid []byte, inodes uint64, blocks, incompat uint32) {
 	le := binary.LittleEndian
 	s := block[superOffset:]

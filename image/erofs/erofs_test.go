@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/erofs"
+	"banger/image/erofs"
 )
 
 // image is a flat filesystem: what a test adds lands in its root.

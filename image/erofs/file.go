@@ -8,8 +8,8 @@ import (
 	"math/bits"
 )
 
-// maxChunks bounds the map of one file, and with it memory: larger files get
-// larger chunks.
+// maxChunks bounds the map of one file, and so the memory for it: larger files get larger
+// chunks.
 const maxChunks = 1 << 20
 
 // File adds a regular file of exactly size bytes read from r. Blocks of zeros
@@ -46,7 +46,7 @@ func (w *Writer) File(a Attr, size int64, r io.Reader) (Inode, error) {
 	return f.inode(a, size, blocks)
 }
 
-// small writes a file that fits behind its inode.
+// small writes a file that fits into a block with its inode.
 func (w *Writer) small(a Attr, size int64, r io.Reader) (Inode, error) {
 	b := w.in[:size]
 	if err := readFull(r, b); err != nil {
@@ -58,8 +58,8 @@ func (w *Writer) small(a Attr, size int64, r io.Reader) (Inode, error) {
 	return w.inode(a, layoutInline, size, 0, b)
 }
 
-// chunked is a file in work: each chunk is a run of 1<<shift blocks, or a hole
-// as long as only zeros were seen of it.
+// chunked is a file that is being written. A chunk is a run of 1<<shift blocks; it is a
+// hole until something other than zeros is read of it.
 type chunked struct {
 	w      *Writer
 	shift  int
@@ -68,7 +68,7 @@ type chunked struct {
 	holes  int      // chunks that are holes
 }
 
-// read takes all whole blocks and returns what is left of the last one.
+// read reads all whole blocks, and returns the partial last one.
 func (f *chunked) read(size int64, r io.Reader) (tail []byte, err error) {
 	for size > 0 {
 		b := f.w.in[:min(size, int64(len(f.w.in)))]
@@ -100,7 +100,7 @@ func (f *chunked) block(b []byte) error {
 		}
 		*last = uint32(f.w.next)
 		f.holes--
-		f.w.next += within // zeros before it in this chunk: skipped in the image file too
+		f.w.next += within // the zeros before it in this chunk are skipped in the image file, too
 	}
 	return f.w.emit(b)
 }
@@ -113,8 +113,8 @@ func (f *chunked) start() uint32 {
 	return f.chunks[0]
 }
 
-// inode writes the inode of a file with holes. A file that is nothing else
-// gets one chunk, whatever its size.
+// inode writes the inode of a file with holes. A file that is all holes gets one chunk,
+// whatever its size.
 func (f *chunked) inode(a Attr, size int64, blocks uint64) (Inode, error) {
 	if f.holes == len(f.chunks) {
 		f.shift, f.chunks = bits.Len64(blocks-1), f.chunks[:1]
@@ -131,7 +131,7 @@ var zeros [blockSize]byte
 
 func isZero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
 
-// readFull fills b; any early end is unexpected.
+// readFull fills b; an early end is io.ErrUnexpectedEOF.
 func readFull(r io.Reader, b []byte) error {
 	_, err := io.ReadFull(r, b)
 	if err == io.EOF && len(b) > 0 {

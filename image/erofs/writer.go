@@ -11,15 +11,15 @@ import (
 	"io"
 )
 
-// File is what an image is written to: a new, empty file. What is skipped in
-// it must read as zero.
+// File is the new, empty file that an image is written to. Bytes that were skipped must
+// read as zero.
 type File interface {
 	io.ReaderAt
 	io.WriterAt
 }
 
-// ErrTooLarge is wrapped when an image would pass 16 TiB, or a file what its
-// chunk map can describe.
+// ErrTooLarge is in the chain of an error when an image would be larger than 16 TiB, or a
+// file larger than its chunk map can describe.
 var ErrTooLarge = errors.New("too large for the format")
 
 const (
@@ -31,10 +31,10 @@ const (
 // then Close. After an error it is of no use. Not for concurrent use.
 type Writer struct {
 	file File
-	next uint64 // the first block nobody has
+	next uint64 // the first free block
 	live uint64 // inodes with a link
 
-	// Data on its way out: buf[:used] belongs at offset bufAt.
+	// Data not yet written: buf[:used] belongs at offset bufAt.
 	buf   []byte
 	used  int
 	bufAt int64
@@ -46,7 +46,7 @@ type Writer struct {
 
 	super    [blockSize]byte // block 0: superblock and root inode
 	in       []byte          // what was just read of a file
-	chunks   []uint32        // the chunk map of the file in work
+	chunks   []uint32        // the chunk map of the current file
 	incompat uint32
 	sum      hash.Hash // of everything written, for the volume's UUID
 }
@@ -70,8 +70,29 @@ func (w *Writer) Symlink(a Attr, target string) (Inode, error) {
 	return w.File(a, int64(len(target)), bytes.NewReader([]byte(target)))
 }
 
-// Special adds a FIFO or a device. Majors have 12 bits, minors 20; the number's
-// form is that of the kernel's new_encode_dev.
+// Target reads the target of a symbolic link back. ErrTooLarge for a target of over 4,000
+// bytes, which didn't fit into a block with its inode.
+func (w *Writer) Target(i Inode) (string, error) {
+	var h [inodeSize]byte
+	if err := w.readMeta(h[:], i.offset()); err != nil {
+		return "", err
+	}
+	le := binary.LittleEndian
+	size, words := le.Uint64(h[8:]), int64(le.Uint16(h[2:]))
+	if le.Uint16(h[0:]) != 1|layoutInline<<1 || le.Uint16(h[4:])&ModeType != ModeSymlink || size > blockSize {
+		return "", fmt.Errorf("%w: the target of a link of %d bytes", ErrTooLarge, size)
+	}
+	at := i.offset() + inodeSize
+	if words > 0 {
+		at += xattrHeader + 4*(words-1)
+	}
+	b := make([]byte, size)
+	err := w.readMeta(b, at)
+	return string(b), err
+}
+
+// Special adds a FIFO or a device. Majors have 12 bits, minors 20, encoded as by the
+// kernel's new_encode_dev.
 func (w *Writer) Special(a Attr, major, minor uint32) (Inode, error) {
 	if major >= 1<<12 || minor >= 1<<20 {
 		return 0, fmt.Errorf("%w: device %d:%d", ErrTooLarge, major, minor)
@@ -79,8 +100,8 @@ func (w *Writer) Special(a Attr, major, minor uint32) (Inode, error) {
 	return w.inode(a, layoutPlain, 0, minor&0xFF|major<<8|minor&^0xFF<<12, nil)
 }
 
-// Link adds delta to the link count of a file that is not a directory, and
-// returns the new count. An inode without links stays behind as dead bytes.
+// Link adds delta to the link count of a file that is not a directory, and returns the
+// new count. An inode without links stays in the image, unused.
 func (w *Writer) Link(i Inode, delta int) (uint32, error) {
 	var b [4]byte
 	at := i.offset() + linksOffset
@@ -95,8 +116,8 @@ func (w *Writer) Link(i Inode, delta int) (uint32, error) {
 	return n, w.writeMeta(b[:], at)
 }
 
-// Close writes what is still held back, and the superblock. It doesn't sync or
-// close the file.
+// Close writes what isn't written yet, and the superblock. It doesn't sync or close the
+// file.
 func (w *Writer) Close() error {
 	used := (w.metaUsed + blockSize - 1) / blockSize
 	if w.metaAt+int64(len(w.meta)) == w.Size() { // nothing came after the last run
@@ -107,13 +128,13 @@ func (w *Writer) Close() error {
 	}
 	w.sum.Write(w.super[rootOffset:])
 	uuid := w.sum.Sum(nil)[:16]
-	uuid[6] = uuid[6]&0x0F | 0x80 // version 8 of RFC 9562: derived our own way
+	uuid[6] = uuid[6]&0x0F | 0x80 // version 8 of RFC 9562: made by a method of our own
 	uuid[8] = uuid[8]&0x3F | 0x80
 	superblock(w.super[:], uuid, w.live, uint32(w.next), w.incompat)
 	return w.writeAt(w.super[:], 0)
 }
 
-// inode writes an inode with what stands behind it: a tail or a chunk map.
+// inode writes an inode with the tail or chunk map that follows it.
 func (w *Writer) inode(a Attr, layout uint16, size int64, addr uint32, behind []byte) (Inode, error) {
 	w.live++
 	i, err := w.place(inodeSize + len(a.Xattrs) + len(behind))
@@ -123,9 +144,8 @@ func (w *Writer) inode(a Attr, layout uint16, size int64, addr uint32, behind []
 	return i, w.writeMeta(append(a.header(layout, size, addr, 1, i), behind...), i.offset())
 }
 
-// place finds room for an inode of n bytes. Up to a block's size it crosses no
-// block boundary, as the kernel demands of inline data; a larger one gets
-// blocks of its own.
+// place finds room for an inode of n bytes. It lies within one block, as the kernel
+// demands of inline data; one larger than a block gets blocks of its own.
 func (w *Writer) place(n int) (Inode, error) {
 	if n > blockSize {
 		at := w.Size()
@@ -218,7 +238,7 @@ func (w *Writer) flush() error {
 	}
 	b := w.buf[:w.used]
 	w.used = 0
-	// A fast checksum of the data is enough for a UUID: nothing trusts it.
+	// A fast checksum of the data is enough for a UUID: nothing relies on it.
 	w.sum.Write(binary.LittleEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli)))
 	return w.writeAt(b, w.bufAt)
 }

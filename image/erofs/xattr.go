@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// Xattrs is a set of extended attributes in its on-disk form, as it stands
-// behind an inode. Nil is the empty set.
+// Xattrs is a set of extended attributes in its on-disk form, as it follows an inode. Nil
+// is the empty set.
 type Xattrs []byte
 
-// ErrXattr is wrapped by errors about attributes that an image can't hold.
+// ErrXattr is in the chain of errors about attributes that an image can't have.
 var ErrXattr = errors.New("extended attribute doesn't fit the format")
 
 // The name spaces the format knows. An access control list's whole name is its prefix.
@@ -52,9 +52,9 @@ func splitXattr(name string) (index byte, rest string, ok bool) {
 	return 0, "", false
 }
 
-// EncodeXattrs returns the on-disk form of a set of attributes, the same for
-// the same set. It wraps ErrXattr for a name of another name space or over 255
-// bytes, a value over 65535, names over 64 KiB or a set over 256 KiB.
+// EncodeXattrs returns the on-disk form of a set of attributes, always the same for the
+// same set. ErrXattr for a name of another name space or of over 255 bytes, a value of
+// over 65,535 bytes, names of over 64 KiB in all, or a set of over 256 KiB.
 func EncodeXattrs(set map[string]string) (Xattrs, error) {
 	if len(set) == 0 {
 		return nil, nil
@@ -80,7 +80,7 @@ func EncodeXattrs(set map[string]string) (Xattrs, error) {
 	return b, nil
 }
 
-// count returns i_xattr_icount: words behind the header, and one.
+// count returns i_xattr_icount: the number of words after the header, plus one.
 func (x Xattrs) count() uint16 {
 	if len(x) == 0 {
 		return 0

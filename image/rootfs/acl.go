@@ -30,9 +30,9 @@ type ace struct {
 	id        uint32
 }
 
-// parseACL turns the text form of acl(5) into a list's attribute value; an
-// empty text is no list. A user or group is a number, or has one as a fourth
-// field, as star writes it: names mean something only to the host that wrote them.
+// parseACL turns the text form of acl(5) into an attribute value; an empty text means no
+// list. A user or group must be a number, or have its number in a fourth field, as star
+// writes it: only the host that wrote the archive knows the names.
 func parseACL(text string) (string, error) {
 	var list []ace
 	for line := range strings.Lines(text) {
@@ -117,8 +117,8 @@ func entriesOf(acl string) []ace {
 	return list
 }
 
-// checkACL reports whether the kernel would take a list: posix_acl_valid() of
-// fs/posix_acl.c, which wants the entries in the order of their tags.
+// checkACL checks a list as the kernel does: posix_acl_valid() of fs/posix_acl.c, which
+// wants the entries in the order of their tags.
 func checkACL(acl string) error {
 	if len(acl) < aclHeader || (len(acl)-aclHeader)%aclEntry != 0 || binary.LittleEndian.Uint32([]byte(acl)) != aclVersion {
 		return errACL
@@ -140,8 +140,8 @@ func checkACL(acl string) error {
 	return nil
 }
 
-// aclPermissions returns the permission bits a checked access list stands for:
-// the mask takes the group's place. A minimal list is one the mode can express.
+// aclPermissions returns the permission bits of a checked access list, with the mask in
+// place of the group. A list is minimal if the mode says the same.
 func aclPermissions(acl string) (perm uint16, minimal bool) {
 	minimal = true
 	var group, mask uint16

@@ -7,7 +7,7 @@ import (
 	"math"
 	"strings"
 
-	"banger/erofs"
+	"banger/image/erofs"
 )
 
 const (
@@ -18,23 +18,22 @@ const (
 	permBits    = 0o7777
 )
 
-// Older archives of GNU tar hold these two bytes encoded in attribute names,
-// as the first ends a record's key.
+// Older GNU tars encode these two bytes in attribute names, as "=" ends a record's key.
 var keyDecoder = strings.NewReplacer("%3D", "=", "%25", "%")
 
-// attributes returns what an entry's inode holds besides its type's own data.
+// attributes returns the attributes of an entry's inode.
 func attributes(h *tar.Header, typ uint16) (erofs.Attr, error) {
 	a := erofs.Attr{
 		Mode: typ | uint16(h.Mode&permBits),
 		UID:  uint32(h.Uid), GID: uint32(h.Gid),
 		Sec: h.ModTime.Unix(), Nsec: uint32(h.ModTime.Nanosecond()),
 	}
-	// The highest id means "leave it" to chown(2): no file has it.
+	// No file has the highest id: chown(2) takes it as "don't change".
 	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
 		return a, fmt.Errorf("has an owner Linux doesn't have: %d:%d", h.Uid, h.Gid)
 	}
 	if typ == erofs.ModeSymlink {
-		a.Mode |= 0o777 // on Linux they have no other
+		a.Mode |= 0o777 // the only mode of links on Linux
 	}
 	set, err := xattrs(h, typ)
 	if err != nil {
@@ -43,7 +42,7 @@ func attributes(h *tar.Header, typ uint16) (erofs.Attr, error) {
 	if acl, ok := set[accessACL]; ok {
 		perm, minimal := aclPermissions(acl)
 		a.Mode = a.Mode&^0o777 | perm
-		if minimal { // says no more than the mode: Linux stores none then
+		if minimal { // Linux doesn't store a list that says the same as the mode
 			delete(set, accessACL)
 		}
 	}
@@ -51,9 +50,9 @@ func attributes(h *tar.Header, typ uint16) (erofs.Attr, error) {
 	return a, err
 }
 
-// xattrs collects an entry's attributes. What a Linux file of the type can't
-// have is dropped, as tar -x drops it with a warning: other systems' name
-// spaces ("com.apple."), and "user." on links and devices.
+// xattrs returns an entry's attributes. It drops those that a Linux file of the type
+// can't have, as tar -x does with a warning: name spaces of other systems ("com.apple."),
+// and "user." on links and devices.
 func xattrs(h *tar.Header, typ uint16) (map[string]string, error) {
 	set := map[string]string{}
 	for key, value := range h.PAXRecords {
@@ -69,14 +68,14 @@ func xattrs(h *tar.Header, typ uint16) (map[string]string, error) {
 			if err := checkACL(value); err != nil {
 				return nil, err
 			}
-			if len(value) == aclHeader { // no entries: no list
+			if len(value) == aclHeader { // it has no entries
 				continue
 			}
 		}
 		set[name] = value
 	}
-	// GNU tar writes lists as text, with this host's names for the ids, and
-	// often as attributes too: those say the same in numbers.
+	// GNU tar writes lists as text, with names of its host, and often also as attributes,
+	// which have the numbers.
 	for kind, name := range map[string]string{"access": accessACL, "default": defaultACL} {
 		text, ok := h.PAXRecords[aclRecord+kind]
 		if _, binary := set[name]; !ok || binary || !canHold(name, typ) {

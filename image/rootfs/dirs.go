@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"slices"
 
-	"banger/erofs"
+	"banger/image/erofs"
 )
 
-// mkdir makes a directory, or gives one that is there new attributes. What
-// else had the name gives way and is returned.
+// mkdir makes a directory, or gives an existing one new attributes. If something else had
+// the name, it is replaced and returned.
 func (t *tree) mkdir(path []string, a erofs.Attr) (old ref, err error) {
 	if len(path) == 0 {
 		return ref{}, t.setAttr(&t.dirs[0], a)
@@ -70,8 +70,8 @@ func (t *tree) attr(d *directory) erofs.Attr {
 	return a
 }
 
-// write puts all directories into the image: first a place for each, then,
-// as all inode numbers are known, what they hold.
+// write writes all directories into the image. First it reserves room for each, so that
+// all inode numbers are known; then it writes their entries.
 func (t *tree) write(w *erofs.Writer) error {
 	t.sort()
 	for i := range t.dirN {

@@ -2,24 +2,26 @@ package rootfs
 
 import (
 	"archive/tar"
+	"context"
+	"io"
 	"strings"
 
-	"banger/erofs"
+	"banger/image/erofs"
 )
 
-// maxTarget is the longest target of a symbolic link, and maxPath the longest
-// name of an entry: PATH_MAX of linux/limits.h, less the zero.
+// maxTarget is the longest target of a symbolic link, maxPath the longest name of an
+// entry: PATH_MAX of linux/limits.h without the zero byte.
 const (
 	maxPath   = 4095
 	maxTarget = 4095
 )
 
-// add puts one entry of the archive into image and tree.
+// add adds one entry of the archive to image and tree.
 func (im *importer) add(h *tar.Header) error {
 	switch h.Typeflag {
 	case tar.TypeXGlobalHeader:
 		return checkGlobal(h)
-	case 'V': // GNU volume label: tar -x makes nothing of it
+	case 'V': // GNU volume label: tar -x ignores it
 		return nil
 	}
 	mode, ok := entryType(h)
@@ -62,7 +64,7 @@ func (im *importer) add(h *tar.Header) error {
 	return nil
 }
 
-// store writes what an entry holds, and its inode.
+// store writes an entry's data and its inode.
 func (im *importer) store(h *tar.Header, attr erofs.Attr) (erofs.Inode, error) {
 	switch attr.Mode & erofs.ModeType {
 	case erofs.ModeRegular:
@@ -70,7 +72,7 @@ func (im *importer) store(h *tar.Header, attr erofs.Attr) (erofs.Inode, error) {
 			return 0, refuse(h.Name, "claims %d bytes, more than an image may hold", h.Size)
 		}
 		im.left -= h.Size
-		return im.image.File(attr, h.Size, im.tar)
+		return im.image.File(attr, h.Size, until{im.src.ctx, im.tar})
 	case erofs.ModeSymlink:
 		if h.Linkname == "" || len(h.Linkname) > maxTarget || strings.ContainsRune(h.Linkname, 0) {
 			return 0, refuse(h.Name, "is a symbolic link with a target of %d bytes", len(h.Linkname))
@@ -83,6 +85,20 @@ func (im *importer) store(h *tar.Header, attr erofs.Attr) (erofs.Inode, error) {
 		return 0, refuse(h.Name, "is a device Linux doesn't have: %d:%d", h.Devmajor, h.Devminor)
 	}
 	return im.image.Special(attr, uint32(h.Devmajor), uint32(h.Devminor))
+}
+
+// until is a reader that fails when its context ends. It is needed as holes in a file are
+// read without reading from the stream.
+type until struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u until) Read(b []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.r.Read(b)
 }
 
 // addLink adds a hard link. Its target must have come before, as for tar -x.
@@ -112,7 +128,7 @@ func (im *importer) addLink(h *tar.Header, path []string) error {
 	return nil
 }
 
-// drop takes away the link of a name that is about to mean something else.
+// drop removes a link to the inode whose name was replaced.
 func (im *importer) drop(old ref) error {
 	if old == (ref{}) {
 		return nil
@@ -126,7 +142,7 @@ func entryType(h *tar.Header) (uint16, bool) {
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse, tar.TypeLink:
 		return erofs.ModeRegular, true
-	case tar.TypeDir, 'D': // GNU incremental archives mark directories so
+	case tar.TypeDir, 'D': // 'D' is a directory in GNU incremental archives
 		return erofs.ModeDir, true
 	case tar.TypeSymlink:
 		return erofs.ModeSymlink, true
@@ -140,8 +156,8 @@ func entryType(h *tar.Header) (uint16, bool) {
 	return 0, false
 }
 
-// checkGlobal lets pass what doesn't change any entry: git archive leaves a
-// comment there, nobody else was ever seen to write one into a root tar.
+// checkGlobal refuses global headers that change entries. Only git archive was seen to
+// write global headers, and those are comments.
 func checkGlobal(h *tar.Header) error {
 	for key := range h.PAXRecords {
 		if key != "comment" {
@@ -155,7 +171,7 @@ type pathError string
 
 func (e pathError) Error() string { return string(e) }
 
-// splitPath splits the name of an entry into its components. The root is none.
+// splitPath splits the name of an entry into its components. The root has none.
 func splitPath(name string) ([]string, error) {
 	switch {
 	case name == "":

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/rootfs"
+	"banger/image/rootfs"
 )
 
 // Any bytes are either refused as invalid or make an image that fsck.erofs

@@ -20,7 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/rootfs"
+	"banger/host/hostfs"
+	"banger/image/rootfs"
 )
 
 // refused imports an archive that must be refused for an entry, and sees that
@@ -47,41 +48,159 @@ func TestRefused(t *testing.T) {
 	}
 	long := strings.Repeat("x", 256)
 	for name, entries := range map[string][]entry{
-		"parent":                  {file("../bad", "x")},
-		"parent within":           {file("a/../bad", "x")},
-		"parent at the end":       {dir("bad/..", 0o755)},
-		"absolute":                {file("/bad", "x")},
-		"behind a link":           {symlink("l", "/tmp"), file("l/bad", "x")},
-		"behind a link into us":   {dir("d", 0o755), symlink("l", "d"), file("l/bad", "x")},
-		"behind a link, deep":     {symlink("l", "."), dir("l/a/bad", 0o755)},
-		"below a file":            {file("f", "x"), file("f/bad", "x")},
-		"link to absolute":        {hardlink("bad", "/etc/passwd")},
-		"link out":                {file("a", "x"), hardlink("bad", "../a")},
-		"link to later":           {hardlink("a", "a")},
-		"link to nothing":         {hardlink("bad", "never")},
-		"link to a directory":     {dir("d", 0o755), hardlink("bad", "d")},
-		"link to the root":        {hardlink("bad", ".")},
-		"link behind a link":      {dir("d", 0o755), file("d/f", "x"), symlink("l", "d"), hardlink("bad", "l/f")},
-		"link below a file":       {file("f", "x"), hardlink("bad", "f/g")},
-		"file over full dir":      {file("bad/x", "x"), file("bad", "y")},
-		"root as a link":          {symlink("./.", "bad")},
-		"name too long":           {file("bad"+long, "x")},
-		"path too long":           {file("bad"+strings.Repeat("/x", 2100), "x")},
-		"target too long":         {symlink("bad", strings.Repeat("x", 4096))},
-		"target empty":            {symlink("bad", "")},
-		"device of no kernel":     {{Typeflag: tar.TypeBlock, Name: "bad", Devmajor: 4096}},
-		"owner nobody has":        {{Typeflag: tar.TypeReg, Name: "bad", Uid: 1<<32 - 1}},
-		"type unknown":            {{Typeflag: 'M', Name: "bad"}},
-		"acl of another version":  {attr("SCHILY.xattr.system.posix_acl_access", "\x01\x00\x00\x00")},
-		"acl without an owner":    {attr("SCHILY.acl.access", "user:1:rwx\nmask::rwx")},
-		"acl with a foreign name": {attr("SCHILY.acl.access", "user::rw-,user:lisa:rwx,group::r--,mask::rwx,other::r--")},
-		"acl of nonsense":         {attr("SCHILY.acl.access", "everybody::rwx")},
-		"attribute name long":     {attr("SCHILY.xattr.user."+long, "x")},
-		"attribute value long":    {attr("SCHILY.xattr.user.a", strings.Repeat("x", 65536))},
+		"parent":                   {file("../bad", "x")},
+		"parent within":            {file("a/../bad", "x")},
+		"parent at the end":        {dir("bad/..", 0o755)},
+		"absolute":                 {file("/bad", "x")},
+		"behind links in a circle": {symlink("l", "m"), symlink("m", "l"), file("l/bad", "x")},
+		"behind a link to itself":  {symlink("l", "l/l/l"), file("l/bad", "x")},
+		"behind a link to a file":  {file("f", "x"), symlink("l", "f"), file("l/bad", "x")},
+		"behind a long name":       {symlink("l", long), file("l/bad", "x")},
+		"behind a long link":       {symlink("l", strings.Repeat("y", 4090)), file("l/bad", "x")},
+		"behind a longer way":      {symlink("l", "d"+strings.Repeat("/.", 1900)), symlink("m", strings.Repeat("l/../", 800)+"l"), file(strings.Repeat("m/", 10)+"bad", "x")},
+		"below a file":             {file("f", "x"), file("f/bad", "x")},
+		"link to absolute":         {hardlink("bad", "/etc/passwd")},
+		"link out":                 {file("a", "x"), hardlink("bad", "../a")},
+		"link to later":            {hardlink("a", "a")},
+		"link to nothing":          {hardlink("bad", "never")},
+		"link to a directory":      {dir("d", 0o755), hardlink("bad", "d")},
+		"link to the root":         {hardlink("bad", ".")},
+		"link behind a dead link":  {symlink("l", "d"), hardlink("bad", "l/f")},
+		"link below a file":        {file("f", "x"), hardlink("bad", "f/g")},
+		"file over full dir":       {file("bad/x", "x"), file("bad", "y")},
+		"root as a link":           {symlink("./.", "bad")},
+		"name too long":            {file("bad"+long, "x")},
+		"path too long":            {file("bad"+strings.Repeat("/x", 2100), "x")},
+		"target too long":          {symlink("bad", strings.Repeat("x", 4096))},
+		"target empty":             {symlink("bad", "")},
+		"device of no kernel":      {{Typeflag: tar.TypeBlock, Name: "bad", Devmajor: 4096}},
+		"owner nobody has":         {{Typeflag: tar.TypeReg, Name: "bad", Uid: 1<<32 - 1}},
+		"type unknown":             {{Typeflag: 'M', Name: "bad"}},
+		"acl of another version":   {attr("SCHILY.xattr.system.posix_acl_access", "\x01\x00\x00\x00")},
+		"acl without an owner":     {attr("SCHILY.acl.access", "user:1:rwx\nmask::rwx")},
+		"acl with a foreign name":  {attr("SCHILY.acl.access", "user::rw-,user:lisa:rwx,group::r--,mask::rwx,other::r--")},
+		"acl of nonsense":          {attr("SCHILY.acl.access", "everybody::rwx")},
+		"attribute name long":      {attr("SCHILY.xattr.user."+long, "x")},
+		"attribute value long":     {attr("SCHILY.xattr.user.a", strings.Repeat("x", 65536))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			refused(t, bytes.NewReader(archive(t, entries...)), strconv.Quote(entries[len(entries)-1].Name))
 		})
+	}
+}
+
+// A stream that unpacks to more than there is room for ends before running guests
+// have none.
+func TestLeavesRoom(t *testing.T) {
+	out, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	must(t, err)
+	defer func() { _ = out.Close() }()
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	w := tar.NewWriter(z)
+	h := file("bomb", "")
+	h.Size = 100 << 20
+	must(t, w.WriteHeader(&h))
+	for range 100 {
+		_, err := w.Write(bytes.Repeat([]byte("bomb"), 1<<18))
+		must(t, err)
+	}
+	must(t, w.Close(), z.Close())
+	full, asked := errors.New("the disk is full now"), 0
+	_, err = rootfs.WriteAsking(t.Context(), &bomb, out, func(f *os.File) error {
+		if asked++; asked == 4 {
+			return full
+		}
+		return rootfs.Room(f)
+	})
+	info, serr := out.Stat()
+	must(t, serr)
+	if have, ferr := hostfs.Free(out); ferr == nil && have < rootfs.LeaveMiB {
+		t.Skipf("%d MiB are free here", have)
+	}
+	if !errors.Is(err, full) || info.Size() < 40<<20 || info.Size() > 60<<20 {
+		t.Errorf("%v after %d bytes", err, info.Size())
+	}
+	must(t, out.Truncate(0))
+	small, err := os.Open("/proc/self/stat") // of a filesystem without any room
+	must(t, err)
+	defer func() { _ = small.Close() }()
+	if err := rootfs.Room(small); banger.CodeOf(err) != banger.CodeUnavailable || !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("no room at all: %v", err)
+	}
+}
+
+// Archives of whole images look like tars of roots, and would make one of a handful
+// of files.
+func TestImageArchives(t *testing.T) {
+	for name, entries := range map[string][]entry{
+		"docker save": {file("0123.json", "{}"), dir("4567", 0o755), file("4567/layer.tar", "x"), file("manifest.json", "[]"), file("repositories", "{}")},
+		"oci layout":  {dir("blobs/sha256", 0o755), file("blobs/sha256/01", "x"), file("index.json", "{}"), file("oci-layout", "{}")},
+	} {
+		store := &rootfs.Store{Dir: t.TempDir()}
+		_, err := store.Import(t.Context(), bytes.NewReader(archive(t, entries...)), nil)
+		if banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), "layers") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	root := archive(t, dir("bin", 0o755), file("manifest.json", "of a program's own"), file("oci-layout", ""))
+	importTar(t, bytes.NewReader(root))
+}
+
+// countdown is a context that ends when it was asked so many times.
+type countdown struct {
+	context.Context
+	left int
+}
+
+func (c *countdown) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Holes are read from nowhere: that takes time, too, and must end when told to.
+func TestCancelInAHole(t *testing.T) {
+	needs(t, false, "tar")
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "hole"), nil, 0o600), os.Truncate(filepath.Join(dir, "hole"), 20<<30))
+	sparse, err := exec.CommandContext(t.Context(), "tar", "-cS", "-C", dir, "hole").Output()
+	must(t, err)
+	out, err := os.Create(filepath.Join(dir, "image"))
+	must(t, err)
+	defer func() { _ = out.Close() }()
+	_, err = rootfs.Write(&countdown{t.Context(), 100}, bytes.NewReader(sparse), out, nil)
+	if banger.CodeOf(err) != banger.CodeCanceled {
+		t.Errorf("the whole hole was read: %v", err)
+	}
+}
+
+// A way through links leads to where it would in the image, and never out of it.
+func TestBehindLinks(t *testing.T) {
+	for name, c := range map[string]struct{ links, plain []entry }{
+		"merged":    {[]entry{dir("usr/lib", 0o755), symlink("lib", "usr/lib"), file("lib/x.so", "x")}, []entry{dir("usr/lib", 0o755), symlink("lib", "usr/lib"), file("usr/lib/x.so", "x")}},
+		"absolute":  {[]entry{dir("d", 0o755), symlink("l", "/d"), file("l/f", "x")}, []entry{dir("d", 0o755), symlink("l", "/d"), file("d/f", "x")}},
+		"out":       {[]entry{symlink("a/l", "../../../../etc"), file("a/l/passwd", "x")}, []entry{symlink("a/l", "../../../../etc"), file("etc/passwd", "x")}},
+		"a host's":  {[]entry{symlink("l", "/tmp"), file("l/f", "x")}, []entry{symlink("l", "/tmp"), file("tmp/f", "x")}},
+		"itself":    {[]entry{symlink("l", "."), dir("l/a/b", 0o755)}, []entry{symlink("l", "."), dir("a/b", 0o755)}},
+		"of links":  {[]entry{dir("c/d", 0o755), symlink("b", "c"), symlink("a", "./b//"), file("a/d/f", "x")}, []entry{dir("c/d", 0o755), symlink("b", "c"), symlink("a", "./b//"), file("c/d/f", "x")}},
+		"hard link": {[]entry{file("d/f", "x"), symlink("l", "d"), hardlink("h", "l/f"), hardlink("l/g", "d/f")}, []entry{file("d/f", "x"), symlink("l", "d"), hardlink("h", "d/f"), hardlink("d/g", "d/f")}},
+		"xattrs": {[]entry{dir("d", 0o755), {Typeflag: tar.TypeSymlink, Name: "l", Linkname: "d", PAXRecords: map[string]string{"SCHILY.xattr.trusted.a": "value"}}, file("l/f", "x")},
+			[]entry{dir("d", 0o755), {Typeflag: tar.TypeSymlink, Name: "l", Linkname: "d", PAXRecords: map[string]string{"SCHILY.xattr.trusted.a": "value"}}, file("d/f", "x")}},
+		"replaced": {[]entry{dir("d", 0o755), symlink("l", "d"), dir("l", 0o755), file("l/f", "x")}, []entry{dir("d", 0o755), symlink("l", "d"), dir("l", 0o755), file("./l/f", "x")}},
+	} {
+		store := &rootfs.Store{Dir: t.TempDir()}
+		got, err := store.Import(t.Context(), bytes.NewReader(archive(t, c.links...)), nil)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		want, err := store.Import(t.Context(), bytes.NewReader(archive(t, c.plain...)), nil)
+		must(t, err)
+		if got.ID != want.ID {
+			t.Errorf("%s: not the same image as by the plain way", name)
+		}
 	}
 }
 
@@ -103,7 +222,11 @@ func TestTruncated(t *testing.T) {
 	for name, pack := range packers {
 		t.Run(name, func(t *testing.T) {
 			packed := pack(t, whole)
-			for n := range packed {
+			step := 1
+			if testing.Short() {
+				step = 7 // no divisor of what its formats are aligned to
+			}
+			for n := 0; n < len(packed); n += step {
 				refused(t, bytes.NewReader(packed[:n]), "")
 			}
 		})
@@ -287,6 +410,46 @@ func TestStore(t *testing.T) {
 			t.Errorf("path of %q: %v", id, err)
 		}
 		must(t, store.Remove(id))
+	}
+}
+
+// An image is its whole content: one that begins with the same digits is another, and
+// what is there already stays the very file that VMs run from.
+func TestNothingIsReplaced(t *testing.T) {
+	store := &rootfs.Store{Dir: t.TempDir()}
+	tar := archive(t, file("a", "x"))
+	img, err := store.Import(t.Context(), bytes.NewReader(tar), nil)
+	must(t, err)
+	short := banger.ShortID(img.ID)
+	if len(img.ID) != 64 || !banger.IsImageID(short) {
+		t.Fatalf("the id is %q", img.ID)
+	}
+	// One of an earlier build, which an attacker made to have those digits.
+	forged := filepath.Join(store.Dir, short+".erofs")
+	must(t, os.WriteFile(forged, []byte("another image"), 0o400))
+	path, err := store.Path(img.ID)
+	must(t, err)
+	before, err := os.Stat(path)
+	must(t, err)
+	again, err := store.Import(t.Context(), bytes.NewReader(tar), nil)
+	must(t, err)
+	after, err := os.Stat(path)
+	must(t, err)
+	if again.ID != img.ID || !os.SameFile(before, after) {
+		t.Errorf("%s: the file was replaced", again.ID)
+	}
+	if old, err := store.Path(short); err != nil || old != forged {
+		t.Errorf("an image of an earlier build: %q, %v", old, err)
+	}
+	if data, err := os.ReadFile(forged); err != nil || string(data) != "another image" {
+		t.Errorf("it became %q, %v", data, err)
+	}
+	must(t, store.Sweep([]string{img.ID}))
+	if _, err := store.Path(short); banger.CodeOf(err) != banger.CodeNotFound {
+		t.Errorf("nobody keeps it, and it stays: %v", err)
+	}
+	if left, err := os.ReadDir(store.Dir); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"banger/rootfs"
+	"banger/image/rootfs"
 )
 
 // importStdin, in the environment, makes this test binary an import of its

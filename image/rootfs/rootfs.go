@@ -2,15 +2,16 @@
 // compressed) into a read-only filesystem image, and keeps such images in a
 // directory, each under an id made of its content.
 //
-// What the image shows is what `tar -x --numeric-owner --xattrs
-// --xattrs-include='*' --acls` would leave as root: contents, owners, modes,
-// times to the nanosecond, hard links, holes, devices, attributes, access
-// control lists, and any file name Linux allows. Nothing is ever extracted: no
-// name in the stream becomes a path of the host. A stream that means anything
-// outside its own root, or isn't whole, is refused.
+// The image has what `tar -x --numeric-owner --xattrs --xattrs-include='*' --acls` would
+// extract as root: contents, owners, modes, times to the nanosecond, hard links, holes,
+// devices, attributes, access control lists, and any file name that Linux allows. Nothing
+// is extracted on the host: no name in the stream becomes a path of the host. A stream
+// with a name that leads out of its root, or one that was cut off, is refused.
 //
-// It refuses to know what an image is called, who uses it, where it came from,
-// and how the filesystem's bytes look.
+// Sizes are in bytes. Errors that a user may see are banger.Error.
+//
+// It knows nothing of what an image is called, who uses it, or where it came from.
+// Package erofs knows the bytes of the filesystem.
 package rootfs
 
 import (
@@ -24,18 +25,33 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
-	"banger/erofs"
+	"banger/host/hostfs"
+	"banger/image/erofs"
 )
 
-// The bounds of one import. They keep its memory below 150 MB, beside the
-// window of a compressed stream (64 MiB at most), and its disk from filling.
+// The bounds of one import. They keep its memory below 150 MB, plus at most 64 MiB for
+// decompression, and keep the disk from filling up.
 const (
 	MaxEntries     = 3 << 19   // names in an image
-	MaxDirectories = 1 << 20   // of which directories
+	MaxDirectories = 1 << 20   // how many of them may be directories
 	maxNameBytes   = 32 << 20  // all names and the directories' attributes together
-	MaxBytes       = 512 << 30 // of the stream, and of what its files claim to hold, holes too
+	MaxBytes       = 512 << 30 // of the stream, and of the sizes of its files, holes included
 )
+
+// limits are the bounds that tests change.
+type limits struct {
+	bytes int64                // MaxBytes
+	room  func(*os.File) error // returns an error when the disk is too full
+}
+
+var ordinary = limits{MaxBytes, room}
+
+// leaveMiB is how much an import leaves free on the filesystem, in MiB, for guests that
+// write there.
+const leaveMiB = 512
 
 // Stats says what an import read and made.
 type Stats struct {
@@ -44,18 +60,18 @@ type Stats struct {
 	Read    int64 // bytes read of the tar, after decompression
 }
 
-// Write reads a root tar (plain, gzip, xz or zstd) to its end and writes an
-// EROFS image of it to out, which is emptied first. The same tar gives the same
-// image. It neither syncs out nor closes it, and leaves it in pieces on error.
+// Write reads a root tar (plain, gzip, xz or zstd) to its end and writes an EROFS image of
+// it to out, which is emptied first. The same tar gives the same image. Write neither
+// syncs nor closes out, and leaves it incomplete on error.
 //
-// A stream that is hostile, damaged or over a bound is banger.CodeInvalid, and
-// the message names the entry. When ctx ends, the stream is closed if it is an
-// io.Closer, since a read can't be interrupted otherwise: banger.CodeCanceled.
+// A stream that is hostile, damaged or over a bound is banger.CodeInvalid, and the message
+// names the entry. When ctx ends it is banger.CodeCanceled; to interrupt a read, Write
+// then closes the stream if it is an io.Closer.
 func Write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progress) (Stats, error) {
-	return write(ctx, stream, out, p, MaxBytes)
+	return write(ctx, stream, out, p, ordinary)
 }
 
-func write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progress, maxBytes int64) (Stats, error) {
+func write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progress, most limits) (Stats, error) {
 	if err := out.Truncate(0); err != nil {
 		return Stats{}, fmt.Errorf("empty the image file: %w", err)
 	}
@@ -68,12 +84,14 @@ func write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progres
 		return Stats{}, err
 	}
 	defer tree.close()
-	src, err := openSource(ctx, stream, maxBytes)
+	src, err := openSource(ctx, stream, most.bytes)
 	defer src.close()
+	src.room = func() error { return most.room(out) }
 	im := &importer{
 		src: src, tar: tar.NewReader(src), tree: tree, image: erofs.NewWriter(out),
-		progress: p, left: maxBytes, last: time.Now(),
+		progress: p, left: most.bytes, last: time.Now(),
 	}
+	tree.target = im.image.Target
 	if err == nil {
 		err = im.run()
 	}
@@ -84,14 +102,25 @@ func write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progres
 	return Stats{Entries: tree.entries(), Size: im.image.Size(), Read: src.read}, nil
 }
 
-// importer is one Write at work.
+// room returns an error when the disk is so full that guests soon couldn't write. It is
+// asked again and again, as a stream's size isn't known before its end.
+func room(out *os.File) error {
+	have, err := hostfs.Free(out)
+	if err == nil && have < leaveMiB {
+		err = banger.Errorf(banger.CodeUnavailable, "the filesystem of %s has %d MiB left, and %d stay free for VMs: %w", out.Name(), have, leaveMiB, unix.ENOSPC).
+			WithHint("make room and try again: banger system prune removes what no VM uses")
+	}
+	return err
+}
+
+// importer is the state of one Write.
 type importer struct {
 	src      *source
 	tar      *tar.Reader
 	tree     *tree
 	image    *erofs.Writer
-	entry    string // the entry in work, or the last one seen
-	left     int64  // bytes files may still claim
+	entry    string // the current entry, or the last one
+	left     int64  // how many bytes files may still have
 	progress banger.Progress
 	last     time.Time // of the last report
 }
@@ -116,6 +145,10 @@ func (im *importer) run() error {
 	if err := im.src.finish(); err != nil {
 		return err
 	}
+	if im.tree.isImageArchive() {
+		return banger.Errorf(banger.CodeInvalid, "the archive holds an image in layers (docker save, OCI), not a root filesystem").
+			WithHint("docker export CONTAINER writes a root filesystem")
+	}
 	if err := im.tree.write(im.image); err != nil {
 		return err
 	}
@@ -134,8 +167,8 @@ func (im *importer) report() {
 	}
 }
 
-// explain makes an error one that a user may see: it separates a bad stream
-// from a bad disk, a broken connection and a client who left.
+// explain makes an error for users. It tells a bad stream from an error of the disk, a
+// broken connection and a client that left.
 func (im *importer) explain(ctx context.Context, err error) error {
 	if cause := cmp.Or(ctx.Err(), im.src.raw.failed); cause != nil {
 		code := banger.CodeUnavailable
@@ -159,7 +192,7 @@ func (im *importer) explain(ctx context.Context, err error) error {
 	return banger.Errorf(banger.CodeInvalid, "root archive, at or after entry %q: %w", im.entry, err)
 }
 
-// refuse is the error for an entry that can't be part of an image.
+// refuse returns the error for an entry that can't be in an image.
 func refuse(name, format string, args ...any) error {
 	return banger.Errorf(banger.CodeInvalid, "root archive: entry %q %w", name, fmt.Errorf(format, args...))
 }

@@ -10,30 +10,37 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"banger/fetch/xz"
 )
 
-// maxWindow bounds what a compressed stream may ask us to remember.
+// maxWindow bounds the memory for decompressing a stream, in bytes.
 const maxWindow = 64 << 20
 
-// maxPadding bounds what may follow a tar's end mark: tools fill up their
-// last record, of 10 KiB usually.
+// maxPadding bounds the bytes after a tar's end mark: tools fill up the last record, of
+// 10 KiB usually.
 const maxPadding = 1 << 20
 
+// roomEvery is how many bytes are read between two looks at the disk's free room.
+const roomEvery = 16 << 20
+
 var (
-	errEndless = errors.New("there is more of it than any image may hold")
+	errEndless = errors.New("it is larger than any image may be")
 	errNoEnd   = fmt.Errorf("there is no end mark: %w", io.ErrUnexpectedEOF)
 )
 
-// source is the tar inside the caller's stream: decompressed, bounded, and
-// knowing why it ended.
+// source is the tar in the caller's stream: decompressed and bounded. It also knows why
+// the stream ended.
 type source struct {
 	ctx   context.Context
 	raw   *rawReader
 	tar   io.Reader
 	close func()
 	read  int64 // bytes of tar so far
-	limit int64 // and at most
-	ended bool  // the stream's end was met
+	limit int64 // the most there may be
+	room  func() error
+	asked int64 // how much was read at the last look at the disk's room
+	ended bool  // the stream has ended
 }
 
 // rawReader remembers why the caller's reader stopped, which a decompressor
@@ -51,7 +58,7 @@ func (r *rawReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// openSource finds out by its first bytes how a stream is compressed.
+// openSource opens a stream; its first bytes say how it is compressed.
 func openSource(ctx context.Context, stream io.Reader, limit int64) (*source, error) {
 	s := &source{ctx: ctx, raw: &rawReader{r: stream}, limit: limit, close: func() {}}
 	b := bufio.NewReaderSize(s.raw, 256<<10)
@@ -68,8 +75,8 @@ func openSource(ctx context.Context, stream io.Reader, limit int64) (*source, er
 		if err == nil {
 			s.tar, s.close = z, z.Close
 		}
-	case bytes.HasPrefix(magic, xzMagic):
-		s.tar, err = newXZReader(b)
+	case bytes.HasPrefix(magic, []byte(xz.Magic)):
+		s.tar, err = xz.NewReader(b, maxWindow)
 	default:
 		err = nil
 	}
@@ -83,6 +90,12 @@ func (s *source) Read(b []byte) (int, error) {
 	if s.read >= s.limit {
 		return 0, errEndless
 	}
+	if s.read == 0 || s.read-s.asked >= roomEvery {
+		if err := s.room(); err != nil {
+			return 0, err
+		}
+		s.asked = s.read
+	}
 	n, err := s.tar.Read(b)
 	s.read += int64(n)
 	switch {
@@ -94,16 +107,16 @@ func (s *source) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// finish reads what follows the end of the tar, which it demands to have been
-// marked: a stream cut off between two entries looks whole otherwise. The rest
-// holds the compressor's checksum.
+// finish reads the rest of the stream after the tar's end mark, with the compressor's
+// checksum. Without an end mark it returns an error: a stream that was cut off between
+// two entries would look complete.
 func (s *source) finish() error {
 	if s.ended {
 		return errNoEnd
 	}
 	n, err := io.CopyN(io.Discard, s, maxPadding)
 	if err == nil {
-		return fmt.Errorf("it goes on for over %d bytes behind its end mark", n)
+		return fmt.Errorf("it goes on for over %d bytes after its end mark", n)
 	}
 	if err == io.EOF {
 		return nil

@@ -17,21 +17,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/host/hostfs"
 )
 
-// Store keeps images as files <id>.erofs in a directory of its own; it
-// implements banger.Images. Several processes may use one directory.
+// Store keeps images as files <id>.erofs in a directory of its own; it implements
+// banger.Images. Several processes may use one directory. Images of earlier builds, whose
+// ids are shorter, can still be used.
 type Store struct {
 	Dir string // made when missing, 0700
 }
 
 const (
 	imageSuffix = ".erofs"
-	tempPrefix  = ".import-" // locked by flock(2) for as long as its import lives
+	tempPrefix  = ".import-" // such a file is locked by flock(2) while its import runs
 )
 
-// Import is that of banger.Images, with the bounds and errors of Write. The
-// image's Name and Source are the caller's to fill in.
+// Import implements banger.Images, with the bounds and errors of Write. It leaves the
+// image's Name and Source empty.
 func (s *Store) Import(ctx context.Context, tar io.Reader, p banger.Progress) (banger.Image, error) {
 	f, err := s.temp()
 	if err != nil {
@@ -60,15 +62,30 @@ func (s *Store) fill(ctx context.Context, f *os.File, tar io.Reader, p banger.Pr
 	if err := ctx.Err(); err != nil {
 		return banger.Image{}, banger.Errorf(banger.CodeCanceled, "import: %w", err)
 	}
-	if err := os.Rename(f.Name(), s.path(id)); err != nil {
+	if err := s.publish(f, id); err != nil {
 		return banger.Image{}, fmt.Errorf("publish image: %w", err)
 	}
 	img := banger.Image{ID: id, Size: stats.Size, Entries: stats.Entries, Created: time.Now()}
-	return img, s.sync()
+	return img, hostfs.SyncDir(s.Dir)
 }
 
-// temp makes a locked file. Clean, in another process, may see it before the
-// lock is there and take it away: then another one is made.
+// publish gives an image's file its name. If the same image is there already, it stays, as
+// VMs may use it.
+func (s *Store) publish(f *os.File, id string) error {
+	err := os.Link(f.Name(), s.path(id))
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return os.Remove(f.Name())
+	}
+	// The filesystem has no hard links (FAT, some network filesystems). Another process may
+	// take the name between the look and the rename, but only with the same content.
+	if _, err := os.Lstat(s.path(id)); err == nil {
+		return os.Remove(f.Name())
+	}
+	return os.Rename(f.Name(), s.path(id))
+}
+
+// temp makes a locked file. Another process's Clean may remove it before it is locked:
+// then temp makes another one.
 func (s *Store) temp() (*os.File, error) {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, err
@@ -78,15 +95,14 @@ func (s *Store) temp() (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		locked := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
-		if _, err := os.Lstat(f.Name()); locked && err == nil {
+		if hostfs.TryLock(f) == nil && hostfs.Named(f, f.Name()) {
 			return f, nil
 		}
 		f.Close()
 	}
 }
 
-// Clean removes what dead imports left behind. Living ones aren't touched.
+// Clean removes the files of imports that have died.
 func (s *Store) Clean() error {
 	files, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -107,20 +123,20 @@ func (s *Store) Clean() error {
 }
 
 func removeUnlocked(name string) error {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return &fs.PathError{Op: "open", Path: name, Err: err}
+		return err
 	}
-	defer unix.Close(fd)
-	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
+	defer f.Close()
+	if hostfs.TryLock(f) != nil {
 		return nil
 	}
 	return os.Remove(name)
 }
 
-// Path is that of banger.Images.
+// Path implements banger.Images.
 func (s *Store) Path(id string) (string, error) {
-	if !validID(id) {
+	if !banger.IsImageID(id) {
 		return "", banger.Errorf(banger.CodeNotFound, "no image has the id %q", id)
 	}
 	if _, err := os.Stat(s.path(id)); err != nil {
@@ -132,10 +148,9 @@ func (s *Store) Path(id string) (string, error) {
 	return s.path(id), nil
 }
 
-// Remove is that of banger.Images. VMs that run from the file keep it until
-// they end.
+// Remove implements banger.Images. VMs that run from the file can use it until they end.
 func (s *Store) Remove(id string) error {
-	if !validID(id) {
+	if !banger.IsImageID(id) {
 		return nil
 	}
 	if err := os.Remove(s.path(id)); err != nil {
@@ -144,11 +159,11 @@ func (s *Store) Remove(id string) error {
 		}
 		return fmt.Errorf("remove image %s: %w", id, err)
 	}
-	return s.sync()
+	return hostfs.SyncDir(s.Dir)
 }
 
-// Sweep removes every image whose id isn't in keep. It is for whoever keeps the
-// names of all images in this directory, and must not run beside an Import.
+// Sweep removes every image whose id isn't in keep. Its caller must know the ids of all
+// images in this directory that are in use, and may not call it during an Import.
 func (s *Store) Sweep(keep []string) error {
 	files, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -159,7 +174,7 @@ func (s *Store) Sweep(keep []string) error {
 	}
 	for _, f := range files {
 		id, ours := strings.CutSuffix(f.Name(), imageSuffix)
-		if ours && f.Type().IsRegular() && validID(id) && !slices.Contains(keep, id) {
+		if ours && f.Type().IsRegular() && banger.IsImageID(id) && !slices.Contains(keep, id) {
 			err = errors.Join(err, s.Remove(id))
 		}
 	}
@@ -168,27 +183,8 @@ func (s *Store) Sweep(keep []string) error {
 
 func (s *Store) path(id string) string { return filepath.Join(s.Dir, id+imageSuffix) }
 
-// sync makes a change of names in the directory last.
-func (s *Store) sync() error {
-	d, err := os.Open(s.Dir)
-	if err != nil {
-		return fmt.Errorf("sync image directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync image directory: %w", err)
-	}
-	return nil
-}
-
-const idLen = 12
-
-func validID(id string) bool {
-	return len(id) == idLen && strings.Trim(id, "0123456789abcdef") == ""
-}
-
-// contentID hashes the whole image: it is written out of order, so it can't be
-// hashed on its way.
+// contentID hashes the whole image. As it isn't written in order, it can't be hashed
+// while it is written.
 func contentID(ctx context.Context, f *os.File) (string, error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return "", err
@@ -202,7 +198,7 @@ func contentID(ctx context.Context, f *os.File) (string, error) {
 		n, err := f.Read(buf)
 		h.Write(buf[:n])
 		if err == io.EOF {
-			return hex.EncodeToString(h.Sum(nil))[:idLen], nil
+			return hex.EncodeToString(h.Sum(nil)), nil
 		}
 		if err != nil {
 			return "", fmt.Errorf("read image back: %w", err)

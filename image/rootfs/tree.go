@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"banger/erofs"
+	"banger/image/erofs"
 )
 
 // ref is what a name stands for.
@@ -18,26 +20,27 @@ type ref struct {
 	mode  uint16
 }
 
-// tree is the name space of the image being made: every name, and the
-// attributes of directories, which may change until the end. Everything else
-// is in the image already. Its tables lie outside Go's heap, with the size of
-// their bounds: memory is taken as it is touched, isn't copied to grow, and
-// isn't doubled by the garbage collector's headroom.
+// tree has every name of the image that is being made, and the attributes of directories,
+// which may change until the end. All else is in the image already. Its tables are
+// outside Go's heap, as large as their bounds allow: the kernel gives memory only when it
+// is used, growing needs no copy, and the garbage collector doesn't need twice as much.
 type tree struct {
 	nodes []node
 	dirs  []directory
-	text  []byte // names and attributes, each behind its length
+	text  []byte // names and attributes, each after its length
 	slots []uint32
 	order []uint32
 	nodeN uint32
 	dirN  uint32
 	textN uint32
 	seed  maphash.Seed
-	maps  [][]byte
+	// target reads a symbolic link of the image.
+	target func(erofs.Inode) (string, error)
+	maps   [][]byte
 }
 
-// node is one name. For a directory, what is its index in dirs until its
-// inode has a place.
+// node is one name. what is a directory's index in dirs until room for its inode is
+// reserved.
 type node struct {
 	parent uint32
 	name   uint32 // offset in text
@@ -47,9 +50,9 @@ type node struct {
 type directory struct {
 	attr  packedAttr
 	node  uint32
-	names uint32 // entries in it
-	first uint32 // where they start in order, once sorted
-	subs  uint32 // directories in it
+	names uint32 // number of entries
+	first uint32 // index in order of the first one, once sorted
+	subs  uint32 // number of directories in it
 }
 
 type packedAttr struct {
@@ -60,7 +63,7 @@ type packedAttr struct {
 }
 
 const (
-	slotCount = 1 << 21 // a power of two, a third more than there may be names
+	slotCount = 1 << 21 // a power of two, a third more than MaxEntries
 	rootNode  = 0
 	gone      = 0xFFFFFFFF // the node of a directory that something else replaced
 )
@@ -109,11 +112,11 @@ func (t *tree) entries() int { return int(t.nodeN) - 1 }
 func (n node) ref() ref    { return ref{erofs.Inode(n.what >> 16), uint16(n.what)} }
 func (n node) isDir() bool { return uint16(n.what)&erofs.ModeType == erofs.ModeDir }
 
-// dir returns the directory of a node that is one.
+// dir returns a node's directory.
 func (t *tree) dir(n uint32) *directory { return &t.dirs[t.nodes[n].what>>16] }
 
-// lookup finds a name in a directory and the slot where it is or would be. A
-// slot holds a node's index; the root is in none, so 0 is an empty one.
+// lookup finds a name in a directory and the slot where it is or would be. A slot has a
+// node's index, or 0 if it is empty: 0 is the root, which has no slot.
 func (t *tree) lookup(parent uint32, name string) (n, slot uint32) {
 	var key [4 + erofs.MaxNameLen]byte
 	binary.LittleEndian.PutUint32(key[:], parent)
@@ -160,13 +163,36 @@ func (t *tree) keep(parts ...[]byte) (uint32, error) {
 	return at, nil
 }
 
-// parent walks to the directory that holds the last component of a path, and
-// makes what is missing on the way.
+// maxFollowed is how many symbolic links are followed in a path, as in Linux.
+const maxFollowed = 40
+
+// parent returns the directory of a path's last component, and makes missing directories.
 func (t *tree) parent(path []string) (uint32, error) {
-	at := uint32(rootNode)
-	for _, name := range path[:len(path)-1] {
+	return t.walk(path[:len(path)-1], true)
+}
+
+// walk returns the directory that a path leads to. It follows symbolic links as they
+// would lead in the image: absolute ones begin at its root, and none leads out of that.
+// With make it makes missing directories.
+func (t *tree) walk(path []string, make bool) (uint32, error) {
+	at, followed := uint32(rootNode), 0
+	for steps := 0; len(path) > 0; steps++ {
+		if steps > maxPath {
+			return 0, errors.New("lies behind symbolic links whose path is longer than Linux allows")
+		}
+		name := path[0]
+		path = path[1:]
+		switch {
+		case name == "..":
+			at = t.nodes[at].parent // the root's is the root
+			continue
+		case len(name) > erofs.MaxNameLen:
+			return 0, errors.New("lies behind a symbolic link to a name longer than 255 bytes")
+		}
 		n, slot := t.lookup(at, name)
 		switch {
+		case n == 0 && !make:
+			return 0, errors.New("isn't there at this point")
 		case n == 0:
 			var err error
 			if n, err = t.insert(at, name, slot); err != nil {
@@ -176,7 +202,18 @@ func (t *tree) parent(path []string) (uint32, error) {
 				return 0, err
 			}
 		case t.nodes[n].ref().mode&erofs.ModeType == erofs.ModeSymlink:
-			return 0, fmt.Errorf("lies behind the symbolic link %q", name)
+			if followed++; followed > maxFollowed {
+				return 0, fmt.Errorf("lies behind more than %d symbolic links, the last of them %q", maxFollowed, name)
+			}
+			target, err := t.target(t.nodes[n].ref().inode)
+			if err != nil {
+				return 0, fmt.Errorf("lies behind the symbolic link %q: %w", name, err)
+			}
+			if target[0] == '/' {
+				at = rootNode
+			}
+			path = append(parts(target), path...)
+			continue
 		case !t.nodes[n].isDir():
 			return 0, fmt.Errorf("lies below %q, which is not a directory", name)
 		}
@@ -185,24 +222,41 @@ func (t *tree) parent(path []string) (uint32, error) {
 	return at, nil
 }
 
-// find returns what a path stands for, without following a link.
-func (t *tree) find(path []string) (ref, error) {
-	at := uint32(rootNode)
-	for _, name := range path {
-		if !t.nodes[at].isDir() {
-			return ref{}, errors.New("lies below something that is not a directory")
-		}
-		n, _ := t.lookup(at, name)
-		if n == 0 {
-			return ref{}, errors.New("isn't there at this point")
-		}
-		at = n
-	}
-	return t.nodes[at].ref(), nil
+// parts are the components of a link's target.
+func parts(target string) []string {
+	return slices.DeleteFunc(strings.Split(target, "/"), func(s string) bool { return s == "" || s == "." })
 }
 
-// create makes room for something that is not a directory and returns what
-// was there, if anything. An empty directory gives way, a full one doesn't.
+// isImageArchive reports whether the top directory is that of an archive of images in
+// layers, and not that of a root filesystem.
+func (t *tree) isImageArchive() bool {
+	has := func(names ...string) bool {
+		return slices.ContainsFunc(names, func(name string) bool {
+			n, _ := t.lookup(rootNode, name)
+			return n != 0
+		})
+	}
+	return has("manifest.json", "oci-layout") && !has("bin", "sbin", "usr", "etc", "lib", "init")
+}
+
+// find returns what a path leads to. A symbolic link at its end isn't followed.
+func (t *tree) find(path []string) (ref, error) {
+	if len(path) == 0 {
+		return t.nodes[rootNode].ref(), nil
+	}
+	at, err := t.walk(path[:len(path)-1], false)
+	if err != nil {
+		return ref{}, err
+	}
+	n, _ := t.lookup(at, path[len(path)-1])
+	if n == 0 {
+		return ref{}, errors.New("isn't there at this point")
+	}
+	return t.nodes[n].ref(), nil
+}
+
+// create makes a name for something that is not a directory. It returns what had the name
+// before. It replaces an empty directory, but no other.
 func (t *tree) create(path []string) (n uint32, old ref, err error) {
 	parent, err := t.parent(path)
 	if err != nil {

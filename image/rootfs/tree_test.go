@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"banger/rootfs"
+	"banger/image/rootfs"
 )
 
 // needs skips a test where the host can't run it.

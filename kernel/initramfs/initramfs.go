@@ -1,10 +1,9 @@
 // Package initramfs writes the initial RAM file system that a guest's kernel
-// unpacks: the agent as /init and the kernel modules every guest needs. The
-// same input always gives the same bytes, so that a digest of them can stand
-// for them.
+// unpacks: the agent as /init and the kernel modules that every guest needs. The same
+// input always gives the same bytes, so that a digest identifies it.
 //
-// It refuses to know where agent and modules come from, which modules a kernel
-// needs, and what /init does with them.
+// It knows nothing of where agent and modules come from, which modules a kernel needs,
+// or what /init does with them.
 package initramfs
 
 import (
@@ -20,13 +19,13 @@ type Module struct {
 	Data []byte
 }
 
-// maxModules bounds one list: its numbering has two digits.
+// maxModules bounds one list: the numbers in file names have two digits.
 const maxModules = 100
 
-// Build writes an uncompressed initramfs to w. The early modules are loaded, in
-// the order given, before the guest's freeze point, the late ones after it; the
-// first late one must be the disks' driver. Nothing is compressed: unpacking
-// would cost an emulated guest more than reading does.
+// Build writes an initramfs to w. The guest loads the early modules before its freeze
+// point and the late ones after it, in the order given; the first late one must be the
+// disks' driver. The initramfs isn't compressed: in an emulated guest, decompressing
+// takes longer than reading more bytes.
 func Build(w io.Writer, agent []byte, early, late []Module) error {
 	var files []entry
 	for _, dir := range []string{"dev", "lib", "lib/banger", "lib/banger/early", "lib/banger/late", "proc", "run", "sys", "sysroot"} {
@@ -98,11 +97,11 @@ func (e entry) write(buf *bytes.Buffer, ino int) {
 	pad(buf, 4)
 }
 
-// pageSize divides an initramfs's size, by zeros, which the kernel takes between
-// archives and after them. QEMU's microvm puts an initramfs as high in the guest's
-// memory as a page's start lets it be, and its firmware the ACPI tables into the end
-// of the last page: where the initramfs reaches into that, QEMU 10 guests find a part
-// of it in a table's place and hang before their first line.
+// pageSize, in bytes: an initramfs is filled up with zeros to a multiple of it, which
+// the kernel accepts. QEMU's microvm puts the initramfs at the start of a page, as high
+// in memory as possible, and the firmware puts ACPI tables at the end of the last page.
+// Where the initramfs reaches into that, guests of QEMU 10 find a part of it in the place
+// of a table, and hang before their first message.
 const pageSize = 4096
 
 func pad(buf *bytes.Buffer, size int) {

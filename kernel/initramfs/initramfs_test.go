@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"banger/initramfs"
+	"banger/kernel/initramfs"
 )
 
 func build(t *testing.T) []byte {

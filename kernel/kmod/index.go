@@ -12,15 +12,15 @@ import (
 //	file  magic, version, root reference, nodes…
 //	node  [prefix NUL] [first, last, reference × (last-first+1)] [count, (priority, value NUL)…]
 //
-// A reference is the node's offset; its upper four bits say which of the three
-// parts the node has. Zero is "no node". Children stand before their parent.
+// A reference is the node's offset; its upper four bits say which of the three parts
+// the node has. Zero is "no node". Children come before their parent in the file.
 const (
 	indexMagic    = 0xB007F457
 	indexVersion  = 2<<16 | 1
 	nodePrefix    = 0x80000000
 	nodeValues    = 0x40000000
 	nodeChildren  = 0x20000000
-	maxIndexBytes = 0x10000000 // what 28 bits of offset reach
+	maxIndexBytes = 0x10000000 // offsets have 28 bits
 )
 
 // entry is one key of an index. Several entries may share a key; a lookup
@@ -30,11 +30,11 @@ type entry struct {
 	priority   int
 }
 
-// encodeIndex writes the index of the entries. Keys may hold 7-bit characters
-// only: parsing has seen to it.
+// encodeIndex returns the index of the entries. Keys have 7-bit characters only: Parse
+// has checked that.
 func encodeIndex(entries []entry) ([]byte, error) {
-	// The reference implementation puts a later entry before an earlier one of
-	// the same key and priority; so do we, to be equal to it byte for byte.
+	// Of entries with the same key and priority, depmod writes the later one first. So do
+	// we: the files are the same, byte for byte.
 	entries = slices.Clone(entries)
 	slices.Reverse(entries)
 	slices.SortStableFunc(entries, func(a, b entry) int {
@@ -47,7 +47,7 @@ func encodeIndex(entries []entry) ([]byte, error) {
 	w.u32(indexMagic, indexVersion, 0)
 	root := w.node(entries, 0)
 	if len(w.buf) >= maxIndexBytes {
-		return nil, fmt.Errorf("module index of %d bytes: the format ends at %d", len(w.buf), maxIndexBytes)
+		return nil, fmt.Errorf("module index of %d bytes: the format allows %d", len(w.buf), maxIndexBytes)
 	}
 	binary.BigEndian.PutUint32(w.buf[8:], root)
 	return w.buf, nil
@@ -64,11 +64,11 @@ func (w *indexWriter) u32(values ...uint32) {
 // node writes the subtree of entries, sorted, which agree in their first skip
 // bytes, and returns its reference.
 func (w *indexWriter) node(entries []entry, skip int) uint32 {
-	if len(entries) == 0 { // an empty index has a root with nothing in it
+	if len(entries) == 0 { // the root of an empty index
 		return uint32(len(w.buf))
 	}
 	end := skip
-	if skip > 0 { // the root has no prefix, whatever its keys share
+	if skip > 0 { // the root has no prefix, even if all keys share one
 		end += commonPrefix(entries[0].key[skip:], entries[len(entries)-1].key[skip:])
 	}
 	prefix := entries[0].key[skip:end]

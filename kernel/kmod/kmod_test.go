@@ -14,7 +14,7 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"banger/kmod"
+	"banger/kernel/kmod"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -277,6 +277,19 @@ func FuzzParse(f *testing.F) {
 			if strings.ContainsAny(a, "\n\x00") {
 				t.Errorf("alias %q would break a table", a)
 			}
+		}
+	})
+}
+
+// What is left of a module is its beginning, and a signature's end is what was cut off.
+func FuzzUnsigned(f *testing.F) {
+	const mark = "~Module signature appended~\n"
+	f.Add([]byte("module" + "signature" + strings.Repeat("\x00", 11) + "\x09" + mark))
+	f.Add([]byte(strings.Repeat("\xff", 12) + mark))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		left := kmod.Unsigned(data)
+		if !bytes.HasPrefix(data, left) || len(left) != len(data) && !bytes.HasSuffix(data, []byte(mark)) {
+			t.Errorf("%q without its signature is %q", data, left)
 		}
 	})
 }

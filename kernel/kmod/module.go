@@ -14,23 +14,22 @@ import (
 // Debian's is 15 MiB (i915).
 const MaxModule = 64 << 20
 
-// maxInfo bounds one .modinfo field: an index key or value no program expects
-// to be longer.
+// maxInfo bounds one .modinfo field, in bytes: no program expects a longer key or value
+// in an index.
 const maxInfo = 4096
 
 // Module is what one module file says about itself.
 type Module struct {
 	Name     string   // as lsmod shows it: no suffix, '_' for '-'
 	Path     string   // relative to /lib/modules/VERSION
-	Aliases  []string // patterns that name it, in the file's order
+	Aliases  []string // patterns by which it is found, in the file's order
 	Softdeps []string // "pre: crc32c", as modprobe.d(5) has it
 	Weakdeps []string // modules it may use, as modprobe.d(5) has it
 	Exports  []string // symbols other modules may use
-	Needs    []string // symbols that it finds elsewhere
+	Needs    []string // symbols of the kernel or other modules that it uses
 }
 
-// Name returns the name of the module in a file: the kernel writes every '-'
-// as '_'.
+// Name returns the name of the module in a file, with '_' for '-' as in the kernel.
 func Name(file string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(path.Base(file), ".ko"), "-", "_")
 }
@@ -59,7 +58,7 @@ func (m *Module) readInfo(f *elf.File) error {
 	if s == nil {
 		return errors.New("no .modinfo section")
 	}
-	// Compressed sections (SHF_COMPRESSED) would be inflated here without a bound.
+	// A compressed section (SHF_COMPRESSED) would be decompressed without a bound.
 	if s.Flags&elf.SHF_COMPRESSED != 0 {
 		return errors.New("compressed .modinfo section")
 	}
@@ -72,7 +71,7 @@ func (m *Module) readInfo(f *elf.File) error {
 		key, value, ok := strings.Cut(string(field), "=")
 		kept := kinds[key]
 		if !ok || kept == nil {
-			continue // what tables don't hold, or padding
+			continue // a field that isn't in the tables, or padding
 		}
 		if err := checkField(value); err != nil {
 			return fmt.Errorf(".modinfo %s: %w", key, err)
@@ -82,8 +81,8 @@ func (m *Module) readInfo(f *elf.File) error {
 	return nil
 }
 
-// checkField refuses what the line-based tables can't hold. The binary index
-// knows 7-bit characters only.
+// checkField refuses what the text tables, a line an entry, can't hold, and characters
+// of 8 bits, which the binary index can't.
 func checkField(value string) error {
 	if len(value) > maxInfo {
 		return fmt.Errorf("%d bytes long, at most %d", len(value), maxInfo)
@@ -96,8 +95,9 @@ func checkField(value string) error {
 	return nil
 }
 
-// readSymbols takes the symbol table's view: an export of foo is a local or
-// weak symbol __ksymtab_foo (include/linux/export.h), a need is undefined.
+// readSymbols reads exports and needs from the symbol table. A symbol __ksymtab_foo,
+// local or weak, says that foo is exported (include/linux/export.h); what is undefined
+// is needed.
 func (m *Module) readSymbols(f *elf.File) error {
 	symbols, err := f.Symbols()
 	if errors.Is(err, elf.ErrNoSymbols) {

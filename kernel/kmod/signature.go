@@ -5,16 +5,16 @@ import (
 	"encoding/binary"
 )
 
-// What ends a signed module: the signature, a descriptor of 12 bytes whose last
-// four are the signature's length in big-endian, and this line
+// The end of a signed module: the signature, a descriptor of 12 bytes whose last four
+// are the signature's length in big-endian, and this line
 // (include/linux/module_signature.h).
 const (
 	signatureMark    = "~Module signature appended~\n"
 	signatureTrailer = 12
 )
 
-// Unsigned returns a module's file without its signature, or as it is when it has
-// none that can be cut off.
+// Unsigned returns a module's file without its signature. A file without a valid one
+// stays as it is.
 func Unsigned(data []byte) []byte {
 	body, signed := bytes.CutSuffix(data, []byte(signatureMark))
 	if !signed || len(body) < signatureTrailer {

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Tables returns the files depmod(8) would write into /lib/modules/VERSION, by
-// name: the text tables that people and older tools read, and the binary
-// indexes that libkmod, and with it modprobe, udev and systemd, look into.
+// Tables returns the files that depmod(8) would write into /lib/modules/VERSION, by
+// name: the text tables for people and older tools, and the binary indexes for libkmod,
+// which modprobe, udev and systemd use.
 func (t *Tree) Tables() (map[string][]byte, error) {
 	tables := map[string][]byte{
 		"modules.dep":     t.depText(),
@@ -34,8 +34,8 @@ func (t *Tree) Tables() (map[string][]byte, error) {
 	return tables, nil
 }
 
-// depLine is a line of modules.dep: a module and all it needs; what must be
-// loaded first stands last.
+// depLine is a line of modules.dep: a module and all it needs. The one to load first
+// is the last.
 func (n *node) depLine() string {
 	var b strings.Builder
 	b.WriteString(n.Path + ":")
@@ -143,8 +143,8 @@ func (t *Tree) builtinAliasEntries() (list []entry) {
 	return list
 }
 
-// underscores writes an alias as lookups do: '-' is '_' except within a
-// bracket expression, where it stands for a range.
+// underscores replaces '-' in an alias by '_', as lookups do. Within brackets '-' stays:
+// there it means a range.
 func underscores(alias string) string {
 	b := []byte(alias)
 	bracket := false

@@ -27,7 +27,7 @@ type node struct {
 	index int // place in Tree.modules; the priority of its entries in an index
 	deps  []*node
 	users int
-	depth int // place in a topological order: users come before what they use
+	depth int // place in the topological order: a module comes before those it uses
 }
 
 type builtinAlias struct{ alias, module string }
@@ -65,7 +65,7 @@ func (t *Tree) add(fsys fs.FS, file string) error {
 		return fmt.Errorf("module %s: beyond the limit of %d bytes or %d modules", file, MaxModule, maxModules)
 	}
 	if err := checkField(file); err != nil || strings.ContainsAny(file, " :") {
-		return fmt.Errorf("module %.80q: a name that modules.dep can't hold", file)
+		return fmt.Errorf("module %.80q: modules.dep can't hold this name", file)
 	}
 	data, err := fs.ReadFile(fsys, file)
 	if err != nil {
@@ -84,8 +84,8 @@ func (t *Tree) add(fsys fs.FS, file string) error {
 	return nil
 }
 
-// sort puts the modules into link order: where several answer to one alias,
-// modprobe takes them in this order.
+// sort puts the modules into link order. If several have the same alias, modprobe
+// loads them in this order.
 func (t *Tree) sort(fsys fs.FS) error {
 	data, err := readOptional(fsys, "modules.order")
 	if err != nil {
@@ -115,7 +115,7 @@ func (t *Tree) readBuiltin(fsys fs.FS) error {
 		t.builtin = append(t.builtin, name)
 		t.isBuilt[name] = struct{}{}
 	}
-	// One NUL-ended "module.key=value" after the other.
+	// A sequence of "module.key=value", each with a NUL at its end.
 	data, err = readOptional(fsys, "modules.builtin.modinfo")
 	if err != nil {
 		return err
@@ -148,7 +148,7 @@ func readOptional(fsys fs.FS, name string) ([]byte, error) {
 	return fs.ReadFile(fsys, name)
 }
 
-// resolve turns symbols into dependencies. A symbol nobody exports is the
+// resolve turns symbols into dependencies. A symbol that no module exports is the
 // kernel's own.
 func (t *Tree) resolve() {
 	owner := map[string]*node{}
@@ -197,8 +197,8 @@ func (t *Tree) order() error {
 	return fmt.Errorf("module %s is part of a dependency cycle", t.modules[i].Path)
 }
 
-// all returns everything n needs, directly or not, nearest first: the reverse
-// of the order in which it must be loaded.
+// all returns the modules that n needs, directly or not, in the reverse of the order in
+// which they must be loaded.
 func (n *node) all() []*node {
 	var found []*node
 	seen := map[*node]bool{n: true}
@@ -214,9 +214,9 @@ func (n *node) all() []*node {
 	return found
 }
 
-// Load returns the modules to load, dependencies first, so that every named
-// one is there. Names compiled into the kernel need nothing; one that is
-// neither a module nor built in is an error.
+// Load returns the named modules and those they depend on, in the order to load them.
+// It leaves out names that are built into the kernel. A name that is neither a module
+// nor built in is an error.
 func (t *Tree) Load(names ...string) ([]Module, error) {
 	var list []Module
 	seen := map[string]bool{}

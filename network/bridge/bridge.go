@@ -1,17 +1,18 @@
-// Package bridge connects VMs to a bridge of the host's: one TAP for each,
-// source addresses held to what was allocated, NAT to the outside, neighbours
-// and the host's own services closed unless opened.
+// Package bridge connects VMs to a bridge of the host. Each VM has one TAP and may send
+// only from the addresses allocated to it. NAT leads to other networks. Other VMs and the
+// host's own services are closed unless the configuration opens them.
 //
-// It owns the bridge of its name, the TAPs whose names derive from VM ids and
-// which say in their alias that they are ours, and the nftables tables that have
-// the bridge's name. Everything is asked of the kernel anew each time: it keeps
-// no state, and refuses to touch a link, a table or a rule that isn't so marked.
-// The one thing beyond that it sets is net.ipv4.ip_forward, without which
-// nothing is routed; it never unsets it, for others may rely on it.
+// It owns the bridge of its name, the TAPs whose names derive from VM ids and whose alias
+// says that they are ours, and the nftables tables with the bridge's name. Several daemons
+// of root may share them: each answers for its own guests. It keeps no state but asks the
+// kernel each time, and it never touches a link, a table or a rule of others. Beyond that
+// it only sets net.ipv4.ip_forward, without which nothing is routed. It never unsets it,
+// as others may rely on it.
 package bridge
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -23,24 +24,27 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"banger"
+	"banger/host/hostfs"
 )
 
-// Config is what the driver is told.
+// Config configures the driver.
 type Config struct {
 	Name   string       // of the bridge and of the tables: begins with "banger", at most 15 bytes
 	Subnet netip.Prefix // IPv4; its first address is the host's
 	DNS    string       // name server for guests; empty: none
-	NAT    bool         // guests reach what the host can reach
+	NAT    bool         // guests reach the networks that the host reaches
 	Peers  bool         // guests reach each other
 	Ports  []uint16     // TCP and UDP ports of the host that guests reach
-	Owner  string       // whose TAPs are ours: the state directory
+	Owner  string       // marks our TAPs: the path of the state directory
+	Lock   string       // lock file, so that daemons sharing the bridge change it one at a time
 }
 
 // Driver is the banger.Networks of one bridge.
 type Driver struct {
 	cfg     Config
 	gateway netip.Addr
-	mu      sync.Mutex // one change at a time
+	mu      sync.Mutex // guards what follows, and is held during a change
+	wrote   bool       // this process has written the tables
 }
 
 var (
@@ -50,7 +54,7 @@ var (
 
 const (
 	namePrefix = "banger"
-	tapPrefix  = "bgr" // with a VM's id 15 bytes, the most a link's name has (IFNAMSIZ)
+	tapPrefix  = "bgr" // with a VM's id 15 bytes, the longest name of a link (IFNAMSIZ)
 )
 
 // New checks the configuration. It touches nothing.
@@ -67,9 +71,17 @@ func New(cfg Config) (*Driver, error) {
 	return &Driver{cfg: cfg, gateway: cfg.Subnet.Addr().Next()}, nil
 }
 
-// Allocate returns the lowest address that is free.
+// Allocate returns the lowest address that is free. Running guests of other daemons
+// count, too.
 func (d *Driver) Allocate(taken []banger.NetConfig) (banger.NetConfig, error) {
 	used := map[netip.Addr]bool{}
+	if links, err := netlink.LinkList(); err == nil { // else Set reports the error
+		for _, l := range links {
+			if s, owner, ok := parse(l); ok && owner != d.owner() {
+				used[s.ip] = true
+			}
+		}
+	}
 	for _, t := range taken {
 		if p, err := netip.ParsePrefix(t.Address); err == nil {
 			used[p.Addr()] = true
@@ -93,14 +105,17 @@ func (d *Driver) Set(ctx context.Context, link banger.Link) (banger.Handles, err
 	if err != nil {
 		return banger.Handles{}, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := ctx.Err(); err != nil {
+	unlock, err := d.lock(ctx)
+	if err != nil {
 		return banger.Handles{}, err
 	}
+	defer unlock()
 	br, err := d.bridge()
 	if err != nil {
 		return banger.Handles{}, fmt.Errorf("bridge %s: %w", d.cfg.Name, err)
+	}
+	if err := d.vacant(s); err != nil {
+		return banger.Handles{}, err
 	}
 	if err := d.tap(br, s); err != nil {
 		return banger.Handles{}, fmt.Errorf("TAP %s: %w", s.tap, err)
@@ -108,7 +123,12 @@ func (d *Driver) Set(ctx context.Context, link banger.Link) (banger.Handles, err
 	if err := d.rules(br); err != nil {
 		return banger.Handles{}, fmt.Errorf("nftables table %s: %w", d.cfg.Name, err)
 	}
-	// Up only now: before its rules stand, a guest sends nothing.
+	if d.cfg.NAT || d.cfg.Peers {
+		if err := forwarding(); err != nil {
+			return banger.Handles{}, fmt.Errorf("route for bridge %s: %w", d.cfg.Name, err)
+		}
+	}
+	// Up only now: a guest may send nothing before its rules are in effect.
 	l, err := netlink.LinkByName(s.tap)
 	if err == nil {
 		err = netlink.LinkSetUp(l)
@@ -120,9 +140,12 @@ func (d *Driver) Set(ctx context.Context, link banger.Link) (banger.Handles, err
 }
 
 // CleanUp removes the TAP and takes it out of the tables.
-func (d *Driver) CleanUp(_ context.Context, id string, held banger.Handles) (banger.Handles, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (d *Driver) CleanUp(ctx context.Context, id string, held banger.Handles) (banger.Handles, error) {
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return held, err
+	}
+	defer unlock()
 	name := tapPrefix + id
 	l, err := netlink.LinkByName(name)
 	if missing(err) {
@@ -131,8 +154,8 @@ func (d *Driver) CleanUp(_ context.Context, id string, held banger.Handles) (ban
 	if err != nil {
 		return held, fmt.Errorf("TAP %s: %w", name, err)
 	}
-	if _, ok := d.mine(l); !ok {
-		// Ours never was, or is gone: this one has its name.
+	if _, ok := d.mine(l); !ok && !unnamed(l) {
+		// Ours is gone, if it ever was there: somebody else's has its name.
 		return held.With(banger.NetHandles, banger.Handles{}), nil
 	}
 	if err := netlink.LinkDel(l); err != nil && !missing(err) {
@@ -144,8 +167,8 @@ func (d *Driver) CleanUp(_ context.Context, id string, held banger.Handles) (ban
 	return held.With(banger.NetHandles, banger.Handles{}), d.tidy()
 }
 
-// tidy makes the tables those of the TAPs there are. Where the bridge is gone
-// the tables stay as they are: they name nothing that exists.
+// tidy makes the tables match the TAPs that exist. If the bridge is gone, it leaves the
+// tables: then they name nothing that exists.
 func (d *Driver) tidy() error {
 	br, err := netlink.LinkByName(d.cfg.Name)
 	if missing(err) {
@@ -160,10 +183,12 @@ func (d *Driver) tidy() error {
 	return nil
 }
 
-// bridge returns the bridge, made where there is none.
+// bridge returns the bridge, and makes it when missing.
 func (d *Driver) bridge() (netlink.Link, error) {
 	br, err := netlink.LinkByName(d.cfg.Name)
+	mac := net.HardwareAddr(nil)
 	if missing(err) {
+		mac = d.mac()
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: d.cfg.Name, Alias: bridgeAlias}}); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
@@ -178,22 +203,63 @@ func (d *Driver) bridge() (netlink.Link, error) {
 		return nil, err
 	}
 	if br.Type() != "bridge" || br.Attrs().Alias != bridgeAlias {
-		return nil, banger.Errorf(banger.CodeConflict, "a %s link of this name is there that banger didn't make", br.Type()).
+		return nil, banger.Errorf(banger.CodeConflict, "there is a %s link of this name that banger didn't make", br.Type()).
 			WithHint("remove it, or name another bridge in the configuration")
+	}
+	// A bridge without a MAC of its own takes the lowest of its ports. That changes as
+	// ports come and go, and guests then lose their gateway until they ask again. A MAC
+	// that is in use stays: guests know it.
+	if mac == nil {
+		mac = br.Attrs().HardwareAddr
+	}
+	if mac.String() == "00:00:00:00:00:00" {
+		mac = d.mac()
+	}
+	if err := netlink.LinkSetHardwareAddr(br, mac); err != nil {
+		return nil, err
 	}
 	want := netlink.Addr{IPNet: &net.IPNet{IP: d.gateway.AsSlice(), Mask: net.CIDRMask(d.cfg.Subnet.Bits(), 32)}}
 	if err := netlink.AddrReplace(br, &want); err != nil {
 		return nil, err
 	}
-	if d.cfg.NAT || d.cfg.Peers {
-		if err := forwarding(); err != nil {
-			return nil, err
-		}
-	}
 	return br, netlink.LinkSetUp(br)
 }
 
-// forwarding has the kernel route (Documentation/networking/ip-sysctl.rst).
+// mac is the bridge's own MAC, which is locally administered (IEEE 802, the second bit of
+// the first octet).
+func (d *Driver) mac() net.HardwareAddr {
+	sum := sha256.Sum256([]byte("bridge " + d.cfg.Name))
+	return append(net.HardwareAddr{0x02}, sum[:5]...)
+}
+
+// vacant returns CodeConflict if another VM of this host has the address: another daemon
+// of root gave it to that VM.
+func (d *Driver) vacant(s source) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if other, owner, ok := parse(l); ok && other.ip == s.ip && other.tap != s.tap && owner != d.owner() {
+			return banger.Errorf(banger.CodeConflict, "the address %s is used by VM %s of another daemon of root", s.ip, strings.TrimPrefix(other.tap, tapPrefix)).
+				WithHint("stop that VM, or make this one anew: it gets another address")
+		}
+	}
+	return nil
+}
+
+// lock makes sure that nobody else changes the bridge, in this daemon or another one.
+func (d *Driver) lock(ctx context.Context) (unlock func(), err error) {
+	d.mu.Lock()
+	f, err := hostfs.OpenLocked(ctx, d.cfg.Lock)
+	if err != nil {
+		d.mu.Unlock()
+		return nil, fmt.Errorf("lock bridge %s: %w", d.cfg.Name, err)
+	}
+	return func() { _ = f.Close(); d.mu.Unlock() }, nil
+}
+
+// forwarding makes the kernel route packets (Documentation/networking/ip-sysctl.rst).
 func forwarding() error {
 	const path = "/proc/sys/net/ipv4/ip_forward"
 	if is, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(is)) == "1" {
@@ -202,35 +268,13 @@ func forwarding() error {
 	return os.WriteFile(path, []byte("1\n"), 0o644)
 }
 
-// tap makes a VM's TAP a port of the bridge. It stays when the VMM closes it.
-func (d *Driver) tap(br netlink.Link, s source) error {
-	l, err := netlink.LinkByName(s.tap)
-	if missing(err) {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = s.tap
-		made := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_NO_PI}
-		if err := netlink.LinkAdd(made); err != nil {
-			return err
-		}
-		if l, err = netlink.LinkByName(s.tap); err == nil {
-			err = netlink.LinkSetAlias(l, d.alias(s))
-		}
-		if err != nil {
-			return errors.Join(err, netlink.LinkDel(made))
-		}
-	} else if err != nil {
-		return err
-	} else if _, ok := d.mine(l); !ok && l.Attrs().Alias != "" || l.Type() != "tuntap" {
-		return banger.Errorf(banger.CodeConflict, "a link of this name is there that isn't ours").
-			WithHint("remove it: ip link delete %s", s.tap)
-	}
-	if err := netlink.LinkSetAlias(l, d.alias(s)); err != nil {
+// isolate keeps a port apart from other isolated ports, even without the tables.
+func (d *Driver) isolate(l netlink.Link) error {
+	is, err := netlink.LinkGetProtinfo(l)
+	if err != nil || is.Isolated == !d.cfg.Peers {
 		return err
 	}
-	if l.Attrs().MasterIndex == br.Attrs().Index {
-		return nil
-	}
-	return netlink.LinkSetMaster(l, br)
+	return netlink.LinkSetIsolated(l, !d.cfg.Peers)
 }
 
 func missing(err error) bool {

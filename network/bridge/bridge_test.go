@@ -9,7 +9,9 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/bridge"
-	"banger/networktest"
+	"banger/network/bridge"
+	"banger/test/networktest"
 )
 
 // TestMain runs the tests in a network namespace of their own: the machine's own
@@ -49,7 +51,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-var base = bridge.Config{Name: "banger0", Subnet: netip.MustParsePrefix("10.213.0.0/24"), NAT: true, Owner: "/state"}
+var base = bridge.Config{Name: "banger0", Subnet: netip.MustParsePrefix("10.213.0.0/24"), NAT: true, Owner: "/state", Lock: filepath.Join(os.TempDir(), "banger-bridge-test.lock")}
 
 func open(t *testing.T, cfg bridge.Config) *bridge.Driver {
 	t.Helper()
@@ -67,8 +69,11 @@ func open(t *testing.T, cfg bridge.Config) *bridge.Driver {
 		links, err := netlink.LinkList()
 		must(t, err)
 		for _, l := range links {
-			if n := l.Attrs().Name; strings.HasPrefix(n, "bgr") || strings.HasPrefix(n, "banger") || n == "up0" {
-				must(t, netlink.LinkDel(l))
+			if n := l.Attrs().Name; strings.HasPrefix(n, "bgr") || strings.HasPrefix(n, "banger") || n == "up0" || n == "bangertap" {
+				// up0 goes by itself, too: with the namespace that its other end is in.
+				if err := netlink.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+					t.Fatal(err)
+				}
 			}
 		}
 		c, err := nftables.New()
@@ -137,7 +142,7 @@ func newGuest(t *testing.T, d *bridge.Driver, id string, taken ...banger.NetConf
 	// Who opens a TAP gives it its carrier, and the bridge takes note a moment later.
 	for _, name := range []string{h.Tap, "banger0"} {
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-			if l, err := netlink.LinkByName(name); err == nil && l.Attrs().OperState == netlink.OperUp {
+			if l, err := netlink.LinkByName(name); err == nil && (l.Attrs().OperState == netlink.OperUp || name == "banger0" && l.Attrs().OperState == netlink.OperUnknown) {
 				break
 			} else if time.Now().After(end) {
 				t.Fatalf("%s doesn't come up: %v", name, err)
@@ -212,6 +217,7 @@ func outside(t *testing.T) *net.UDPConn {
 	}
 	must(t, netlink.AddrAdd(up, addr("192.0.2.1/24")))
 	must(t, netlink.LinkSetUp(up))
+	must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: up.Attrs().Index, Gw: net.IPv4(192, 0, 2, 2)}))
 	type result struct {
 		conn *net.UDPConn
 		err  error
@@ -230,9 +236,14 @@ func outside(t *testing.T) *net.UDPConn {
 		if err == nil {
 			err = netlink.LinkSetUp(far)
 		}
+		for _, more := range []string{"169.254.169.254/32", "192.0.0.192/32", "100.100.100.200/32", "168.63.129.16/32"} {
+			if err == nil {
+				err = netlink.AddrAdd(far, addr(more))
+			}
+		}
 		var conn *net.UDPConn
 		if err == nil {
-			conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 7})
+			conn, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 7})
 		}
 		done <- result{conn, err}
 	}()
@@ -304,6 +315,37 @@ func TestOutAndSpoofing(t *testing.T) {
 	_, err = off.Set(t.Context(), banger.Link{VM: "0123456789a1", Net: side})
 	must(t, err)
 	try("with NAT off", "", func(s string) { a.send(a.mac, a.gwM, a.ip, server, 7, s) })
+}
+
+// A guest that begins ever new connections has so many in the host's table of them and
+// no more; other guests' go on.
+func TestFewConnections(t *testing.T) {
+	d := open(t, base)
+	far := outside(t)
+	a, side := newGuest(t, d, "0123456789a1")
+	b, _ := newGuest(t, d, "0123456789a2", side)
+	const many = 10_000
+	for port := range uint16(many) {
+		a.send(a.mac, a.gwM, a.ip, server, 1000+port, "flood")
+	}
+	known, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	must(t, err)
+	n := 0
+	for _, c := range known {
+		if c.Forward.SrcIP.Equal(net.IP(a.ip.AsSlice())) {
+			n++
+		}
+	}
+	t.Logf("the host remembers %d of %d connections", n, many)
+	if n == 0 || n > 4200 {
+		t.Errorf("the host remembers %d of %d connections", n, many)
+	}
+	a.send(a.mac, a.gwM, a.ip, server, 7, "one more")
+	b.send(b.mac, b.gwM, b.ip, server, 7, "another's")
+	say(t, "192.0.2.2:7", "end")
+	if got := hears(t, far, "another's", "end"); got != "192.0.2.1" {
+		t.Errorf("the other guest was heard from %q", got)
+	}
 }
 
 // arp writes an ARP reply's frame: "ip is at mac", as who poisons a neighbour's or
@@ -429,7 +471,7 @@ func TestLookAlikes(t *testing.T) {
 	plant(t, "bgrfedcba98765")
 	plant(t, "bgrnotes")
 	newGuest(t, d, "0123456789a1")
-	other, err := bridge.New(bridge.Config{Name: "banger0", Subnet: base.Subnet, Owner: "/another"})
+	other, err := bridge.New(bridge.Config{Name: "banger0", Subnet: base.Subnet, Owner: "/another", Lock: base.Lock})
 	must(t, err)
 	if left, err := other.CleanUp(t.Context(), "0123456789a1", banger.Handles{}); err != nil || !left.Empty() {
 		t.Errorf("another's TAP: %+v, %v", left, err)
@@ -457,5 +499,42 @@ func TestLookAlikes(t *testing.T) {
 	plant(t, "banger0")
 	if _, err := d.Set(t.Context(), banger.Link{VM: "0123456789a1", Net: banger.NetConfig{MAC: "02:00:00:00:00:01", Address: "10.213.0.2/24"}}); banger.CodeOf(err) != banger.CodeConflict {
 		t.Errorf("over a stranger's bridge: %v", err)
+	}
+}
+
+// Who is killed between making a TAP and naming it leaves none; what an earlier build
+// left so is the VM's by its name, and goes with it.
+func TestDieMakingTap(t *testing.T) {
+	d := open(t, base)
+	const id = "0123456789a1"
+	link := banger.Link{VM: id, Net: banger.NetConfig{MAC: "02:00:00:00:00:01", Address: "10.213.0.2/24"}}
+	if os.Getenv("BANGER_TEST_DIE") != "" {
+		bridge.DieMaking(func() {
+			if !slices.Equal(taps(), []string{"bgr" + id}) {
+				os.Exit(1)
+			}
+			os.Exit(42)
+		})
+		_, err := d.Set(t.Context(), link)
+		t.Fatalf("it lives: %v", err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestDieMakingTap$")
+	cmd.Env = append(os.Environ(), "BANGER_TEST_DIE=1")
+	out, err := cmd.CombinedOutput()
+	if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != 42 {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if got := taps(); len(got) > 0 {
+		t.Errorf("left: %q", got)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "bgr" + id
+	must(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP}))
+	if left, err := d.CleanUp(t.Context(), id, banger.Handles{}); err != nil || !left.Empty() || len(taps()) > 0 {
+		t.Errorf("%+v, %v; left: %q", left, err, taps())
+	}
+	must(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP}))
+	if h, err := d.Set(t.Context(), link); err != nil || h.Tap != "bgr"+id {
+		t.Errorf("over what was left: %+v, %v", h, err)
 	}
 }

@@ -13,19 +13,19 @@ import (
 	"banger"
 )
 
-// source is what may come out of one TAP.
+// source is the addresses that one TAP may send from.
 type source struct {
 	tap string
 	mac net.HardwareAddr
 	ip  netip.Addr
 }
 
-// source checks a link. Nothing of it is a name: that derives from the id.
+// source checks a link and returns its source. The TAP's name derives from the id.
 func (d *Driver) source(link banger.Link) (source, error) {
 	bad := func(err error) (source, error) {
 		return source{}, banger.Errorf(banger.CodeInvalid, "the link of vm %q to %s: %w", link.VM, d.cfg.Name, err)
 	}
-	if !isID(link.VM) {
+	if !banger.IsID(link.VM) {
 		return source{}, banger.Errorf(banger.CodeInvalid, "%q is no VM's id", link.VM)
 	}
 	mac, err := net.ParseMAC(link.Net.MAC)
@@ -37,7 +37,7 @@ func (d *Driver) source(link banger.Link) (source, error) {
 		return bad(err)
 	}
 	if !d.cfg.Subnet.Contains(p.Addr()) || p.Addr() == d.gateway {
-		return source{}, banger.Errorf(banger.CodeConflict, "vm %s has the address %s, which isn't a guest's in %s", link.VM, p.Addr(), d.cfg.Subnet).
+		return source{}, banger.Errorf(banger.CodeConflict, "vm %s has the address %s, which isn't for guests in %s", link.VM, p.Addr(), d.cfg.Subnet).
 			WithHint("the bridge's subnet was changed after the VM was made: set it back, or make the VM anew")
 	}
 	return source{tapPrefix + link.VM, mac, p.Addr()}, nil
@@ -45,29 +45,29 @@ func (d *Driver) source(link banger.Link) (source, error) {
 
 const bridgeAlias = "banger bridge"
 
-// alias says on the TAP itself whose it is and what may come out of it
-// (IFLA_IFALIAS), so that the tables can be made of the TAPs alone.
+// alias is the TAP's alias (IFLA_IFALIAS). It says whose the TAP is and which addresses it
+// may send from, so that the tables can be made from the TAPs alone.
 func (d *Driver) alias(s source) string {
 	return strings.Join([]string{"banger", d.owner(), s.mac.String(), s.ip.String()}, " ")
 }
 
-// owner is the state directory in a few digits: an alias has 255 bytes.
+// owner is a short digest of the state directory's path: an alias has 255 bytes.
 func (d *Driver) owner() string {
 	sum := sha256.Sum256([]byte(d.cfg.Owner))
 	return hex.EncodeToString(sum[:6])
 }
 
-// mine reads what a TAP says, if it is one of our own.
+// mine reads the alias of a TAP of this daemon; false for any other link.
 func (d *Driver) mine(l netlink.Link) (source, bool) {
 	s, owner, ok := parse(l)
 	return s, ok && owner == d.owner()
 }
 
-// parse reads what a TAP of any banger's says.
+// parse reads the alias of a TAP of any banger daemon.
 func parse(l netlink.Link) (s source, owner string, ok bool) {
 	id, named := strings.CutPrefix(l.Attrs().Name, tapPrefix)
 	f := strings.Fields(l.Attrs().Alias)
-	if !named || !isID(id) || l.Type() != "tuntap" || len(f) != 4 || f[0] != "banger" {
+	if !named || !banger.IsID(id) || l.Type() != "tuntap" || len(f) != 4 || f[0] != "banger" {
 		return s, "", false
 	}
 	mac, err := net.ParseMAC(f[2])
@@ -81,19 +81,30 @@ func parse(l netlink.Link) (s source, owner string, ok bool) {
 	return source{l.Attrs().Name, mac, ip}, f[1], true
 }
 
-// sources lists what the ports of the bridge may send.
-func sources(br netlink.Link) ([]source, error) {
+// port is a TAP on the bridge, of this banger daemon or another one.
+type port struct {
+	source
+	owner string
+	link  netlink.Link
+}
+
+// portsOf lists the TAPs of banger daemons on a bridge, and the names of its other ports.
+func portsOf(br netlink.Link) (list []port, strange []string, err error) {
 	links, err := netlink.LinkList()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var list []source
 	for _, l := range links {
-		if s, _, ok := parse(l); ok && l.Attrs().MasterIndex == br.Attrs().Index {
-			list = append(list, s)
+		if l.Attrs().MasterIndex != br.Attrs().Index {
+			continue
+		}
+		if s, owner, ok := parse(l); ok {
+			list = append(list, port{s, owner, l})
+		} else {
+			strange = append(strange, l.Attrs().Name)
 		}
 	}
-	return list, nil
+	return list, strange, nil
 }
 
 // Objects lists TAPs under our names.
@@ -124,5 +135,3 @@ func (d *Driver) RemoveObjects(ctx context.Context, id string) error {
 	_, err := d.CleanUp(ctx, id, banger.Handles{})
 	return err
 }
-
-func isID(s string) bool { return len(s) == 12 && strings.Trim(s, "0123456789abcdef") == "" }

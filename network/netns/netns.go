@@ -1,12 +1,13 @@
-// Package netns gives a VMM that knows TAP devices only (Firecracker) one in a
-// network namespace of its own: nothing of it is seen on the host, and nothing is
-// left when it ends. A user may make such a namespace within a user namespace
-// (user_namespaces(7)). The frames pass through a packet socket on the TAP, made in
-// there and handed out. The VMM holds that socket too, untouched, for whoever comes
-// later to take: to make another takes joining the namespace, which a program of
-// several threads can't do to a user namespace (setns(2)).
+// Package netns gives a VMM that knows only TAP devices (Firecracker) a TAP in a network
+// namespace of its own: the host doesn't see it, and nothing is left when the VMM ends.
+// An ordinary user can make such a namespace within a user namespace
+// (user_namespaces(7)). Frames pass through a packet socket on the TAP, which is made in
+// the namespace and handed out. The VMM has that socket open, too, without using it, so
+// that a later process can take it from there. To make another socket, that process would
+// have to join the namespace, and a program with several threads can't join a user
+// namespace (setns(2)).
 //
-// It refuses to know what is done with the frames, and what the VMM is.
+// It knows nothing of what is done with the frames, or what the VMM is.
 package netns
 
 import (
@@ -25,15 +26,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger"
-	"banger/proc"
-	"banger/unixsock"
+	"banger/host/unixsock"
 )
 
 const (
 	// Become is the argument by which a child is recognised.
 	Become      = "--become"
-	framesFD    = 3 // of the VMM
+	FramesFD    = 3 // the VMM's descriptor of the packet socket, for later processes to take
 	handOver    = 10 * time.Second
 	tunDevice   = "/dev/net/tun"
 	noIPv6      = "/proc/sys/net/ipv6/conf/%s/disable_ipv6"
@@ -41,9 +40,9 @@ const (
 	anyProtocol = 0x0300 // ETH_P_ALL in network byte order
 )
 
-// Command returns what starts a VMM in a network namespace with a TAP, by way of
-// this program, which must call Enter when its second argument is Become; dir is the
-// first. received is to be called when it was started, and returns the socket.
+// Command returns a command that starts a VMM in a network namespace with a TAP. It runs
+// this program, with dir as the first argument and Become as the second, which must then
+// call Enter. Call received after starting it: it returns the socket.
 func Command(dir, tap string, owner int, argv []string) (cmd *exec.Cmd, received func() (*os.File, error), err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -54,7 +53,7 @@ func Command(dir, tap string, owner int, argv []string) (cmd *exec.Cmd, received
 		return nil, nil, err
 	}
 	cmd = exec.Command(self, append([]string{dir, Become, tap, strconv.Itoa(owner)}, argv...)...)
-	cmd.ExtraFiles = []*os.File{theirs} // framesFD
+	cmd.ExtraFiles = []*os.File{theirs} // FramesFD
 	cmd.SysProcAttr = ownNamespaces()
 	return cmd, func() (*os.File, error) {
 		defer ours.Close()
@@ -63,11 +62,11 @@ func Command(dir, tap string, owner int, argv []string) (cmd *exec.Cmd, received
 	}, nil
 }
 
-// ownNamespaces has a process start in a network namespace of its own, and, where
-// that takes a user namespace, in one where it is the same user, with what it needs
-// to make a TAP.
+// ownNamespaces makes a process start in a network namespace of its own. Unless we are
+// root, that takes a user namespace, too: the process is the same user in it, and has the
+// capabilities to make a TAP.
 func ownNamespaces() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNET}
+	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
@@ -77,8 +76,9 @@ func ownNamespaces() *syscall.SysProcAttr {
 	return attr
 }
 
-// Enter is the child, with the arguments after Become: it makes the TAP and the socket, hands that over, drops what
-// the VMM needn't be able to, and becomes the VMM. It returns what went wrong.
+// Enter is the child; args are those after Become. It makes the TAP and the socket, hands
+// the socket over, drops all capabilities that the VMM doesn't need, and becomes the VMM.
+// It returns only on error.
 func Enter(args []string) error {
 	usage := errors.New("usage: banger-shim DIR --become TAP UID VMM [ARGUMENT]")
 	if len(args) < 3 {
@@ -92,15 +92,15 @@ func Enter(args []string) error {
 	if owner == 0 {
 		owner = os.Getuid()
 	}
-	runtime.LockOSThread() // capabilities are a thread's
+	runtime.LockOSThread() // each thread has its own capabilities
 	frames, err := makeTap(tap, owner)
 	if err != nil {
 		return err
 	}
-	if err := unix.Sendmsg(framesFD, []byte{0}, unix.UnixRights(frames), nil, 0); err != nil {
+	if err := unix.Sendmsg(FramesFD, []byte{0}, unix.UnixRights(frames), nil, 0); err != nil {
 		return fmt.Errorf("hand over the packet socket: %w", err)
 	}
-	if err := unix.Dup3(frames, framesFD, 0); err != nil {
+	if err := unix.Dup3(frames, FramesFD, 0); err != nil {
 		return err
 	}
 	if os.Getuid() != 0 {
@@ -135,7 +135,7 @@ func makeTap(name string, owner int) (frames int, err error) {
 			return -1, fmt.Errorf("keep the TAP device %s: %w", name, err)
 		}
 	}
-	// The namespace's own stack has no business on it; without IPv6 there is nothing to keep quiet.
+	// The namespace's own network stack must not use it. An error means there is no IPv6.
 	_ = os.WriteFile(fmt.Sprintf(noIPv6, name), []byte("1"), 0)
 	ctl, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -149,7 +149,7 @@ func makeTap(name string, owner int) (frames int, err error) {
 	return packetSocket(name)
 }
 
-// packetSocket returns one that reads what comes from a device, and writes to it.
+// packetSocket returns a packet socket that reads a device's frames and writes to it.
 func packetSocket(name string) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -171,67 +171,34 @@ func packetSocket(name string) (fd int, err error) {
 	return fd, nil
 }
 
-// Probe tries whether this user may have a VMM with a TAP; exe is the shim's
-// program. The error says why not.
+// Probe tries whether this user can have a VMM with a TAP; exe is the shim's program. The
+// error says why not.
 func Probe(ctx context.Context, exe string) error {
 	ours, theirs, err := unixsock.Pair()
 	if err != nil {
 		return err
 	}
 	defer ours.Close()
-	// What it becomes is the shim again, which has nothing to do without arguments.
+	// Let it become the shim again, which does nothing without arguments.
 	cmd := exec.CommandContext(ctx, exe, "/", Become, "tap0", "0", exe)
 	cmd.ExtraFiles, cmd.SysProcAttr = []*os.File{theirs}, ownNamespaces()
 	out, err := cmd.CombinedOutput()
-	_ = theirs.Close() // so that a child that sent nothing isn't waited for
+	_ = theirs.Close() // else we would wait for ever if the child sent nothing
 	if frames, rerr := receiveFile(ours); rerr == nil {
 		return frames.Close()
 	}
 	return fmt.Errorf("make a TAP in a namespace: %w: %.200s", err, bytes.TrimSpace(out))
 }
 
-// Rejoin returns a packet socket on the TAP of a living VMM; owner as in Command.
-func Rejoin(vmm banger.Process, tap string, owner int) (*os.File, error) {
-	if owner != 0 { // its jailer closed what it had
-		return joinAsRoot(vmm, tap)
-	}
-	return takeFile(vmm, framesFD)
-}
-
-// takeFile duplicates a descriptor of a process (pidfd_getfd(2)).
-func takeFile(p banger.Process, fd int) (*os.File, error) {
-	pidfd, err := unix.PidfdOpen(p.PID, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(pidfd)
-	if !proc.Alive(p) {
-		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrNotExist)
-	}
-	got, err := unix.PidfdGetfd(pidfd, fd, 0)
-	if err != nil {
-		return nil, fmt.Errorf("take descriptor %d of process %d: %w", fd, p.PID, err)
-	}
-	return os.NewFile(uintptr(got), "frames"), nil
-}
-
-// joinAsRoot makes a packet socket in a process's network namespace.
-func joinAsRoot(p banger.Process, tap string) (*os.File, error) {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.PID))
-	if err != nil {
-		return nil, err
-	}
-	defer ns.Close()
-	if !proc.Alive(p) {
-		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrNotExist)
-	}
+// Join makes a packet socket on the TAP in a network namespace. It takes root.
+func Join(ns *os.File, tap string) (*os.File, error) {
 	type result struct {
 		fd  int
 		err error
 	}
 	got := make(chan result)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		runtime.LockOSThread() // never unlocked: the thread is in the namespace, and ends here
 		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 		fd := -1
 		if err == nil {
@@ -246,8 +213,7 @@ func joinAsRoot(p banger.Process, tap string) (*os.File, error) {
 	return os.NewFile(uintptr(r.fd), "frames"), nil
 }
 
-// receiveFile waits for the one descriptor that comes. An end of file means that
-// the child has ended.
+// receiveFile waits for one descriptor. io.EOF means that the child has ended.
 func receiveFile(conn *net.UnixConn) (*os.File, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(handOver)); err != nil {
 		return nil, err

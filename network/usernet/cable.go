@@ -56,10 +56,10 @@ func (s *sockets) short(path string) *net.UnixAddr {
 	return &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", s.dir.Fd(), filepath.Base(path)), Net: "unixgram"}
 }
 
-// Write sends a frame to whoever has bound the other end by now.
+// Write sends a frame to the process that has bound the other end.
 func (s *sockets) Write(frame []byte) (int, error) { return s.WriteToUnix(frame, s.peer) }
 
-// Close takes our socket away.
+// Close removes our socket.
 func (s *sockets) Close() error {
 	return errors.Join(os.Remove(s.own), s.UnixConn.Close(), s.dir.Close())
 }

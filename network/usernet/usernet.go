@@ -1,12 +1,12 @@
-// Package usernet is the user-mode network of one guest: a TCP/IP stack in
-// this process at the other end of the guest's Ethernet cable. What the guest
-// sends out is carried on by ordinary sockets of this process, so it needs no
-// privilege and leaves nothing behind on the host.
+// Package usernet is the user-mode network of one guest: a TCP/IP stack in this process at the
+// other end of the guest's Ethernet cable. It carries the guest's connections by ordinary
+// sockets of this process, so it needs no privilege and leaves nothing behind on the host.
 //
-// The guest may reach what lies beyond the host, never the host itself: its
-// addresses, its loopback and link-local services are closed. It refuses to
-// know what a VM is, who runs it, and how its frames reach it beyond a pair of
-// Unix datagram sockets, or a file that reads and writes one frame at a time.
+// The guest may reach machines beyond the host, never the host itself: the host's addresses,
+// its loopback and link-local services are closed.
+//
+// It knows nothing of what a VM is or who runs it. Frames come by a pair of Unix datagram
+// sockets, or by a file that reads and writes one frame at a time.
 package usernet
 
 import (
@@ -34,7 +34,6 @@ import (
 const (
 	nic      = tcpip.NICID(1)
 	mtu      = 1500                       // of the guest's IP packets, bytes
-	queueLen = 512                        // frames waiting for the guest
 	routerHW = "\x02\x62\x6e\x67\x00\x02" // locally administered (IEEE 802 §8.4), any value but the guest's
 )
 
@@ -42,7 +41,7 @@ const (
 type Config struct {
 	Local   string       // Unix datagram socket the VMM has bound
 	Remote  string       // ours; an old one of that name is replaced
-	Frames  *os.File     // instead of both: a packet socket (packet(7)), closed by Close; the checksums of what it reads may be missing
+	Frames  *os.File     // instead of both: a packet socket (packet(7)), closed by Close; checksums may be missing in what it reads
 	Subnet  netip.Prefix // the guest's network, "10.0.2.0/24"
 	Gateway netip.Addr   // our address on it
 	DNS     netip.Addr   // where we answer DNS, on port 53
@@ -50,18 +49,20 @@ type Config struct {
 	Resolvers func() []string
 }
 
-// Network is a running stack. Frames are dropped, never queued without bound,
-// when the guest doesn't take them.
+// Network is a running stack. When the guest doesn't take frames, they are dropped.
 type Network struct {
-	cfg   Config
-	cable cable
-	link  *channel.Endpoint
-	stack *stack.Stack
-	flows chan struct{} // one token per open flow
-	wg    sync.WaitGroup
-	ctx   context.Context // ends with Close; every flow hangs on it
-	stop  context.CancelFunc
-	once  sync.Once
+	cfg      Config
+	cable    cable
+	link     *channel.Endpoint
+	stack    *stack.Stack
+	tcp, udp tokens // one per flow
+	packets  packets
+	crowd    crowd
+	policy   *policy
+	wg       sync.WaitGroup
+	ctx      context.Context // ends with Close, and ends every flow
+	stop     context.CancelFunc
+	once     sync.Once
 }
 
 // Start binds our end of the cable and serves it until Close.
@@ -69,7 +70,7 @@ func Start(cfg Config) (*Network, error) {
 	if cfg.Resolvers == nil {
 		cfg.Resolvers = hostResolvers
 	}
-	n := &Network{cfg: cfg, flows: make(chan struct{}, maxFlows)}
+	n := &Network{cfg: cfg, tcp: make(tokens, maxTCP), udp: make(tokens, maxUDP), packets: newPackets(), policy: newPolicy()}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	if n.cable = cfg.Frames; cfg.Frames == nil {
 		var err error
@@ -86,7 +87,7 @@ func Start(cfg Config) (*Network, error) {
 	return n, nil
 }
 
-// Close ends every connection of the guest and takes our socket away.
+// Close ends every connection of the guest and removes our socket.
 func (n *Network) Close() error {
 	var err error
 	n.once.Do(func() {
@@ -95,6 +96,7 @@ func (n *Network) Close() error {
 		n.link.Close()
 		n.wg.Wait()
 		n.stack.Destroy()
+		n.policy.close()
 	})
 	return err
 }
@@ -108,6 +110,9 @@ func (n *Network) newStack() error {
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
 	})
+	if err := bound(n.stack); err != nil {
+		return fmt.Errorf("bounds: %s", err)
+	}
 	if err := n.stack.CreateNIC(nic, ethernet.New(n.link)); err != nil {
 		return fmt.Errorf("create interface: %s", err)
 	}
@@ -118,8 +123,8 @@ func (n *Network) newStack() error {
 			return fmt.Errorf("address %s: %s", addr, err)
 		}
 	}
-	// Any destination is ours to carry on, so the interface takes packets for
-	// all addresses and answers from them.
+	// We carry packets to any destination, so the interface takes packets for all addresses
+	// and answers from them.
 	if err := n.stack.SetPromiscuousMode(nic, true); err != nil {
 		return fmt.Errorf("promiscuous mode: %s", err)
 	}
@@ -131,7 +136,7 @@ func (n *Network) newStack() error {
 	if err := n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack); err != nil {
 		return fmt.Errorf("selective acknowledgement: %s", err)
 	}
-	fwd := tcp.NewForwarder(n.stack, 0, maxDialing, n.carryTCP)
+	fwd := tcp.NewForwarder(n.stack, bigBuffer, maxDialing, n.carryTCP)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, fwd.HandlePacket)
 	n.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(n.stack, n.carryUDP).HandlePacket)
 	return nil
@@ -141,17 +146,17 @@ func (n *Network) newStack() error {
 // send anything, and the stack checks what it parses.
 func (n *Network) fromGuest() {
 	defer n.wg.Done()
-	frame := make([]byte, header.EthernetMinimumSize+65536) // a guest may leave the cutting to its card
+	frame := make([]byte, header.EthernetMinimumSize+65536) // a guest may leave segmentation to its network card
 	for {
 		size, err := n.cable.Read(frame)
 		if err != nil {
 			if n.ctx.Err() != nil || errors.Is(err, os.ErrClosed) {
 				return
 			}
-			pause(n.ctx) // a device that was taken down says so once, and may come up again
+			pause(n.ctx) // a device that is down gives one error, and may come up again
 			continue
 		}
-		if size < header.EthernetMinimumSize || n.strayPing(frame[header.EthernetMinimumSize:size]) {
+		if size < header.EthernetMinimumSize || n.strayPing(frame[:size]) {
 			continue
 		}
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame[:size])})
@@ -160,19 +165,20 @@ func (n *Network) fromGuest() {
 	}
 }
 
-// strayPing reports an ICMP packet that isn't for the gateway. The stack holds
-// every address to be its own and would answer for hosts that don't exist.
-func (n *Network) strayPing(packet []byte) bool {
-	ip := header.IPv4(packet)
-	if len(packet) < header.IPv4MinimumSize || ip.TransportProtocol() != header.ICMPv4ProtocolNumber {
+// strayPing reports whether a frame is an ICMP packet that isn't for the gateway. The stack
+// takes every address for its own and would answer for hosts that don't exist.
+func (n *Network) strayPing(frame []byte) bool {
+	ip := header.IPv4(frame[header.EthernetMinimumSize:])
+	if header.Ethernet(frame).Type() != header.IPv4ProtocolNumber || len(ip) < header.IPv4MinimumSize ||
+		ip.TransportProtocol() != header.ICMPv4ProtocolNumber {
 		return false
 	}
 	dst := netip.AddrFrom4(ip.DestinationAddress().As4())
 	return dst != n.cfg.Gateway && dst != n.cfg.DNS
 }
 
-// toGuest puts the stack's frames on the cable. A VMM that is away or doesn't
-// read loses frames, as on any cable; TCP above sends them again.
+// toGuest sends the stack's frames on the cable. Frames are lost if the VMM is gone or doesn't
+// read; TCP sends them again.
 func (n *Network) toGuest() {
 	defer n.wg.Done()
 	wake := make(chan struct{}, 1)
@@ -191,7 +197,7 @@ func (n *Network) toGuest() {
 		view := pkt.ToView()
 		pkt.DecRef()
 		if err := n.cable.SetWriteDeadline(time.Now().Add(sendPatience)); err == nil {
-			_, _ = n.cable.Write(view.AsSlice()) // lost frames are lost, see above
+			_, _ = n.cable.Write(view.AsSlice()) // errors are ignored, see above
 		}
 		view.Release()
 	}

@@ -29,21 +29,22 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
-	"banger/usernet"
+	"banger/network/usernet"
 )
 
 // The tests need two hosts: one that runs the stack and one beyond it. They
 // are two network namespaces made here, joined by a veth pair, entered by
 // running this test binary again.
 const (
-	hostAddr = "192.0.2.1" // the host the guest must not reach (TEST-NET-1, RFC 5737)
-	farAddr  = "192.0.2.2" // the machine beyond
+	hostAddr = "192.0.2.1"   // the host the guest must not reach (TEST-NET-1, RFC 5737)
+	farAddr  = "192.0.2.2"   // the machine beyond
+	boxAddr  = "192.0.2.130" // a container of the host's, on a bridge of the host's own
 )
 
 func TestMain(m *testing.M) {
 	switch os.Getenv("USERNET_ROLE") {
 	case "far":
-		serve(farAddr)
+		serve(os.Getenv("USERNET_ADDRESS"))
 	case "":
 		os.Exit(m.Run())
 	default:
@@ -93,20 +94,41 @@ func TestInNamespaces(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes network namespaces")
 	}
-	near, far := fmt.Sprintf("bngt-n%d", os.Getpid()), fmt.Sprintf("bngt-f%d", os.Getpid())
-	for _, ns := range []string{near, far} {
+	near, far, box := fmt.Sprintf("bngt-n%d", os.Getpid()), fmt.Sprintf("bngt-f%d", os.Getpid()), fmt.Sprintf("bngt-b%d", os.Getpid())
+	for _, ns := range []string{near, far, box} {
 		ip(t, "netns", "add", ns)
 		t.Cleanup(func() { ip(t, "netns", "del", ns) })
 		ip(t, "-n", ns, "link", "set", "lo", "up")
 	}
 	ip(t, "-n", near, "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", far)
-	ip(t, "-n", near, "addr", "add", hostAddr+"/24", "dev", "v0")
-	ip(t, "-n", far, "addr", "add", farAddr+"/24", "dev", "v1")
+	ip(t, "-n", near, "addr", "add", hostAddr+"/25", "dev", "v0")
+	ip(t, "-n", far, "addr", "add", farAddr+"/25", "dev", "v1")
 	ip(t, "-n", near, "link", "set", "v0", "up")
 	ip(t, "-n", far, "link", "set", "v1", "up")
+	ip(t, "-n", near, "route", "add", "default", "via", farAddr)
+	ip(t, "-n", near, "link", "add", "br0", "type", "bridge")
+	ip(t, "-n", near, "link", "add", "b0", "type", "veth", "peer", "name", "b1", "netns", box)
+	ip(t, "-n", near, "link", "set", "b0", "master", "br0", "up")
+	ip(t, "-n", near, "addr", "add", "192.0.2.129/25", "dev", "br0")
+	ip(t, "-n", near, "link", "set", "br0", "up")
+	ip(t, "-n", box, "addr", "add", boxAddr+"/25", "dev", "b1")
+	ip(t, "-n", box, "link", "set", "b1", "up")
+	serveIn(t, far, farAddr)
+	serveIn(t, box, boxAddr)
+	inner := exec.Command("ip", "netns", "exec", near, os.Args[0], "-test.v", "-test.run=^TestNear")
+	inner.Env = append(os.Environ(), "USERNET_ROLE=near")
+	report, err := inner.CombinedOutput()
+	t.Logf("%s", report)
+	if err != nil || !bytes.Contains(report, []byte("--- PASS: TestNear")) {
+		t.Fatalf("inner run: %v", err)
+	}
+}
 
-	server := exec.Command("ip", "netns", "exec", far, os.Args[0])
-	server.Env = append(os.Environ(), "USERNET_ROLE=far")
+// serveIn runs serve in a network namespace.
+func serveIn(t *testing.T, ns, addr string) {
+	t.Helper()
+	server := exec.Command("ip", "netns", "exec", ns, os.Args[0])
+	server.Env = append(os.Environ(), "USERNET_ROLE=far", "USERNET_ADDRESS="+addr)
 	out, err := server.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -117,13 +139,6 @@ func TestInNamespaces(t *testing.T) {
 	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
 	if _, err := out.Read(make([]byte, 16)); err != nil {
 		t.Fatal(err)
-	}
-	inner := exec.Command("ip", "netns", "exec", near, os.Args[0], "-test.v", "-test.run=^TestNear")
-	inner.Env = append(os.Environ(), "USERNET_ROLE=near")
-	report, err := inner.CombinedOutput()
-	t.Logf("%s", report)
-	if err != nil || !bytes.Contains(report, []byte("--- PASS: TestNear")) {
-		t.Fatalf("inner run: %v", err)
 	}
 }
 
@@ -190,6 +205,7 @@ func TestNearReachesTheFarMachine(t *testing.T) {
 
 func TestNearHostIsClosed(t *testing.T) {
 	g := near(t)
+	var all sync.WaitGroup // most of them only time out
 	for _, addr := range []string{"127.0.0.1", hostAddr, "0.0.0.0"} {
 		l, err := net.Listen("tcp4", net.JoinHostPort(addr, "0"))
 		if err != nil {
@@ -208,11 +224,20 @@ func TestNearHostIsClosed(t *testing.T) {
 				t.Errorf("a guest reached the host's own %s", l.Addr())
 			}
 		}()
-		g.refused(t, uint16(port), addr, hostAddr, "127.0.0.1", "10.0.2.2", "10.0.2.3")
-		_ = l.Close()
-		<-taken
+		all.Go(func() {
+			g.refused(t, uint16(port), addr, hostAddr, "127.0.0.1", "10.0.2.2", "10.0.2.3")
+			_ = l.Close()
+			<-taken
+		})
 	}
-	g.refused(t, 80, "169.254.169.254", "224.0.0.1", "255.255.255.255", "192.0.2.255")
+	all.Go(func() { g.refused(t, 80, "169.254.169.254", "224.0.0.1", "255.255.255.255", "192.0.2.127") })
+	all.Go(func() { g.refused(t, 7, boxAddr) })
+	all.Wait()
+	c, err := net.Dial("tcp4", boxAddr+":7") // which is there for the host
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
 }
 
 // refused dials all addresses at once: some are refused, some only time out.
@@ -233,8 +258,11 @@ func (g *guest) refused(t *testing.T, port uint16, addrs ...string) {
 // A host address that appears while the stack runs is closed at once.
 func TestNearNewAddressIsClosed(t *testing.T) {
 	g := near(t)
-	ip(t, "addr", "add", "192.0.2.77/24", "dev", "v0")
-	defer ip(t, "addr", "del", "192.0.2.77/24", "dev", "v0")
+	if _, err := g.dial("192.0.2.77", 7); err == nil { // open, but nobody is there
+		t.Error("nobody answered")
+	}
+	ip(t, "addr", "add", "192.0.2.77/25", "dev", "v0")
+	defer ip(t, "addr", "del", "192.0.2.77/25", "dev", "v0")
 	l, err := net.Listen("tcp4", "192.0.2.77:0")
 	if err != nil {
 		t.Fatal(err)
@@ -259,8 +287,7 @@ func TestNearGarbageIsIgnored(t *testing.T) {
 // guest is another stack at the guest's end of the cable.
 type guest struct {
 	stack *stack.Stack
-	conn  *net.UnixConn
-	peer  *net.UnixAddr
+	send  func(frame []byte) error
 }
 
 func newGuest(t *testing.T, local, remote string) *guest {
@@ -269,6 +296,18 @@ func newGuest(t *testing.T, local, remote string) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = conn.Close() })
+	peer := &net.UnixAddr{Name: remote, Net: "unixgram"}
+	return newGuestOn(t, conn, func(frame []byte) error { _, err := conn.WriteToUnix(frame, peer); return err })
+}
+
+// wire puts a guest at the end of a cable.
+func wire(t *testing.T, cable *os.File) *guest {
+	return newGuestOn(t, cable, func(frame []byte) error { _, err := cable.Write(frame); return err })
+}
+
+func newGuestOn(t *testing.T, frames io.Reader, send func([]byte) error) *guest {
+	t.Helper()
 	link := channel.New(512, 1514, tcpip.LinkAddress("\x02\x00\x00\x00\x00\x15"))
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
@@ -278,8 +317,8 @@ func newGuest(t *testing.T, local, remote string) *guest {
 	s.AddProtocolAddress(1, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{
 		Address: tcpip.AddrFrom4([4]byte{10, 0, 2, 15}), PrefixLen: 24}}, stack.AddressProperties{})
 	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, Gateway: tcpip.AddrFrom4([4]byte{10, 0, 2, 2}), NIC: 1}})
-	g := &guest{s, conn, &net.UnixAddr{Name: remote, Net: "unixgram"}}
-	ctx, cancel := context.WithCancel(t.Context())
+	g := &guest{s, send}
+	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		for pkt := link.ReadContext(ctx); pkt != nil; pkt = link.ReadContext(ctx) {
 			g.raw(pkt.ToView().AsSlice())
@@ -289,7 +328,7 @@ func newGuest(t *testing.T, local, remote string) *guest {
 	go func() {
 		buf := make([]byte, 65536)
 		for {
-			n, err := conn.Read(buf)
+			n, err := frames.Read(buf)
 			if err != nil {
 				return
 			}
@@ -298,13 +337,13 @@ func newGuest(t *testing.T, local, remote string) *guest {
 			pkt.DecRef()
 		}
 	}()
-	t.Cleanup(func() { cancel(); _ = conn.Close() })
+	t.Cleanup(func() { cancel(); s.Destroy() })
 	return g
 }
 
 func (g *guest) raw(frame []byte) {
 	for {
-		_, err := g.conn.WriteToUnix(frame, g.peer)
+		err := g.send(frame)
 		if !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.ENOENT) {
 			return
 		}

@@ -1,8 +1,7 @@
-// Package archivetest is a Debian archive in a test's process: packages, an index
-// signed with a key of its own, served over HTTP, and lies on request.
+// Package archivetest is a Debian archive in a test's process: packages and an index,
+// signed with a key of its own and served over HTTP. It can be told to send wrong data.
 //
-// It owns what such an archive looks like on the wire. It refuses to know who reads
-// it.
+// It owns the form of such an archive. It knows nothing of who reads it.
 package archivetest
 
 import (

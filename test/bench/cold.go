@@ -29,11 +29,11 @@ const firstLine = "banger-agent"
 func (b *bench) cold(ctx context.Context) error {
 	spec := kind(b.hypervisor)
 	spec.Cold, spec.Name = true, "bench-floor"
-	vm, err := b.client.CreateVM(ctx, spec, true, nil)
+	vm, err := b.client.VMs().CreateVM(ctx, spec, true, nil)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = b.client.DeleteVM(ctx, vm.ID) }()
+	defer func() { _ = b.client.VMs().DeleteVM(ctx, vm.ID) }()
 	argv, err := b.argv(vm.ID)
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func (b *bench) cold(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := b.client.StopVM(ctx, vm.ID, banger.StopOptions{Force: true}); err != nil {
+	if _, err := b.client.VMs().StopVM(ctx, vm.ID, banger.StopOptions{Force: true}); err != nil {
 		return err
 	}
 	var ours, answered, floor []time.Duration
@@ -165,7 +165,7 @@ func (b *bench) answer(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("vm run -d: %w: %s", err, out)
 	}
-	return took, b.client.DeleteVM(ctx, name)
+	return took, b.client.VMs().DeleteVM(ctx, name)
 }
 
 // staged does what the command does with the client library, noting the time
@@ -182,7 +182,7 @@ func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) e
 	last = begun
 	spec := kind(b.hypervisor)
 	spec.Cold = true
-	vm, err := b.client.CreateVM(ctx, spec, true, func(e banger.Event) {
+	vm, err := b.client.VMs().CreateVM(ctx, spec, true, func(e banger.Event) {
 		if name != "" {
 			stages[name] = append(stages[name], e.Time.Sub(last))
 		}
@@ -203,13 +203,13 @@ func (b *bench) staged(ctx context.Context, stages map[string][]time.Duration) e
 	if err := b.inside(ctx, vm.ID, stages); err != nil {
 		return err
 	}
-	return b.client.DeleteVM(ctx, vm.ID)
+	return b.client.VMs().DeleteVM(ctx, vm.ID)
 }
 
 // firstOutput runs echo in the guest and returns when its first byte came.
 func (b *bench) firstOutput(ctx context.Context, id string) (time.Time, error) {
 	var out stamped
-	client := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return b.client.Dial(ctx, id) }}
+	client := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return b.client.VMs().Dial(ctx, id) }}
 	status, err := client.Exec(ctx, guest.ExecSpec{ID: guest.NewID(), Argv: []string{"echo", "up"}}, guest.IO{Stdout: &out})
 	if err == nil && (status.Code != 0 || out.first.IsZero()) {
 		err = fmt.Errorf("echo: %+v, no output", status)
@@ -230,7 +230,7 @@ func (s *stamped) Write(p []byte) (int, error) {
 // inside adds where the guest's share went, by its agent's own clock. Asking a
 // configured guest for its configuration again repeats the first answer.
 func (b *bench) inside(ctx context.Context, id string, stages map[string][]time.Duration) error {
-	client := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return b.client.Dial(ctx, id) }}
+	client := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return b.client.VMs().Dial(ctx, id) }}
 	ready, err := client.Configure(ctx, guest.Identity{ID: id})
 	if err != nil {
 		return err

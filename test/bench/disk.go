@@ -18,12 +18,12 @@ func (b *bench) disk(ctx context.Context) error {
 	for range b.n {
 		for _, gib := range []int{1, 64} {
 			start := time.Now()
-			vm, err := b.client.CreateVM(ctx, banger.Spec{DiskMiB: gib << 10}, false, nil)
+			vm, err := b.client.VMs().CreateVM(ctx, banger.Spec{DiskMiB: gib << 10}, false, nil)
 			if err != nil {
 				return err
 			}
 			took[gib] = append(took[gib], time.Since(start))
-			if err := b.client.DeleteVM(ctx, vm.ID); err != nil {
+			if err := b.client.VMs().DeleteVM(ctx, vm.ID); err != nil {
 				return err
 			}
 		}
@@ -41,12 +41,14 @@ func (b *bench) memory(context.Context) error {
 		return err
 	}
 	var status struct {
-		PID int `json:"pid"`
+		Results []struct {
+			PID int `json:"pid"`
+		} `json:"results"`
 	}
-	if err := json.Unmarshal(out, &status); err != nil {
-		return err
+	if err := json.Unmarshal(out, &status); err != nil || len(status.Results) != 1 {
+		return fmt.Errorf("banger daemon status says %s: %v", out, err)
 	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", status.PID))
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", status.Results[0].PID))
 	if err != nil {
 		return err
 	}

@@ -10,23 +10,20 @@ import (
 
 	"banger"
 	"banger/guest"
-	"banger/shim"
+	"banger/vmm/shim"
 )
 
 // exec compares the round trip of `vm exec -- true`, made as the CLI makes it,
 // with the guest's own cost of the command and one echo over the bare channel.
 func (b *bench) exec(ctx context.Context) error {
-	vm, err := b.client.CreateVM(ctx, banger.Spec{Name: "bench-exec"}, true, nil)
+	vm, err := b.client.VMs().CreateVM(ctx, banger.Spec{Name: "bench-exec", Image: b.image}, true, nil)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = b.client.DeleteVM(ctx, vm.ID) }()
-	client := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return b.client.Dial(ctx, vm.ID) }}
-	// systemd is still starting its units; they would be measured too.
-	for h := (guest.Health{}); h.Init != "running" && h.Init != "degraded"; time.Sleep(500 * time.Millisecond) {
-		if h, err = client.Health(ctx); err != nil {
-			return err
-		}
+	defer func() { _ = b.client.VMs().DeleteVM(ctx, vm.ID) }()
+	client := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return b.client.VMs().Dial(ctx, vm.ID) }}
+	if err := settle(ctx, client); err != nil {
+		return err
 	}
 	// The bare channel begins where the shim's socket is: the daemon is ours.
 	shimmed := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return shim.Dial(ctx, b.vmDir(vm.ID)) }}

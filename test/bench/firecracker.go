@@ -15,7 +15,7 @@ import (
 
 	"banger"
 	"banger/guest"
-	"banger/link"
+	"banger/guest/link"
 )
 
 // plainFirecracker is the floor on Firecracker: the same configuration file, which

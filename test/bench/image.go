@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"banger"
-	"banger/api"
 )
 
 // The disk of an image template, and a VM's, in their directories.
@@ -27,13 +26,13 @@ const (
 // The user's own image template would be replaced, so where there is one, of
 // whatever --after, it is what is measured; one that was made for this goes.
 func (b *bench) imageTemplate(ctx context.Context) (err error) {
-	templates := api.Templates{Client: b.client}
-	probe, err := b.client.CreateVM(ctx, kind(b.hypervisor), false, nil)
+	templates := b.client.Templates()
+	probe, err := b.client.VMs().CreateVM(ctx, kind(b.hypervisor), false, nil)
 	if err != nil {
 		return err
 	}
 	image := probe.Spec.Image
-	if err := b.client.DeleteVM(ctx, probe.ID); err != nil {
+	if err := b.client.VMs().DeleteVM(ctx, probe.ID); err != nil {
 		return err
 	}
 	have, err := templates.Templates(ctx)

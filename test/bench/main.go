@@ -3,9 +3,8 @@
 // Runs are interleaved and medians are printed as ratios; absolute times of a
 // shared machine mean little.
 //
-// It uses the user's own installation and refuses to know how banger works
-// inside, beyond the command line it starts QEMU with and the records a crowd of
-// VMs leaves in the store.
+// It uses the user's own installation. Of banger's inside it knows only the command
+// line of QEMU, and the records of many VMs in the store.
 package main
 
 import (
@@ -21,17 +20,21 @@ import (
 
 	"banger"
 	"banger/api"
-	"banger/xdg"
+	"banger/host/xdg"
 )
 
 func main() {
+	if os.Getpid() == 1 {
+		bareInit()
+	}
 	n := flag.Int("n", 15, "runs of each kind")
 	only := flag.String("only", "", "run only the measurement of this name")
 	hypervisor := flag.String("hypervisor", qemu, "measure starts on this one: firecracker is driven by hand too, as a user without root")
+	image := flag.String("image", "", "the image of the guest that exec and channel measure in; empty: the default one")
 	flag.Parse()
 	dirs, err := xdg.Of(os.Getenv)
 	if err == nil {
-		b := &bench{n: *n, hypervisor: *hypervisor, dirs: dirs, banger: "banger", client: api.NewClient(func(ctx context.Context) (net.Conn, error) {
+		b := &bench{n: *n, hypervisor: *hypervisor, image: *image, dirs: dirs, banger: "banger", client: api.NewClient(func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", dirs.Socket)
 		})}
 		err = b.all(context.Background(), *only)
@@ -46,6 +49,7 @@ const qemu = "qemu"
 
 type bench struct {
 	n          int
+	image      string
 	hypervisor string // whose starts are measured, and which is driven by hand
 	dirs       xdg.Dirs
 	banger     string // the CLI, in PATH
@@ -59,7 +63,7 @@ func (b *bench) all(ctx context.Context, only string) error {
 	for _, m := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"cold start", b.cold}, {"warm start", b.warm}, {"image template", b.imageTemplate}, {"exec", b.exec}, {"disk", b.disk}, {"daemon's memory", b.memory}, {"many VMs", b.scale}} {
+	}{{"cold start", b.cold}, {"warm start", b.warm}, {"image template", b.imageTemplate}, {"exec", b.exec}, {"channel", (&channels{bench: b}).run}, {"disk", b.disk}, {"daemon's memory", b.memory}, {"many VMs", b.scale}} {
 		if only != "" && only != m.name {
 			continue
 		}

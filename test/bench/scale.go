@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"banger"
-	"banger/sqlite"
+	"banger/daemon/sqlite"
 )
 
 // scale compares a daemon of 10 VMs with one of 1,000, as a host's crash leaves
@@ -50,10 +50,10 @@ func (b *bench) scale(ctx context.Context) error {
 
 // sample is a record as this installation makes it, without its VM.
 func (b *bench) sample(ctx context.Context) (vm banger.VM, err error) {
-	if vm, err = b.client.CreateVM(ctx, banger.Spec{}, false, nil); err != nil {
+	if vm, err = b.client.VMs().CreateVM(ctx, banger.Spec{}, false, nil); err != nil {
 		return vm, err
 	}
-	return vm, b.client.DeleteVM(ctx, vm.ID)
+	return vm, b.client.VMs().DeleteVM(ctx, vm.ID)
 }
 
 // crowd starts a daemon that finds n VMs, and lists them.
@@ -103,7 +103,7 @@ func (b *bench) fill(ctx context.Context, state string, like banger.VM, n int) (
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	images, err := b.client.Images(ctx)
+	images, err := b.client.Images().Images(ctx)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (b *bench) fill(ctx context.Context, state string, like banger.VM, n int) (
 			return err
 		}
 	}
-	kernels, err := b.client.Kernels(ctx)
+	kernels, err := b.client.Kernels().Kernels(ctx)
 	if err != nil {
 		return err
 	}
@@ -125,15 +125,15 @@ func (b *bench) fill(ctx context.Context, state string, like banger.VM, n int) (
 		vm := like
 		vm.ID, vm.Spec.Name = fmt.Sprintf("%012x", i), fmt.Sprintf("vm-%d", i)
 		vm.State, vm.Created = banger.Stopped, like.Created.Add(time.Duration(i))
-		var op *banger.Op
+		var plan *banger.Plan
 		switch {
 		case i%100 == 1:
 			vm.State = banger.Creating
-			op = &banger.Op{ID: fmt.Sprintf("%012x", i), VM: vm.ID, Kind: banger.OpCreate, Begun: []string{"directory", "disk"}, Opened: vm.Created}
+			plan = &banger.Plan{ID: vm.ID, Subjects: []string{vm.ID}, Kind: banger.PlanCreate, Direction: banger.Back, Begun: []string{"directory", "disk"}, Opened: vm.Created}
 		case i%10 == 0 && i > 0 && i%100 != 0 || i == 9:
 			vm.State, vm.Boots, vm.Started = banger.Running, 1, vm.Created
 		}
-		if err := store.Commit(ctx, vm, op, false); err != nil {
+		if err := store.Commit(ctx, []banger.VM{vm}, plan, false); err != nil {
 			return err
 		}
 	}

@@ -6,12 +6,18 @@ import (
 	"banger"
 )
 
+// step is a timed step of a run.
+type step struct {
+	name string
+	took time.Duration
+}
+
 // laps are the steps of one run.
-type laps []banger.Stage
+type laps []step
 
 func (l laps) total() (sum time.Duration) {
 	for _, s := range l {
-		sum += s.Took
+		sum += s.took
 	}
 	return sum
 }
@@ -27,7 +33,7 @@ func newStopwatch() *stopwatch { return &stopwatch{last: time.Now()} }
 
 func (s *stopwatch) lap(name string) {
 	now := time.Now()
-	s.laps = append(s.laps, banger.Stage{Name: name, Took: now.Sub(s.last)})
+	s.laps = append(s.laps, step{name, now.Sub(s.last)})
 	s.last = now
 }
 
@@ -46,16 +52,24 @@ type timings struct {
 	took  map[string][]time.Duration
 }
 
-func (t *timings) add(stages []banger.Stage) {
+func (t *timings) add(steps []step) {
 	if t.took == nil {
 		t.took = map[string][]time.Duration{}
 	}
-	for _, s := range stages {
-		if t.took[s.Name] == nil {
-			t.names = append(t.names, s.Name)
+	for _, s := range steps {
+		if t.took[s.name] == nil {
+			t.names = append(t.names, s.name)
 		}
-		t.took[s.Name] = append(t.took[s.Name], s.Took)
+		t.took[s.name] = append(t.took[s.name], s.took)
 	}
+}
+
+// launched are the steps that a daemon tells of a start.
+func launched(l *banger.Launch) (steps []step) {
+	for _, s := range l.Stages {
+		steps = append(steps, step{s.Name, time.Duration(s.TookMS) * time.Millisecond})
+	}
+	return steps
 }
 
 func (t *timings) print() {

@@ -15,9 +15,8 @@ import (
 	"time"
 
 	"banger"
-	"banger/api"
 	"banger/guest"
-	"banger/link"
+	"banger/guest/link"
 )
 
 // warm compares `vm run --rm -- echo`, restored from a template, to its first
@@ -26,7 +25,7 @@ import (
 // and to run the same command. So floor and banger have the same guest, and the same
 // work in it; what is between them is all that banger is on the host.
 func (b *bench) warm(ctx context.Context) error {
-	if _, err := (api.Templates{Client: b.client}).CreateTemplate(ctx, banger.TemplateSpec{Hypervisor: b.hypervisor, Net: kind(b.hypervisor).Net}, nil); err != nil {
+	if _, err := b.client.Templates().CreateTemplate(ctx, banger.TemplateSpec{Hypervisor: b.hypervisor, Net: kind(b.hypervisor).Net}, nil); err != nil {
 		return err
 	}
 	return b.restored(ctx, "")
@@ -62,7 +61,7 @@ func (b *bench) restored(ctx context.Context, image string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = b.client.DeleteVM(ctx, f.like.ID) }()
+	defer func() { _ = b.client.VMs().DeleteVM(ctx, f.like.ID) }()
 	plain, these := plains[b.hypervisor], flags(b.hypervisor)
 	if image != "" {
 		these = append(these, "--image", image)
@@ -107,13 +106,13 @@ func (b *bench) fork(ctx context.Context, image string) (f fork, err error) {
 	f.image = image
 	spec := kind(b.hypervisor)
 	spec.Name, spec.Image = "bench-floor", image
-	f.like, err = b.client.CreateVM(ctx, spec, true, nil)
+	f.like, err = b.client.VMs().CreateVM(ctx, spec, true, nil)
 	if err != nil {
 		return f, err
 	}
 	defer func() {
 		if err != nil {
-			_ = b.client.DeleteVM(ctx, f.like.ID)
+			_ = b.client.VMs().DeleteVM(ctx, f.like.ID)
 		}
 	}()
 	if err := b.restoredFrom(f.like, image); err != nil {
@@ -127,7 +126,7 @@ func (b *bench) fork(ctx context.Context, image string) (f fork, err error) {
 			return f, err
 		}
 	}
-	if _, err = b.client.StopVM(ctx, f.like.ID, banger.StopOptions{Force: true}); err != nil {
+	if _, err = b.client.VMs().StopVM(ctx, f.like.ID, banger.StopOptions{Force: true}); err != nil {
 		return f, err
 	}
 	f.kernel, err = b.kernelVersion(ctx, f.like.KernelID)
@@ -152,7 +151,7 @@ func (b *bench) restoredFrom(vm banger.VM, image string) error {
 func (b *bench) launched(ctx context.Context, f fork, t *timings) error {
 	spec := kind(b.hypervisor)
 	spec.Image = f.image
-	vm, err := b.client.CreateVM(ctx, spec, true, nil)
+	vm, err := b.client.VMs().CreateVM(ctx, spec, true, nil)
 	if err != nil {
 		return err
 	}
@@ -164,13 +163,12 @@ func (b *bench) launched(ctx context.Context, f fork, t *timings) error {
 	if err != nil {
 		return err
 	}
-	t.add(vm.Launch.Stages)
-	t.add([]banger.Stage{{Name: "the first command, to its output", Took: first.Sub(answered)}})
-	return b.client.DeleteVM(ctx, vm.ID)
+	t.add(append(launched(vm.Launch), step{"the first command, to its output", first.Sub(answered)}))
+	return b.client.VMs().DeleteVM(ctx, vm.ID)
 }
 
 func (b *bench) kernelVersion(ctx context.Context, id string) (string, error) {
-	kernels, err := b.client.Kernels(ctx)
+	kernels, err := b.client.Kernels().Kernels(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -187,11 +185,11 @@ func (b *bench) restorePlain(ctx context.Context, f fork) (laps, error) {
 	// Its disk is as new as ours will be, made before the clock starts.
 	spec := kind(b.hypervisor)
 	spec.Image = f.image
-	vm, err := b.client.CreateVM(ctx, spec, false, nil)
+	vm, err := b.client.VMs().CreateVM(ctx, spec, false, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = b.client.DeleteVM(ctx, vm.ID) }()
+	defer func() { _ = b.client.VMs().DeleteVM(ctx, vm.ID) }()
 	if f.image != "" {
 		if err := b.copyDisk(f, vm.ID); err != nil {
 			return nil, err

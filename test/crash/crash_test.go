@@ -2,7 +2,6 @@ package crash_test
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -16,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/proc"
-	"banger/tests/vmtest"
+	"banger/host/proc"
+	"banger/test/vmtest"
 )
 
 var (
@@ -117,8 +116,8 @@ func (u *soul) do(op string, args ...string) vmtest.Result {
 func (u *soul) look() (vm banger.VM, there bool) {
 	vmtest.Until(u.t, u.name+" at rest", 4*time.Minute, func() bool {
 		r := u.s.h.Run(nil, "vm", "list", "--json")
-		var all []banger.VM
-		if r.Status != 0 || json.Unmarshal(r.Stdout, &all) != nil {
+		all, err := vmtest.Results[banger.VM](string(r.Stdout))
+		if r.Status != 0 || err != nil {
 			return false
 		}
 		i := slices.IndexFunc(all, func(v banger.VM) bool { return v.Spec.Name == u.name })

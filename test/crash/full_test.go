@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // small is a filesystem of 64 MiB.

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"banger"
-	"banger/proc"
-	"banger/tests/vmtest"
+	"banger/host/proc"
+	"banger/test/vmtest"
 )
 
 // A guest halts while neither daemon nor shim lives: nobody hears its last word,

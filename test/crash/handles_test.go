@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/proc"
-	"banger/tests/vmtest"
+	"banger/host/proc"
+	"banger/test/vmtest"
 )
 
 // ruin is something that may become of a handles.json. It is given its bytes,

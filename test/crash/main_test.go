@@ -5,7 +5,7 @@ package crash_test
 import (
 	"testing"
 
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 func TestMain(m *testing.M) {

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/proc"
-	"banger/tests/vmtest"
+	"banger/host/proc"
+	"banger/test/vmtest"
 )
 
 // templates is the directory of an installation's templates.
@@ -158,7 +158,7 @@ func TestImageMakersKilled(t *testing.T) {
 }
 
 // mortal lets the agent be killed, once, where its source says mortal().
-var mortal = edit{"agent/renew/renew.go", "// Run does the steps", `func mortal() {
+var mortal = edit{"guest/agent/renew/renew.go", "// Run does the steps", `func mortal() {
 	if os.Mkdir("/dev/died", 0o700) == nil { // the next one lives
 		_ = unix.Kill(unix.Getpid(), unix.SIGKILL)
 		select {}
@@ -172,13 +172,13 @@ var mortal = edit{"agent/renew/renew.go", "// Run does the steps", `func mortal(
 func TestMakersAgentKilled(t *testing.T) {
 	canSabotage(t)
 	for name, at := range map[string]edit{
-		"freeze": {"agent/renew/freeze.go", "	if !frozen.CompareAndSwap(false, true) {", "	mortal()\n	if !frozen.CompareAndSwap(false, true) {"},
-		"frozen": {"agent/renew/freeze.go", "	go sayFrozen(hungUp)", "	mortal()\n	go sayFrozen(hungUp)"},
-		"hold":   {"agent/renew/hold.go", "	if err := h.dropKeys(); err != nil {", "	mortal()\n	if err := h.dropKeys(); err != nil {"},
-		"held":   {"agent/renew/hold.go", "	go sayFrozen(hungUp)", "	mortal()\n	go sayFrozen(hungUp)"},
+		"freeze": {"guest/agent/renew/freeze.go", "	if !frozen.CompareAndSwap(false, true) {", "	mortal()\n	if !frozen.CompareAndSwap(false, true) {"},
+		"frozen": {"guest/agent/renew/freeze.go", "	go sayFrozen(hungUp)", "	mortal()\n	go sayFrozen(hungUp)"},
+		"hold":   {"guest/agent/renew/hold.go", "	if err := h.dropKeys(); err != nil {", "	mortal()\n	if err := h.dropKeys(); err != nil {"},
+		"held":   {"guest/agent/renew/hold.go", "	go sayFrozen(hungUp)", "	mortal()\n	go sayFrozen(hungUp)"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if at.file == "agent/renew/hold.go" {
+			if at.file == "guest/agent/renew/hold.go" {
 				vmtest.TakesLong(t) // an image's template, whose init has to come up first
 			}
 			h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")

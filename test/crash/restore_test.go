@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/proc"
-	"banger/tests/vmtest"
+	"banger/host/proc"
+	"banger/test/vmtest"
 )
 
 // restoreSteps are the steps of a restore in their order, each known by what it
@@ -75,9 +75,10 @@ func TestRestoresKilled(t *testing.T) {
 }
 
 // allTemplates returns what the daemon says of templates.
-func allTemplates(t *testing.T, h *vmtest.Host) (all []banger.Template) {
+func allTemplates(t *testing.T, h *vmtest.Host) []banger.Template {
 	t.Helper()
-	if err := json.Unmarshal([]byte(h.OK(t, "template", "list", "--json")), &all); err != nil {
+	all, err := vmtest.Results[banger.Template](h.OK(t, "template", "list", "--json"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return all
@@ -116,7 +117,9 @@ func (k *kept) kill(t *testing.T, victim, step string) (end string) {
 	var vms []banger.VM
 	vmtest.Until(t, "the VM at rest", 3*time.Minute, func() bool {
 		r := h.Run(nil, "vm", "list", "--json")
-		return r.Status == 0 && json.Unmarshal(r.Stdout, &vms) == nil &&
+		var err error
+		vms, err = vmtest.Results[banger.VM](string(r.Stdout))
+		return r.Status == 0 && err == nil &&
 			!slices.ContainsFunc(vms, func(vm banger.VM) bool { return vm.State != banger.Running && vm.State != banger.Stopped })
 	})
 	switch {
@@ -167,7 +170,7 @@ func TestStateOfAnotherVersion(t *testing.T) {
 	h.OK(t, "vm", "create", "-q", "--name", "other")
 	defer h.OK(t, "vm", "delete", "other")
 	vm := h.Show(t, "other")
-	if vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, id) || !strings.Contains(vm.Launch.Why, "no good") {
+	if vm.Launch == nil || vm.Launch.Template != "" || !strings.Contains(vm.Launch.Why, id) || !strings.Contains(vm.Launch.Why, "didn't work") {
 		t.Errorf("launch %+v", vm.Launch)
 	}
 	if raw, err := os.ReadFile(filepath.Join(dir, "state")); err == nil && bytes.Equal(raw, other) {

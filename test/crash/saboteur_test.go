@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"banger/guest"
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // edit is a change to one of our source files, in which old stands once.
@@ -22,7 +22,7 @@ type edit struct{ file, old, new string }
 // does it 20 s late, or lets programs run first, and in each case swears that all
 // was done as it should be; or one that is killed there. Which, the VM's name says.
 var saboteurs = []edit{
-	{"agent/renew/renew.go", "// SetClock sets", `// Sabotaged does something, doesn't, or does it late.
+	{"guest/agent/renew/renew.go", "// SetClock sets", `// Sabotaged does something, doesn't, or does it late.
 func Sabotaged(id guest.Identity, name string, do func() error) error {
 	switch name = strings.ReplaceAll(strings.ToLower(name), " ", "-"); id.Hostname {
 	case name + "-skipped":
@@ -40,27 +40,27 @@ func Sabotaged(id guest.Identity, name string, do func() error) error {
 }
 
 // SetClock sets`},
-	{"agent/renew/renew.go", "if err := s.Do(id); err != nil {", "if err := Sabotaged(id, s.Name, func() error { return s.Do(id) }); err != nil {"},
+	{"guest/agent/renew/renew.go", "if err := s.Do(id); err != nil {", "if err := Sabotaged(id, s.Name, func() error { return s.Do(id) }); err != nil {"},
 	// Where all that a step does is to look, the work is here.
-	{"agent/boot/machine.go", "network <- nic.Configure(id.Net)",
+	{"guest/agent/boot/machine.go", "network <- nic.Configure(id.Net)",
 		"network <- renew.Sabotaged(id, guest.RenewNetwork, func() error { return nic.Configure(id.Net) })"},
-	{"agent/boot/machine.go", "if err := writeIdentity(id); err != nil {", `if id.Hostname == early {
+	{"guest/agent/boot/machine.go", "if err := writeIdentity(id); err != nil {", `if id.Hostname == early {
 		fmt.Fprintf(m.pid1, "%s\n", findInit(id.NoInit))
 		m.pid1.Close()
 		time.Sleep(time.Second)
 	}
 	if err := renew.Sabotaged(id, guest.RenewMachineID, func() error { return writeIdentity(id) }); err != nil {`},
-	{"agent/boot/machine.go", `if _, err := fmt.Fprintf(m.pid1, "%s\n", ready.Init); err != nil {`,
+	{"guest/agent/boot/machine.go", `if _, err := fmt.Fprintf(m.pid1, "%s\n", ready.Init); err != nil {`,
 		`if _, err := fmt.Fprintf(m.pid1, "%s\n", ready.Init); err != nil && id.Hostname != early {`},
-	{"agent/boot/freeze.go", "if err := nic.Reconfigure(old.Identity.Net, id.Net); err != nil {",
+	{"guest/agent/boot/freeze.go", "if err := nic.Reconfigure(old.Identity.Net, id.Net); err != nil {",
 		"if err := renew.Sabotaged(id, guest.RenewNetwork, func() error { return nic.Reconfigure(old.Identity.Net, id.Net) }); err != nil {"},
-	{"agent/boot/freeze.go", "if err := errors.Join(forgetName(old.Identity.Hostname), writeIdentity(id)); err != nil {",
+	{"guest/agent/boot/freeze.go", "if err := errors.Join(forgetName(old.Identity.Hostname), writeIdentity(id)); err != nil {",
 		"if err := renew.Sabotaged(id, guest.RenewMachineID, func() error { return errors.Join(forgetName(old.Identity.Hostname), writeIdentity(id)) }); err != nil {"},
-	{"agent/boot/freeze.go", "	ready, err := m.rename(old, id)", `	if id.Hostname == early {
+	{"guest/agent/boot/freeze.go", "	ready, err := m.rename(old, id)", `	if id.Hostname == early {
 		_ = m.held.Release()
 	}
 	ready, err := m.rename(old, id)`},
-	{"agent/boot/freeze.go", "// Freeze brings", "const early = \"thawed-early\"\n\n// Freeze brings"},
+	{"guest/agent/boot/freeze.go", "// Freeze brings", "const early = \"thawed-early\"\n\n// Freeze brings"},
 }
 
 // A guest that keeps something of its template, or gets to it when programs have
@@ -115,7 +115,7 @@ func TestSaboteurs(t *testing.T) {
 func TestBootIDAskedForBeforeTheFreeze(t *testing.T) {
 	canSabotage(t)
 	h := vmtest.Configured(t, "memory_mib = 256\nvcpu = 1\n")
-	h.Bin = sabotaged(t, []edit{{"agent/renew/freeze.go", "if err := load(); err != nil {", "_, _ = BootID()\n\tif err := load(); err != nil {"}})
+	h.Bin = sabotaged(t, []edit{{"guest/agent/renew/freeze.go", "if err := load(); err != nil {", "_, _ = BootID()\n\tif err := load(); err != nil {"}})
 	tp := keepTemplate(t, h, strings.TrimSpace(h.OK(t, "template", "create", "-q")))
 	tp.restored(t, "one") // that it is old is seen by the second who has it
 	tp.refused(t, "two", guest.RenewBootID)
@@ -147,7 +147,7 @@ func TestImageSaboteurs(t *testing.T) {
 	forget(t, h) // which is gone where the last guest was no good
 
 	h.Close()
-	h.Bin = sabotaged(t, append(slices.Clone(witness), edit{"agent/renew/hold.go", "if err := h.dropKeys(); err != nil {", "if err := error(nil); err != nil {"}))
+	h.Bin = sabotaged(t, append(slices.Clone(witness), edit{"guest/agent/renew/hold.go", "if err := h.dropKeys(); err != nil {", "if err := error(nil); err != nil {"}))
 	tp = warmWatched(t, h)
 	tp.caught(t, "keys-kept", guest.RenewHostKeys)
 	forget(t, h)

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/proc"
-	"banger/tests/vmtest"
+	"banger/host/proc"
+	"banger/test/vmtest"
 )
 
 // hostDrivers reports whether VMs have objects of the host's kernel.

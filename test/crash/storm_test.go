@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // Storms are short in an ordinary run; the flags make them as long as one likes.

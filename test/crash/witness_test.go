@@ -1,7 +1,6 @@
 package crash_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +13,7 @@ import (
 
 	"banger"
 	"banger/guest"
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // witness has the guest's kernel note, from the freeze on, who asks for random
@@ -24,7 +23,7 @@ import (
 // than half its uptime, from the processor's counter and its random numbers
 // (crng_make_state in drivers/char/random.c). That is luck, not what we promise.
 var witness = []edit{
-	{"agent/renew/renew.go", "// Run does the steps", `var watched bool // this very agent's guest was frozen
+	{"guest/agent/renew/renew.go", "// Run does the steps", `var watched bool // this very agent's guest was frozen
 
 func witness() error {
 	watched = true
@@ -35,8 +34,8 @@ func witness() error {
 }
 
 // Run does the steps`},
-	{"agent/renew/freeze.go", "	go sayFrozen(hungUp)", "	if err := witness(); err != nil {\n\t\treturn err\n\t}\n	go sayFrozen(hungUp)"},
-	{"agent/renew/hold.go", "	go sayFrozen(hungUp)", "	if err := witness(); err != nil {\n\t\treturn nil, err\n\t}\n	go sayFrozen(hungUp)"},
+	{"guest/agent/renew/freeze.go", "	go sayFrozen(hungUp)", "	if err := witness(); err != nil {\n\t\treturn err\n\t}\n	go sayFrozen(hungUp)"},
+	{"guest/agent/renew/hold.go", "	go sayFrozen(hungUp)", "	if err := witness(); err != nil {\n\t\treturn nil, err\n\t}\n	go sayFrozen(hungUp)"},
 }
 
 // traced is one of the witness's lines: whose, what, and what it was given.
@@ -142,10 +141,7 @@ var watchedFields = []string{guest.RenewHostname, guest.RenewMachineID, guest.Re
 func warmWatched(t *testing.T, h *vmtest.Host) *kept {
 	t.Helper()
 	h.OK(t, "image", "warm", "keys", "--after", watch)
-	var all []banger.Template
-	if err := json.Unmarshal([]byte(h.OK(t, "template", "list", "--json")), &all); err != nil {
-		t.Fatal(err)
-	}
+	all := allTemplates(t, h)
 	i := slices.IndexFunc(all, func(m banger.Template) bool { return m.Image == "keys" })
 	if i < 0 {
 		t.Fatalf("no image template: %+v", all)

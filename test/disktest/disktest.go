@@ -1,6 +1,5 @@
-// Package disktest holds every promise of banger.Disks as a test suite, to be
-// run on each driver and on the fake. It owns the promises' wording in code and
-// refuses to know how any driver keeps them.
+// Package disktest is the contract of banger.Disks as a test suite, to be run on each
+// driver and on the fake. It knows nothing of how a driver fulfils it.
 package disktest
 
 import (

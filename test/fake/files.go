@@ -5,30 +5,62 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 
 	"banger"
 )
 
-// Disks is a banger.Disks on the fake host.
+// Disks is a banger.Disks and a banger.Cloner on the fake host.
 type Disks struct{ l *Life }
+
+var _ banger.Cloner = (*Disks)(nil)
 
 // Disks returns this life's.
 func (l *Life) Disks() *Disks { return &Disks{l} }
 
-// Create is the step "create disk". A disk that is there stays as it is.
+// Create is the step "create disk", after the pause "create". A disk that is there
+// stays as it is.
 func (d *Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, error) {
+	return d.make(ctx, "create", dir, func() (disk, error) { return disk{sizeMiB: sizeMiB}, nil })
+}
+
+// Clone is the step "clone disk", after the pause "clone". The new disk is as large
+// as the file from says in its first word, in MiB.
+func (d *Disks) Clone(ctx context.Context, dir, from string) (string, error) {
+	return d.make(ctx, "clone", dir, func() (disk, error) {
+		text, err := os.ReadFile(from)
+		if err != nil {
+			return disk{}, err
+		}
+		made := disk{from: from}
+		_, err = fmt.Sscan(string(text), &made.sizeMiB)
+		return made, err
+	})
+}
+
+func (d *Disks) make(ctx context.Context, how, dir string, made func() (disk, error)) (string, error) {
 	h := d.l.host
 	path := filepath.Join(dir, "disk.ext4")
-	return path, errors.Join(ctx.Err(), d.l.Step("create disk", func() error {
+	if err := d.l.wait(ctx, filepath.Base(dir), how); err != nil {
+		return path, err
+	}
+	return path, errors.Join(ctx.Err(), d.l.step(filepath.Base(dir), how+" disk", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		if _, ok := h.disks[dir]; !ok {
-			h.serials++
-			h.disks[dir] = disk{sizeMiB, h.serials}
+		if _, ok := h.disks[dir]; ok {
+			return nil
 		}
+		fresh, err := made()
+		if err != nil {
+			return err
+		}
+		h.serials++
+		fresh.serial = h.serials
+		h.disks[dir] = fresh
 		return nil
 	}))
 }
@@ -36,7 +68,7 @@ func (d *Disks) Create(ctx context.Context, dir string, sizeMiB int) (string, er
 // Grow is the step "grow disk".
 func (d *Disks) Grow(ctx context.Context, dir string, sizeMiB int) error {
 	h := d.l.host
-	return errors.Join(ctx.Err(), d.l.Step("grow disk", func() error {
+	return errors.Join(ctx.Err(), d.l.step(filepath.Base(dir), "grow disk", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		old, ok := h.disks[dir]
@@ -46,7 +78,8 @@ func (d *Disks) Grow(ctx context.Context, dir string, sizeMiB int) error {
 		if sizeMiB < old.sizeMiB {
 			return banger.Errorf(banger.CodeInvalid, "a disk of %d MiB can't shrink to %d", old.sizeMiB, sizeMiB)
 		}
-		h.disks[dir] = disk{sizeMiB, old.serial}
+		old.sizeMiB = sizeMiB
+		h.disks[dir] = old
 		return nil
 	}))
 }
@@ -54,7 +87,7 @@ func (d *Disks) Grow(ctx context.Context, dir string, sizeMiB int) error {
 // Remove is the step "remove disk".
 func (d *Disks) Remove(_ context.Context, dir string) error {
 	h := d.l.host
-	return d.l.Step("remove disk", func() error {
+	return d.l.step(filepath.Base(dir), "remove disk", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		delete(h.disks, dir)
@@ -66,7 +99,7 @@ func (d *Disks) Remove(_ context.Context, dir string) error {
 func (d *Disks) Attach(ctx context.Context, id, dir string) (string, banger.Handles, error) {
 	h := d.l.host
 	held := banger.Handles{DMName: "banger-" + id, DMDev: "/dev/mapper/banger-" + id}
-	err := errors.Join(ctx.Err(), d.l.Step("attach loops", func() error {
+	err := errors.Join(ctx.Err(), d.l.step(id, "attach loops", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if _, ok := h.disks[dir]; !ok {
@@ -76,7 +109,7 @@ func (d *Disks) Attach(ctx context.Context, id, dir string) (string, banger.Hand
 		return nil
 	}))
 	if err == nil {
-		err = d.l.Step("attach dm", func() error {
+		err = d.l.step(id, "attach dm", func() error {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			h.need("dm", held.DMName, id)
@@ -89,11 +122,15 @@ func (d *Disks) Attach(ctx context.Context, id, dir string) (string, banger.Hand
 	return held.DMDev, held, nil
 }
 
-// Detach is the steps "detach dm" and "detach loops". The base stays: others use it.
-func (d *Disks) Detach(_ context.Context, id, _ string, held banger.Handles) (banger.Handles, error) {
+// Detach is the steps "detach dm" and "detach loops", after the pause "detach", in
+// which somebody is still using the disk. The base stays: others use it.
+func (d *Disks) Detach(ctx context.Context, id, _ string, held banger.Handles) (banger.Handles, error) {
 	h := d.l.host
+	if err := d.l.wait(ctx, id, "detach"); err != nil {
+		return held, err
+	}
 	left := held
-	err := d.l.Step("detach dm", func() error {
+	err := d.l.step(id, "detach dm", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if h.guests[id] != nil {
@@ -104,7 +141,7 @@ func (d *Disks) Detach(_ context.Context, id, _ string, held banger.Handles) (ba
 		return nil
 	})
 	if err == nil {
-		err = d.l.Step("detach loops", func() error {
+		err = d.l.step(id, "detach loops", func() error {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			h.drop("loop", id)
@@ -129,7 +166,7 @@ func (i *Images) Import(ctx context.Context, tar io.Reader, _ banger.Progress) (
 	if err != nil {
 		return banger.Image{}, err
 	}
-	img := banger.Image{ID: hex.EncodeToString(sum.Sum(nil))[:12], Size: n}
+	img := banger.Image{ID: hex.EncodeToString(sum.Sum(nil)), Size: n}
 	return img, errors.Join(ctx.Err(), i.l.Step("import image", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -182,7 +219,7 @@ type Kernels struct{ l *Life }
 func (l *Life) Kernels() *Kernels { return &Kernels{l} }
 
 // Pull is the step "pull kernel".
-func (k *Kernels) Pull(ctx context.Context, name string, _ banger.Progress) (banger.Kernel, error) {
+func (k *Kernels) Pull(ctx context.Context, name string, _ bool, _ banger.Progress) (banger.Kernel, error) {
 	sum := sha256.Sum256([]byte(name))
 	return banger.Kernel{ID: hex.EncodeToString(sum[:6]), Name: name, Version: "6.1.0-fake"},
 		errors.Join(ctx.Err(), k.l.Step("pull kernel", func() error { return nil }))

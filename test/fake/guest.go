@@ -23,15 +23,54 @@ func (g *Guest) ID() string { return g.machine.ID }
 // Ended is closed when the guest's machine is gone.
 func (g *Guest) Ended() <-chan struct{} { return g.machine.ended }
 
-// Poweroff ends the VM as its init would.
-func (g *Guest) Poweroff() {
-	g.host.EndGuest(g.machine.ID, banger.Exit{Kind: banger.ExitPoweroff})
+// shutdown is the guest's own, once it has agreed to it.
+func (g *Guest) shutdown() {
+	if g.wait("poweroff") {
+		g.Poweroff()
+	}
 }
 
-// cut breaks the stream when the VM is gone.
-func (g *Guest) cut() {
-	<-g.machine.ended
+// Poweroff ends the VM as its init would: this run of it, and none after it.
+func (g *Guest) Poweroff() {
+	g.host.mu.Lock()
+	defer g.host.mu.Unlock()
+	if g.host.guests[g.machine.ID] == g.machine {
+		g.host.end(g.machine.ID, banger.Exit{Kind: banger.ExitPoweroff})
+	}
+}
+
+// Freeze has the guest stand still, as it is told before it is captured.
+func (g *Guest) Freeze() {
+	g.host.mu.Lock()
+	defer g.host.mu.Unlock()
+	g.machine.frozen = true
+}
+
+// cut breaks the stream when the VM is gone, or when the daemon has closed it.
+func (g *Guest) cut(left <-chan struct{}) {
+	select {
+	case <-g.machine.ended:
+	case <-left:
+	}
 	g.Close()
+}
+
+// wait takes the time that Host.Pause says something takes. It says nothing of one
+// that went wrong: a guest that ended meanwhile does nothing more.
+func (g *Guest) wait(what string) (lives bool) {
+	if over := g.host.pause(g.machine.ID, what); over != nil {
+		select {
+		case err := <-over:
+			_ = err // the guest goes on as it is
+		case <-g.machine.ended:
+		}
+	}
+	select {
+	case <-g.machine.ended:
+		return false
+	default:
+		return true
+	}
 }
 
 // serve is a small agent: it takes its identity, tells its health and powers
@@ -44,6 +83,9 @@ func (g *Guest) serve() {
 }
 
 func (g *Guest) respond(req guest.Request) {
+	if !g.wait(req.Op) {
+		return
+	}
 	version, err := req.Accept()
 	var body any
 	var after func()
@@ -76,14 +118,12 @@ func (g *Guest) answer(req guest.Request) (body any, after func(), err error) {
 		ready.Seen = Seen(id)
 		return ready, nil, nil
 	case guest.OpFreeze:
-		g.host.mu.Lock()
-		defer g.host.mu.Unlock()
-		g.machine.frozen = true
+		g.Freeze()
 		return nil, nil, nil
 	case guest.OpHealth:
 		return guest.Health{Agent: "fake", Configured: true, Init: "running", Time: time.Now().Add(g.host.ClockError)}, nil, nil
 	case guest.OpShutdown:
-		return nil, g.Poweroff, nil
+		return nil, func() { go g.shutdown() }, nil
 	case guest.OpClock, guest.OpForget:
 		return nil, nil, nil
 	case guest.OpSessions:

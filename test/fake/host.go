@@ -1,10 +1,10 @@
 // Package fake is a host in memory: processes, guest memory, disks, images and
-// kernels that drivers make and remove, with guests whose agents answer. It
-// prints itself, and every effect on it has a name at which it can fail or take
-// the daemon's life.
+// kernels that drivers make and remove, with guests whose agents answer. It can
+// print its state. Every effect on it has a name, and can be made to fail or to
+// kill the daemon.
 //
-// It refuses to know the engine or any database: it is a model with memory of
-// what banger's drivers promise, held to that by the same contract suites.
+// It knows nothing of the engine or any database. It is a model of what banger's
+// drivers promise, and passes the same contract suites.
 package fake
 
 import (
@@ -23,25 +23,41 @@ type Host struct {
 	// Agent, when set before the first VM starts, serves each stream to a guest
 	// instead of the small agent built in.
 	Agent func(guest *Guest)
+	// Pause, when set before the first VM starts, says when something ends that may
+	// take long, with which error; nil: at once. It is asked with a VM's id and what it
+	// is: "configure", "shutdown" and the like, a guest's agent's answer; "poweroff", the
+	// shutdown of a guest that has agreed to it; and of drivers "start", "restore",
+	// "dial", "wait", "kill", "create", "clone", "detach" and "set". What lasts ends
+	// early with its context, its guest or its daemon.
+	Pause func(vm, what string) <-chan error
 	// ClockError is how far the guests' clocks are ahead of this host's.
 	ClockError time.Duration
 
-	mu      sync.Mutex
-	boot    int
-	pid     int
-	ticks   uint64
-	procs   map[int]*process
-	files   map[string]string      // path → owner: guest memory
-	disks   map[string]disk        // directory → disk
-	images  map[string]bool        // ids
-	exits   map[string]banger.Exit // VM id → how its last run ended, as its shim wrote it down
-	guests  map[string]*machine    // VM id → what runs
-	kernel  map[string]object      // name → TAPs, loops, device-mapper nodes
+	mu     sync.Mutex
+	boot   int
+	pid    int
+	ticks  uint64
+	procs  map[int]*process
+	files  map[string]string // path → owner: guest memory
+	disks  map[string]disk   // directory → disk
+	images map[string]bool   // ids
+	runs
+	kernel  map[string]object // name → TAPs, loops, device-mapper nodes
 	serials int
 	crimes  []string
 }
 
-type disk struct{ sizeMiB, serial int }
+// runs is what runs, and how what ran ended.
+type runs struct {
+	guests map[string]*machine      // VM id → what runs
+	exits  map[string]banger.Exit   // VM id → how its last run ended, as its shim wrote it down
+	ends   map[string][]banger.Exit // VM id → how all its runs ended
+}
+
+type disk struct {
+	sizeMiB, serial int
+	from            string // the file it is a clone of; empty: it was made empty
+}
 
 // process is one entry of the host's process table.
 type process struct {
@@ -53,7 +69,7 @@ type process struct {
 // NewHost returns a host that was just booted.
 func NewHost() *Host {
 	h := &Host{
-		disks: map[string]disk{}, images: map[string]bool{},
+		disks: map[string]disk{}, images: map[string]bool{}, runs: runs{ends: map[string][]banger.Exit{}},
 	}
 	h.Reboot()
 	return h
@@ -140,9 +156,26 @@ func (h *Host) end(vm string, exit banger.Exit) {
 			exit.Time = time.Unix(0, 0).UTC()
 		}
 		h.exits[vm] = exit
+		exit.Time = time.Now()
+		exit.Time = time.Now()
+		h.ends[vm] = append(h.ends[vm], exit)
 		delete(h.guests, vm)
 		close(m.ended)
 	}
+}
+
+// Ends lists how a VM's runs ended, and when, those that went with the host left out.
+func (h *Host) Ends(vm string) []banger.Exit {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.ends[vm])
+}
+
+func (h *Host) pause(vm, what string) <-chan error {
+	if h.Pause == nil {
+		return nil
+	}
+	return h.Pause(vm, what)
 }
 
 // Owned lists what exists on the host for each VM: by id, or for a disk by its

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"banger"
 )
@@ -25,7 +26,7 @@ type machine struct {
 	frozen, restored bool // frozen is guarded by Host.mu
 }
 
-// Start makes guest memory, shim and VMM, each a step. It writes a line to the
+// Start makes guest memory, shim and VMM, each a step, after the pause "start". It writes a line to the
 // VM's console log, when its directory is there.
 func (v *Hypervisor) Start(ctx context.Context, m banger.Machine) (banger.Handles, error) {
 	h := v.l.host
@@ -34,15 +35,18 @@ func (v *Hypervisor) Start(ctx context.Context, m banger.Machine) (banger.Handle
 	}
 	var held banger.Handles
 	ram := filepath.Join(m.RAMDir, "banger-"+m.ID+".ram")
-	err := errors.Join(ctx.Err(), v.locked("start ram", func() {
+	err := errors.Join(ctx.Err(), v.locked(m.ID, "start ram", func() {
 		h.files[ram], held.RAMFile = m.ID, ram
 		delete(h.exits, m.ID)
 	}))
 	if err == nil {
-		err = v.locked("start shim", func() { held.Shim = h.spawn("shim", m.ID) })
+		err = v.l.wait(ctx, m.ID, "start")
 	}
 	if err == nil {
-		err = v.locked("start vmm", func() {
+		err = v.locked(m.ID, "start shim", func() { held.Shim = h.spawn("shim", m.ID) })
+	}
+	if err == nil {
+		err = v.locked(m.ID, "start vmm", func() {
 			held.VMM = h.spawn("vmm", m.ID)
 			h.guests[m.ID] = &machine{Machine: m, vmm: held.VMM, ended: make(chan struct{})}
 			if f, err := os.OpenFile(filepath.Join(m.Dir, "console.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err == nil {
@@ -58,8 +62,8 @@ func (v *Hypervisor) Start(ctx context.Context, m banger.Machine) (banger.Handle
 }
 
 // locked is a step that works on the host's tables.
-func (v *Hypervisor) locked(name string, effect func()) error {
-	return v.l.Step(name, func() error {
+func (v *Hypervisor) locked(vm, name string, effect func()) error {
+	return v.l.step(vm, name, func() error {
 		v.l.host.mu.Lock()
 		defer v.l.host.mu.Unlock()
 		effect()
@@ -69,7 +73,7 @@ func (v *Hypervisor) locked(name string, effect func()) error {
 
 // clear removes all a VM has but its disk, as a driver does on its own error.
 func (v *Hypervisor) clear(vm string) error {
-	return v.locked("clear", func() {
+	return v.locked(vm, "clear", func() {
 		v.l.host.end(vm, banger.Exit{Kind: banger.ExitKilled, Status: -1})
 		v.l.host.remove(vm)
 	})
@@ -94,7 +98,7 @@ func (h *Host) remove(vm string) {
 func (v *Hypervisor) Adopt(ctx context.Context, m banger.Machine, saved banger.Handles) (banger.Handles, bool, error) {
 	h := v.l.host
 	alive := false
-	err := v.locked("adopt", func() {
+	err := v.locked(m.ID, "adopt", func() {
 		shim := false
 		for _, p := range h.procs {
 			if p.vm != m.ID {
@@ -119,21 +123,25 @@ func (v *Hypervisor) Adopt(ctx context.Context, m banger.Machine, saved banger.H
 	return saved, alive, errors.Join(err, ctx.Err())
 }
 
-// Dial opens a stream to the guest's agent.
+// Dial opens a stream to the guest's agent, after the pause "dial".
 func (v *Hypervisor) Dial(ctx context.Context, m banger.Machine) (net.Conn, error) {
+	if err := v.l.wait(ctx, m.ID, "dial"); err != nil {
+		return nil, err
+	}
 	h := v.l.host
 	var near net.Conn
-	err := v.locked("dial", func() {
+	err := v.locked(m.ID, "dial", func() {
 		if g := h.guests[m.ID]; g != nil {
-			var far net.Conn
-			near, far = net.Pipe()
-			guest := &Guest{host: h, machine: g, Conn: far}
+			a, b := net.Pipe()
+			left := make(chan struct{})
+			near = &stream{Conn: a, left: left}
+			guest := &Guest{host: h, machine: g, Conn: b}
 			serve := h.Agent
 			if serve == nil {
 				serve = (*Guest).serve
 			}
 			go serve(guest)
-			go guest.cut()
+			go guest.cut(left)
 		}
 	})
 	if err == nil && near == nil {
@@ -142,10 +150,26 @@ func (v *Hypervisor) Dial(ctx context.Context, m banger.Machine) (net.Conn, erro
 	return near, errors.Join(err, ctx.Err())
 }
 
-// Wait returns how a VM's run ended.
+// stream is the daemon's end of one, which its guest hears the closing of even
+// when it reads nothing.
+type stream struct {
+	net.Conn
+	once sync.Once
+	left chan struct{}
+}
+
+func (s *stream) Close() error {
+	s.once.Do(func() { close(s.left) })
+	return s.Conn.Close()
+}
+
+// Wait returns how a VM's run ended, after the pause "wait".
 func (v *Hypervisor) Wait(ctx context.Context, m banger.Machine, _ banger.Handles) (banger.Exit, error) {
 	h := v.l.host
 	v.l.mustLive()
+	if err := v.l.wait(ctx, m.ID, "wait"); err != nil {
+		return banger.Exit{}, err
+	}
 	h.mu.Lock()
 	g := h.guests[m.ID]
 	h.mu.Unlock()
@@ -166,17 +190,21 @@ func (v *Hypervisor) Wait(ctx context.Context, m banger.Machine, _ banger.Handle
 	return banger.Exit{Kind: banger.ExitUnknown, Status: -1}, nil
 }
 
-// Kill ends a VM's VMM and shim and removes its memory, each a step. They are
+// Kill ends a VM's VMM and shim and removes its memory, each a step, the pause
+// "kill" between the first and the second. They are
 // found by whose they are: a process that saved names may be anybody's.
 func (v *Hypervisor) Kill(ctx context.Context, m banger.Machine, saved banger.Handles) (banger.Handles, error) {
 	h := v.l.host
 	left := saved
-	err := v.locked("kill vmm", func() {
+	err := v.locked(m.ID, "kill vmm", func() {
 		h.end(m.ID, banger.Exit{Kind: banger.ExitKilled, Detail: "KILL", Status: -1})
 		left.VMM = banger.Process{}
 	})
 	if err == nil {
-		err = v.locked("kill shim", func() {
+		err = v.l.wait(ctx, m.ID, "kill")
+	}
+	if err == nil {
+		err = v.locked(m.ID, "kill shim", func() {
 			for pid, p := range h.procs {
 				if p.vm == m.ID {
 					delete(h.procs, pid)
@@ -186,7 +214,7 @@ func (v *Hypervisor) Kill(ctx context.Context, m banger.Machine, saved banger.Ha
 		})
 	}
 	if err == nil {
-		err = v.locked("kill ram", func() {
+		err = v.locked(m.ID, "kill ram", func() {
 			h.remove(m.ID)
 			left = banger.Handles{}
 		})

@@ -72,9 +72,9 @@ type Networks struct{ l *Life }
 // Networks returns this life's.
 func (l *Life) Networks() *Networks { return &Networks{l} }
 
-// Allocate hands out 10.0.0.2 to 10.0.255.255.
+// Allocate hands out 10.0.0.2 to 10.0.255.255. It touches nothing, so that nobody
+// dies of it.
 func (n *Networks) Allocate(taken []banger.NetConfig) (banger.NetConfig, error) {
-	n.l.mustLive()
 	used := map[string]bool{}
 	for _, t := range taken {
 		used[t.Address] = true
@@ -87,11 +87,14 @@ func (n *Networks) Allocate(taken []banger.NetConfig) (banger.NetConfig, error) 
 	return banger.NetConfig{}, banger.Errorf(banger.CodeUnavailable, "every address of 10.0.0.0/16 is taken")
 }
 
-// Set is the step "set tap".
+// Set is the step "set tap", after the pause "set".
 func (n *Networks) Set(ctx context.Context, link banger.Link) (banger.Handles, error) {
 	h := n.l.host
 	tap := "bgr" + link.VM
-	err := errors.Join(ctx.Err(), n.l.Step("set tap", func() error {
+	if err := n.l.wait(ctx, link.VM, "set"); err != nil {
+		return banger.Handles{}, err
+	}
+	err := errors.Join(ctx.Err(), n.l.step(link.VM, "set tap", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if o, taken := h.kernel[tap]; taken && o.vm != link.VM {
@@ -110,7 +113,7 @@ func (n *Networks) Set(ctx context.Context, link banger.Link) (banger.Handles, e
 func (n *Networks) CleanUp(_ context.Context, id string, held banger.Handles) (banger.Handles, error) {
 	h := n.l.host
 	left := held
-	err := n.l.Step("clean up tap", func() error {
+	err := n.l.step(id, "clean up tap", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.drop("tap", id) // a stranger's isn't the VM's

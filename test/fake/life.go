@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"runtime"
@@ -30,19 +31,28 @@ var ErrInjected = errors.New("injected failure")
 // either their result or Dead.
 type Life struct {
 	host  *Host
-	fate  func(point string) Fate
+	fate  func(vm, point string) Fate
 	dead  chan struct{}
 	once  sync.Once
-	steps sync.Mutex // one step at a time, so that points come in one order
+	steps chan struct{} // one step at a time, so that points come in one order; no mutex, for a bubble's time passes while one waits
 }
 
 // Live begins a life. fate is asked at every point, "before X" and "after X"
 // for each step X; nil: nothing happens.
 func (h *Host) Live(fate func(point string) Fate) *Life {
 	if fate == nil {
-		fate = func(string) Fate { return Live }
+		return h.LiveOf(nil)
 	}
-	return &Life{host: h, fate: fate, dead: make(chan struct{})}
+	return h.LiveOf(func(_, point string) Fate { return fate(point) })
+}
+
+// LiveOf is Live, with a fate that is told whose step it is, too: a VM's id, or
+// nothing where that isn't known.
+func (h *Host) LiveOf(fate func(vm, point string) Fate) *Life {
+	if fate == nil {
+		fate = func(_, _ string) Fate { return Live }
+	}
+	return &Life{host: h, fate: fate, dead: make(chan struct{}), steps: make(chan struct{}, 1)}
 }
 
 // Dead is closed when the life is over.
@@ -52,29 +62,32 @@ func (l *Life) Dead() <-chan struct{} { return l.dead }
 // step is under way: a process is not gone before the system call it is in.
 func (l *Life) Kill() {
 	l.die()
-	l.steps.Lock()
-	defer l.steps.Unlock()
+	l.steps <- struct{}{}
+	defer func() { <-l.steps }()
 }
 
 func (l *Life) die() { l.once.Do(func() { close(l.dead) }) }
 
 // Step does one named effect, unless its fate is another.
-func (l *Life) Step(name string, effect func() error) error {
-	l.steps.Lock()
-	defer l.steps.Unlock()
-	if err := l.at("before " + name); err != nil {
+func (l *Life) Step(name string, effect func() error) error { return l.step("", name, effect) }
+
+// step is Step, of a VM.
+func (l *Life) step(vm, name string, effect func() error) error {
+	l.steps <- struct{}{}
+	defer func() { <-l.steps }()
+	if err := l.at(vm, "before "+name); err != nil {
 		return err
 	}
 	err := effect()
-	if e := l.at("after " + name); e != nil {
+	if e := l.at(vm, "after "+name); e != nil {
 		return e
 	}
 	return err
 }
 
-func (l *Life) at(point string) error {
+func (l *Life) at(vm, point string) error {
 	l.mustLive()
-	switch l.fate(point) {
+	switch l.fate(vm, point) {
 	case Fail:
 		return ErrInjected
 	case Die:
@@ -82,6 +95,25 @@ func (l *Life) at(point string) error {
 		l.mustLive()
 	}
 	return nil
+}
+
+// wait takes the time that Host.Pause says something takes, or until ctx or the
+// life ends.
+func (l *Life) wait(ctx context.Context, vm, what string) error {
+	over := l.host.pause(vm, what)
+	if over == nil {
+		return nil
+	}
+	select {
+	case err := <-over:
+		l.mustLive()
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.dead:
+		l.mustLive()
+		return nil
+	}
 }
 
 func (l *Life) mustLive() {
@@ -100,19 +132,23 @@ type living struct {
 	l *Life
 }
 
-// Commit is the step "commit STATE OPERATION".
-func (s living) Commit(ctx context.Context, vm banger.VM, op *banger.Op, durable bool) error {
-	name := "commit " + string(vm.State)
-	if vm.State == banger.Gone {
-		name = "commit gone"
+// Commit is the step "commit STATES PLAN".
+func (s living) Commit(ctx context.Context, vms []banger.VM, plan *banger.Plan, durable bool) error {
+	name := "commit"
+	for _, vm := range vms {
+		name += " " + cmp.Or(string(vm.State), "gone")
 	}
-	if op != nil {
-		name += " " + string(op.Kind)
-		if n := len(op.Begun); n > 0 {
-			name += " " + op.Begun[n-1]
+	if plan != nil {
+		name += " " + string(plan.Kind)
+		if n := len(plan.Begun); n > 0 {
+			name += " " + plan.Begun[n-1]
 		}
 	}
-	return s.l.Step(name, func() error { return s.Store.Commit(ctx, vm, op, durable) })
+	of := ""
+	if len(vms) == 1 {
+		of = vms[0].ID
+	}
+	return s.l.step(of, name, func() error { return s.Store.Commit(ctx, vms, plan, durable) })
 }
 
 // PutImage is the step "put image".

@@ -1,8 +1,6 @@
 package fake
 
 import (
-	"time"
-
 	"banger"
 )
 
@@ -15,7 +13,8 @@ func (l *Life) Processes() *Processes { return &Processes{l} }
 // Signal is the step "signal NAME". STOP and CONT do nothing here.
 func (p *Processes) Signal(who banger.Process, signal string) error {
 	h := p.l.host
-	return p.l.Step("signal "+signal, func() error {
+	vm := h.owner(who)
+	return p.l.step(vm, "signal "+signal, func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if !h.is(who) || signal == "STOP" || signal == "CONT" {
@@ -30,6 +29,16 @@ func (p *Processes) Signal(who banger.Process, signal string) error {
 	})
 }
 
+// owner returns whose a process is; empty: no VM's.
+func (h *Host) owner(p banger.Process) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.is(p) {
+		return ""
+	}
+	return h.procs[p.PID].vm
+}
+
 // Usage is the same for every process that lives.
 func (p *Processes) Usage(who banger.Process) (banger.Usage, error) {
 	h := p.l.host
@@ -39,5 +48,5 @@ func (p *Processes) Usage(who banger.Process) (banger.Usage, error) {
 	if !h.is(who) {
 		return banger.Usage{}, banger.Errorf(banger.CodeNotRunning, "process %d has ended", who.PID)
 	}
-	return banger.Usage{CPU: time.Second, RSS: 64 << 20, PSS: 48 << 20, Shared: 32 << 20, Private: 32 << 20}, nil
+	return banger.Usage{CPUMS: 1000, RSS: 64 << 20, PSS: 48 << 20, Shared: 32 << 20, Private: 32 << 20}, nil
 }

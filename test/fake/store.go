@@ -17,25 +17,24 @@ import (
 type Store struct {
 	mu      sync.Mutex
 	vms     map[string]banger.VM
-	ops     map[string]banger.Op // by VM id
+	plans   map[string]banger.Plan // by each subject
 	images  map[string]banger.Image
 	kernels map[string]banger.Kernel
 
-	past []commits // VMs and operations at the last durable commit, and after each one since
+	undo []before // of the commits that aren't durable yet, oldest first
 }
 
-// commits are all VMs and operations of a moment.
-type commits struct {
-	vms map[string]banger.VM
-	ops map[string]banger.Op
+// before is what was there before a commit, of all that it changed; nil: nothing.
+type before struct {
+	vms   map[string]*banger.VM
+	plans map[string]*banger.Plan
 }
 
 // NewStore returns an empty one.
 func NewStore() *Store {
 	return &Store{
-		vms: map[string]banger.VM{}, ops: map[string]banger.Op{},
+		vms: map[string]banger.VM{}, plans: map[string]banger.Plan{},
 		images: map[string]banger.Image{}, kernels: map[string]banger.Kernel{},
-		past: []commits{{}}, // nothing lasts yet
 	}
 }
 
@@ -44,23 +43,50 @@ func NewStore() *Store {
 func (s *Store) PowerCut(most int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last := len(s.past) - 1
-	lost := min(most, last)
-	was := s.past[last-lost]
-	s.vms, s.ops = maps.Clone(was.vms), maps.Clone(was.ops)
-	if s.vms == nil {
-		s.vms, s.ops = map[string]banger.VM{}, map[string]banger.Op{}
+	lost := min(most, len(s.undo))
+	for _, was := range slices.Backward(s.undo[len(s.undo)-lost:]) {
+		s.restore(was)
 	}
-	s.past = []commits{was}
+	s.undo = nil
 	return lost
 }
 
-// committed remembers what a power cut may leave. mu is held.
-func (s *Store) committed(durable bool) {
-	if durable {
-		s.past = nil
+// restore takes a commit back. mu is held.
+func (s *Store) restore(was before) {
+	putBack(s.vms, was.vms)
+	putBack(s.plans, was.plans)
+}
+
+func putBack[T any](table map[string]T, was map[string]*T) {
+	for key, v := range was {
+		if delete(table, key); v != nil {
+			table[key] = *v
+		}
 	}
-	s.past = append(s.past, commits{maps.Clone(s.vms), maps.Clone(s.ops)})
+}
+
+// before notes what a commit may change. mu is held.
+func (s *Store) before(vms []banger.VM, plan *banger.Plan) before {
+	was := before{map[string]*banger.VM{}, map[string]*banger.Plan{}}
+	note := func(subjects []string) {
+		for _, id := range subjects {
+			was.plans[id] = nil
+			if p, ok := s.plans[id]; ok {
+				was.plans[id] = &p
+			}
+		}
+	}
+	for _, vm := range vms {
+		was.vms[vm.ID] = nil
+		if old, ok := s.vms[vm.ID]; ok {
+			was.vms[vm.ID] = &old
+		}
+		note(s.plans[vm.ID].Subjects)
+	}
+	if plan != nil {
+		note(plan.Subjects)
+	}
+	return was
 }
 
 // values copies a table in an order.
@@ -86,15 +112,22 @@ func (s *Store) VMs(ctx context.Context) ([]banger.VM, error) {
 	return list, ctx.Err()
 }
 
-// Ops returns the operations in flight, oldest first.
-func (s *Store) Ops(ctx context.Context) ([]banger.Op, error) {
-	list := values(s, s.ops, func(a, b banger.Op) int {
-		return cmp.Or(a.Opened.Compare(b.Opened), strings.Compare(a.VM, b.VM))
+// Plans returns what is under way, oldest first.
+func (s *Store) Plans(ctx context.Context) ([]banger.Plan, error) {
+	list := values(s, s.plans, func(a, b banger.Plan) int {
+		return cmp.Or(a.Opened.Compare(b.Opened), strings.Compare(a.ID, b.ID))
 	})
+	list = slices.CompactFunc(list, func(a, b banger.Plan) bool { return a.ID == b.ID })
 	for i := range list {
-		list[i].Begun = slices.Clone(list[i].Begun)
+		list[i] = ownPlan(list[i])
 	}
 	return list, ctx.Err()
+}
+
+// ownPlan returns a plan that shares nothing with p.
+func ownPlan(p banger.Plan) banger.Plan {
+	p.Subjects, p.Begun = slices.Clone(p.Subjects), slices.Clone(p.Begun)
+	return p
 }
 
 // ownVM returns a VM that shares nothing with vm.
@@ -106,14 +139,36 @@ func ownVM(vm banger.VM) banger.VM {
 	return vm
 }
 
-// Commit records a VM and its operation; see banger.Store.
-func (s *Store) Commit(_ context.Context, vm banger.VM, op *banger.Op, durable bool) error {
+// Commit records VMs and their plan; see banger.Store.
+func (s *Store) Commit(_ context.Context, vms []banger.VM, plan *banger.Plan, durable bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	was := s.before(vms, plan)
+	for _, vm := range vms {
+		if err := s.putVM(vm); err != nil {
+			s.restore(was)
+			return err
+		}
+	}
+	if plan != nil {
+		for _, vm := range plan.Subjects {
+			s.plans[vm] = ownPlan(*plan)
+		}
+	}
+	s.undo = append(s.undo, was)
+	if durable {
+		s.undo = nil
+	}
+	return nil
+}
+
+// putVM records a VM, or removes it, and ends the plan it had. mu is held.
+func (s *Store) putVM(vm banger.VM) error {
+	if old, planned := s.plans[vm.ID]; planned {
+		maps.DeleteFunc(s.plans, func(_ string, p banger.Plan) bool { return p.ID == old.ID })
+	}
 	if vm.State == banger.Gone {
 		delete(s.vms, vm.ID)
-		delete(s.ops, vm.ID)
-		s.committed(durable)
 		return nil
 	}
 	if _, old := s.vms[vm.ID]; !old {
@@ -130,13 +185,6 @@ func (s *Store) Commit(_ context.Context, vm banger.VM, op *banger.Op, durable b
 		}
 	}
 	s.vms[vm.ID] = ownVM(vm)
-	delete(s.ops, vm.ID)
-	if op != nil {
-		o := *op
-		o.Begun = slices.Clone(op.Begun)
-		s.ops[vm.ID] = o
-	}
-	s.committed(durable)
 	return nil
 }
 
@@ -164,7 +212,10 @@ func (s *Store) PutImage(_ context.Context, img banger.Image, replace bool) erro
 	}
 	s.images[img.Name] = img
 	if had && !s.hasImage(old.ID) && s.used(old.ID) {
-		old.Name = old.ID
+		old.Name = banger.NameOfImage(old.ID, func(name string) bool {
+			_, taken := s.images[name]
+			return taken
+		})
 		s.images[old.Name] = old
 	}
 	return nil

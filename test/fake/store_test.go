@@ -4,8 +4,8 @@ import (
 	"testing"
 
 	"banger"
-	"banger/fake"
-	"banger/storetest"
+	"banger/test/fake"
+	"banger/test/storetest"
 )
 
 func TestStore(t *testing.T) {

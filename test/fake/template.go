@@ -30,7 +30,7 @@ const (
 // Capture writes a template of a guest that was told to freeze, and ends it:
 // the step "capture", then those of Kill.
 func (v *Hypervisor) Capture(ctx context.Context, m banger.Machine, held banger.Handles, dir string) error {
-	err := errors.Join(ctx.Err(), v.l.Step("capture", func() error {
+	err := errors.Join(ctx.Err(), v.l.step(m.ID, "capture", func() error {
 		v.l.host.mu.Lock()
 		defer v.l.host.mu.Unlock()
 		if g := v.l.host.guests[m.ID]; g == nil || !g.frozen {
@@ -46,7 +46,7 @@ func (v *Hypervisor) Capture(ctx context.Context, m banger.Machine, held banger.
 }
 
 // Restore is Start without guest memory of its own: the steps "restore shim" and
-// "restore vmm", after those of Kill.
+// "restore vmm", after those of Kill, with the pause "restore" between them.
 func (v *Hypervisor) Restore(ctx context.Context, m banger.Machine, dir string) (banger.Handles, error) {
 	text, err := os.ReadFile(filepath.Join(dir, templateFile))
 	if err == nil && string(text) != templateText {
@@ -60,12 +60,15 @@ func (v *Hypervisor) Restore(ctx context.Context, m banger.Machine, dir string) 
 	}
 	h := v.l.host
 	var held banger.Handles
-	err = errors.Join(ctx.Err(), v.locked("restore shim", func() {
+	err = errors.Join(ctx.Err(), v.locked(m.ID, "restore shim", func() {
 		delete(h.exits, m.ID)
 		held.Shim = h.spawn("shim", m.ID)
 	}))
 	if err == nil {
-		err = v.locked("restore vmm", func() {
+		err = v.l.wait(ctx, m.ID, "restore")
+	}
+	if err == nil {
+		err = v.locked(m.ID, "restore vmm", func() {
 			held.VMM = h.spawn("vmm", m.ID)
 			h.guests[m.ID] = &machine{Machine: m, vmm: held.VMM, restored: true, ended: make(chan struct{})}
 		})

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"banger"
-	"banger/fake"
-	"banger/hypervisortest"
+	"banger/test/fake"
+	"banger/test/hypervisortest"
 )
 
 // The fake host must keep the same promises as real ones.

@@ -1,7 +1,6 @@
-// Package hypervisortest holds every promise of banger.Hypervisor as a test
-// suite, to be run on each driver and on the fake. It owns the promises' wording
-// in code; it refuses to know how any driver keeps them, and kills and inspects
-// real processes only through the Host it is given.
+// Package hypervisortest is the contract of banger.Hypervisor as a test suite, to be
+// run on each driver and on the fake. It knows nothing of how a driver fulfils it, and
+// kills and inspects processes only through the Host that is passed in.
 package hypervisortest
 
 import (

@@ -11,7 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
+
+	"banger/host/hostfs"
 )
 
 // recipe is all that decides what the lab's image has in it, beside the archive.
@@ -104,13 +105,6 @@ func tool(ctx context.Context, dir, name string, args ...string) error {
 
 // lockFile waits for a lock that ends with the process.
 func lockFile(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return func() { _ = f.Close() }, nil
+	f, err := hostfs.OpenLocked(context.Background(), path)
+	return func() { _ = f.Close() }, err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,26 +30,36 @@ type machine struct {
 	monitor string      // the path of its socket
 	lines   chan string // what the job says; closed once it has ended
 	in      io.Closer
+	plug    *plug // of a root disk that loses writes; nil when it keeps all of them
 }
 
-// qemu is the emulator's command line; mode is "job" or "shell". One processor: with two, the lab's own
+// qemu is the emulator's command line; mode is "job" or "shell", and root the file or
+// server that is the root disk. One processor: with two, the lab's own
 // kernel died once in some minutes of nested guests. A lab that dies says so by
-// ending, as a panic reboots it and it may not reboot.
-func (l *lab) qemu(mode string) []string {
-	drive := func(path string) string { return "if=virtio,format=raw,cache=writeback,file=" + path }
+// ending, as a panic reboots it and it may not reboot. Its ext4 doesn't write by itself
+// what was cut to nothing before, when it is closed (Documentation/admin-guide/ext4.rst):
+// not every file system does that, and a flush that is missing wouldn't show.
+func (l *lab) qemu(mode, root string) []string {
+	drive := func(id, path string) string { return "if=none,format=raw,cache=writeback,id=" + id + ",file=" + path }
 	return []string{
 		"-M", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", fmt.Sprint(l.o.memory), "-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", filepath.Join(l.base, "vmlinuz"), "-initrd", filepath.Join(l.base, "initrd"),
-		"-append", "console=ttyS0 root=/dev/vda rw quiet systemd.show_status=0 mitigations=off oops=panic panic=1 unknown_nmi_panic lab.mode=" + mode,
-		"-drive", drive(l.disk()), "-drive", drive(l.payload()),
+		"-append", "console=ttyS0 root=/dev/vda rw rootflags=noauto_da_alloc quiet systemd.show_status=0 mitigations=off oops=panic panic=1 unknown_nmi_panic lab.mode=" + mode,
+		"-drive", drive("root", root), "-device", fmt.Sprintf("virtio-blk-pci,drive=root,physical_block_size=%d", sector),
+		"-drive", drive("payload", l.payload()), "-device", "virtio-blk-pci,drive=payload",
 		"-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-pci,netdev=n0,romfile=", "-device", "virtio-rng-pci",
 	}
 }
 
 // boot starts the lab with its job. The console goes to a log of its own.
 func (l *lab) boot(ctx context.Context, mode, console string) (*machine, error) {
-	m := &machine{monitor: filepath.Join(l.dir, "monitor.sock"), lines: make(chan string)}
-	args := append(l.qemu(mode), "-serial", "file:"+filepath.Join(l.o.out, console), "-monitor", "unix:"+m.monitor+",server=on,wait=off",
+	return l.bootFrom(ctx, mode, console, l.disk(), nil)
+}
+
+// bootFrom boots from another root disk than the file, which its plug serves.
+func (l *lab) bootFrom(ctx context.Context, mode, console, root string, p *plug) (*machine, error) {
+	m := &machine{monitor: filepath.Join(l.dir, "monitor.sock"), lines: make(chan string), plug: p}
+	args := append(l.qemu(mode, root), "-serial", "file:"+filepath.Join(l.o.out, console), "-monitor", "unix:"+m.monitor+",server=on,wait=off",
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=job,signal=off", "-device", "virtserialport,chardev=job,name=lab")
 	m.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", args...)
 	m.cmd.Stderr = os.Stderr
@@ -112,27 +123,36 @@ func (m *machine) tell(commands string, within time.Duration) string {
 	return string(words)
 }
 
-// end waits for the machine. Killed or not, its disks are as it left them.
+// end waits for the machine. Killed or not, its disks are as it left them, and a
+// drive that loses writes has yet to lose them.
 func (m *machine) end() error {
 	for range m.lines {
 	}
-	return m.cmd.Wait()
+	return errors.Join(m.cmd.Wait(), m.unplug())
 }
 
-// cut is a power cut: what was in the lab's memory is lost, what it wrote to its
-// drives is not.
+// cut is a power cut: what was in the lab's memory is lost.
 func (m *machine) cut() error {
 	if err := m.cmd.Process.Kill(); err != nil {
 		return err
 	}
-	_ = m.end() // it ends by the signal
-	return nil
+	for range m.lines {
+	}
+	_ = m.cmd.Wait() // it ends by the signal
+	return m.unplug()
+}
+
+func (m *machine) unplug() error {
+	if m.plug == nil {
+		return nil
+	}
+	return m.plug.pull()
 }
 
 // shell gives this terminal to the lab's console.
 func (l *lab) shell(ctx context.Context) error {
 	fmt.Println("A root shell follows; the tests are in /lab/src, the programs in /lab/bin. `poweroff` ends it, as does ctrl-a x.")
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", append(l.qemu("shell"), "-serial", "mon:stdio")...)
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", append(l.qemu("shell", l.disk()), "-serial", "mon:stdio")...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd.Run()
 }

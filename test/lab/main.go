@@ -27,16 +27,22 @@ type options struct {
 	memory        int // MiB
 	only, skip    *regexp.Regexp
 	instead
-	kills, cuts int
-	labs        int
-	seed        uint64
-	retries     int
+	kills, labs int
+	cutOptions
+	retries int
 	bounds
 	cache, out string
 }
 
 // instead is what may be done instead of running steps.
 type instead struct{ shell, list, image bool }
+
+// cutOptions are of the power cuts: how many, those of which seed, and how many of
+// them were done by a run before this one.
+type cutOptions struct {
+	cuts, done int
+	seed       uint64
+}
 
 // bounds are how long what may last.
 type bounds struct {
@@ -72,6 +78,7 @@ func parse() (options, error) {
 	flag.IntVar(&o.memory, "memory", 6144, "MiB of memory for the lab")
 	flag.IntVar(&o.kills, "kills", 20, "how often the storm kills a process")
 	flag.IntVar(&o.cuts, "cuts", 3, "how often the power is cut")
+	flag.IntVar(&o.done, "done", 0, "how many of the seed's power cuts an earlier run did: go on with the next one")
 	flag.IntVar(&o.labs, "labs", 1, "how many labs share the steps, each with a processor and memory of its own")
 	flag.Uint64Var(&o.seed, "seed", 0, "replay the power cuts of this seed; 0: a new one")
 	flag.IntVar(&o.retries, "retries", 2, "how often a lab whose own kernel died is booted again, with the steps that didn't end")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,6 +21,8 @@ type lab struct {
 	o    options
 	base string // the image's directory
 	dir  string // of this run
+
+	plant string // the mistake in what is built for it, by its name in plants; "": none
 }
 
 func (l *lab) disk() string    { return filepath.Join(l.dir, "disk.ext4") }
@@ -35,11 +38,19 @@ func (l *lab) prepare(ctx context.Context, steps []step) error {
 			return err
 		}
 	}
-	if err := tool(ctx, ".", "go", "build", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/...", "./bench"); err != nil {
+	build := []string{"build", "-ldflags", "-s -w", "-o", bin + "/"}
+	if l.plant != "" {
+		flags, err := plants[l.plant].overlay(l.dir)
+		if err != nil {
+			return err
+		}
+		build = append(build, flags...)
+	}
+	if err := tool(ctx, ".", "go", append(build, "./cmd/...", "./test/bench", "./test/hostile")...); err != nil {
 		return err
 	}
 	for _, name := range []string{"firecracker", "jailer"} {
-		if path := binary(l.o, name); path != "" {
+		if path := program(l.o, name); path != "" {
 			if err := tool(ctx, ".", "install", "-m755", path, filepath.Join(stage, "vmm", name)); err != nil {
 				return err
 			}
@@ -66,7 +77,7 @@ func (l *lab) prepare(ctx context.Context, steps []step) error {
 // stageTests compiles the steps' packages into a tree like this one, with the
 // files that tests read.
 func stageTests(ctx context.Context, stage string, steps []step) error {
-	packages := map[string]bool{"tests/lab": true}
+	packages := map[string]bool{"test/lab/inside": true}
 	for _, s := range steps {
 		packages[s.pkg] = true
 	}
@@ -82,21 +93,23 @@ func stageTests(ctx context.Context, stage string, steps []step) error {
 			return err
 		}
 	}
-	for _, d := range []string{"images", "scripts", "docs"} {
+	for _, d := range []string{"scripts", "docs"} {
 		if err := copyDir(d, filepath.Join(stage, "src", d)); err != nil {
 			return err
 		}
 	}
-	// What is made from a list is older than a list just copied, and there is no
+	// What is made from the list is older than a list just copied, and there is no
 	// archive in the lab to make it again from.
-	lists, err := filepath.Glob(filepath.Join(stage, "src/images/*"))
-	for _, list := range lists {
-		if err := os.Chtimes(list, time.Time{}, time.Unix(1, 0)); err != nil {
-			return err
-		}
+	list := filepath.Join(stage, "src", defaultList)
+	text, err := os.ReadFile(defaultList)
+	if err == nil {
+		err = errors.Join(os.MkdirAll(filepath.Dir(list), 0o755), os.WriteFile(list, text, 0o644), os.Chtimes(list, time.Time{}, time.Unix(1, 0)))
 	}
 	return err
 }
+
+// defaultList is the list of packages that the default image is made of.
+const defaultList = "image/bootstrap/debian-12.list"
 
 func copyDir(from, to string) error {
 	if _, err := os.Stat(from); os.IsNotExist(err) {
@@ -107,7 +120,7 @@ func copyDir(from, to string) error {
 
 // wantImage says whether a step runs the default image.
 func wantImage(steps []step) bool {
-	return slices.ContainsFunc(steps, func(s step) bool { return s.pkg == "tests/vm" && !slices.Contains(s.args, "-busybox") })
+	return slices.ContainsFunc(steps, func(s step) bool { return s.pkg == "test/vm" && !slices.Contains(s.args, "-busybox") })
 }
 
 // stageGuests puts a kernel, and the default image if it is wanted, where the
@@ -139,7 +152,7 @@ func (l *lab) stageGuests(ctx context.Context, stage, bin string, image bool) er
 	if !image {
 		return nil
 	}
-	list, err := os.ReadFile("images/debian-12.list")
+	list, err := os.ReadFile(defaultList)
 	if err != nil {
 		return err
 	}
@@ -182,7 +195,7 @@ func (l *lab) rootTar(ctx context.Context, tar string) error {
 	if err := os.Remove(next); err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	if newer(kept, "images/debian-12.list") {
+	if newer(kept, defaultList) {
 		if err := tool(ctx, ".", "cp", "--reflink=auto", kept, next); err != nil {
 			return err
 		}
@@ -192,7 +205,7 @@ func (l *lab) rootTar(ctx context.Context, tar string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "scripts/image", "images/debian-12.list", "bookworm")
+	cmd := exec.CommandContext(ctx, "scripts/image", defaultList, "bookworm")
 	cmd.Stdout, cmd.Stderr = out, os.Stderr
 	if err := cmd.Run(); err != nil {
 		_ = out.Close()

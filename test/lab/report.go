@@ -17,6 +17,7 @@ type result struct {
 	status                  string // of the test binary: "0" is good; "" when it didn't end
 	took                    time.Duration
 	passed, failed, skipped []string
+	said                    string // the last line that a test logged
 }
 
 // ok says whether a step showed something, and nothing bad.
@@ -30,6 +31,19 @@ func (r *result) read(line string) {
 			*list = append(*list, strings.Fields(rest)[0])
 		}
 	}
+	if strings.Contains(line, "_test.go:") {
+		r.said = line
+	}
+}
+
+// expectFailure turns round what a step with a planted mistake came to.
+func (r *result) expectFailure(cuts int) {
+	if r.status == "0" || len(r.failed) == 0 {
+		r.failed = append(r.failed, fmt.Sprintf("the planted mistake wasn't found by %d cuts", cuts))
+		return
+	}
+	fmt.Printf("%-20s found: %s\n", r.name, r.said)
+	r.status, r.failed, r.passed = "0", nil, append(r.passed, r.failed...)
 }
 
 // runSteps boots the lab and runs the steps. Should the lab itself die, it is

@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"banger/fake"
-	"banger/networktest"
+	"banger/test/fake"
+	"banger/test/networktest"
 )
 
 // The fake host must keep the same promises as the real one.

@@ -1,6 +1,5 @@
-// Package networktest holds every promise of banger.Networks as a test suite, to
-// be run on each driver and on the fake. It owns the promises' wording in code
-// and refuses to know how any driver keeps them.
+// Package networktest is the contract of banger.Networks as a test suite, to be run
+// on each driver and on the fake. It knows nothing of how a driver fulfils it.
 package networktest
 
 import (

@@ -8,7 +8,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"banger/archivetest"
+	"banger/test/archivetest"
 )
 
 // archive KIND lets the script's daemon build from a Debian archive of this test,

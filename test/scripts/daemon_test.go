@@ -17,21 +17,22 @@ import (
 	"syscall"
 	"time"
 
-	"banger/agent"
-	"banger/agent/session"
 	"banger/api"
-	"banger/bootstrap"
-	"banger/catalog"
 	"banger/config"
-	"banger/engine"
-	"banger/fake"
-	"banger/gc"
+	"banger/daemon/catalog"
+	"banger/daemon/engine"
+	"banger/daemon/gc"
+	"banger/daemon/journal"
+	"banger/daemon/operation"
+	"banger/daemon/sqlite"
+	"banger/daemon/template"
+	"banger/fetch/debian"
 	"banger/guest"
-	"banger/journal"
-	"banger/operation"
-	"banger/proc"
-	"banger/sqlite"
-	"banger/xdg"
+	"banger/guest/agent"
+	"banger/guest/agent/session"
+	"banger/host/xdg"
+	"banger/image/bootstrap"
+	"banger/test/fake"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 
@@ -71,17 +72,21 @@ func fakeDaemon() error {
 	host := fake.NewHost()
 	guests := &guests{servers: map[root.Process]*agent.Server{}}
 	host.Agent = guests.serve
+	if _, err := os.Stat(filepath.Join(dirs.Config, "no-commands")); err == nil { // what comes at random is run nowhere
+		host.Agent = nil
+	}
 	life := host.Live(nil)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Kernel: "debian-12-cloud", Now: time.Now}
+	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Default: "debian-12-cloud", Now: time.Now}
 	e := &engine.Engine{
-		Store: store, Catalog: c,
-		Hypervisors: map[string]root.Hypervisor{"fake": life.Hypervisor()},
-		Host: engine.Drivers{
-			Disks:    map[string]root.Disks{"file": life.Disks()},
-			Networks: map[root.NetMode]root.Networks{root.NetBridge: life.Networks()},
-		}, Processes: life.Processes(),
-		Dir: dirs.State, RAMDir: "/ram", BootID: host.BootID(),
+		Host: engine.Host{
+			Catalog:     c,
+			Hypervisors: map[string]root.Hypervisor{"fake": life.Hypervisor()},
+			Disks:       map[string]root.Disks{"file": life.Disks()},
+			Networks:    map[root.NetMode]root.Networks{root.NetBridge: life.Networks()},
+			Dir:         dirs.State, RAMDir: "/ram",
+		},
+		Store: store, Processes: life.Processes(), BootID: host.BootID(),
 		Defaults: engine.Defaults{Hypervisor: "fake", Image: "debian-12", Kernel: "debian-12-cloud", VCPU: 1, MemoryMiB: 256, DiskMiB: 1024},
 		Now:      time.Now, NewID: newID, Log: log,
 	}
@@ -92,41 +97,62 @@ func fakeDaemon() error {
 	}
 	events := &journal.Journal{}
 	e.Journal = events.Add
-	plans, err := store.Ops(ctx)
+	plans, err := store.Plans(ctx)
 	if err != nil {
 		return err
 	}
-	making := &operation.Table{Creator: engine.Control{Engine: e}, NewID: newID, Now: time.Now}
+	making := &operation.Table{Creator: e, NewID: newID, Now: time.Now}
 	making.Recall(plans)
 	if err := e.Open(ctx); err != nil {
 		return err
 	}
 	defer e.Close()
 	defer making.Close()
+	frozen := templates{&template.Store{Dir: filepath.Join(dirs.Cache, "templates"), Hypervisors: e.Hypervisors, NewID: newID, Now: time.Now, Log: log}, e}
+	if err := frozen.Open(ctx); err != nil {
+		return err
+	}
 	builder, err := builder(conf, dirs, c)
 	if err != nil {
 		return err
 	}
 	return (&api.Server{
-		VMs: e, Control: engine.Control{Engine: e}, Catalog: c, Builder: builder, Leases: e, Making: making, Stop: stop, Log: log,
-		System: struct {
+		Stop: stop, Ending: func() { making.Close(); e.Close() }, Log: log,
+		Services: root.Parts{VM: e, Image: struct {
+			*catalog.Catalog
+			root.ImageBuilder
+		}{c, builder}, Kernel: c, Template: frozen, Operation: making, Whole: struct {
 			*journal.Journal
 			*gc.Collector
 		}{events, &gc.Collector{
-			Dir: dirs.State, Cache: dirs.Cache, RAMDir: filepath.Join(dirs.State, "ram"), VMs: e.VMs,
+			Dir: dirs.State, Cache: dirs.Cache, RAMDirs: []string{filepath.Join(dirs.State, "ram")}, VMs: e.VMs,
 			Spare: gc.Spare{
 				Catalog: c, Downloads: []string{filepath.Join(dirs.Cache, "packages")}, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
 			},
-			Identify: proc.Read, End: proc.Host{}.Signal, Now: time.Now,
-		}},
+			Now: time.Now,
+		}}},
 	}).Serve(ctx, l)
+}
+
+// templates are made when they are asked for, and nothing is restored from them.
+type templates struct {
+	*template.Store
+	engine *engine.Engine
+}
+
+func (t templates) CreateTemplate(ctx context.Context, spec root.TemplateSpec, p root.Progress) (root.Template, error) {
+	o, err := t.engine.Original(ctx, spec, p)
+	if err != nil {
+		return root.Template{}, err
+	}
+	return t.Make(ctx, template.Original{Hypervisor: o.Spec.Hypervisor, Kernel: o.KernelID, Machine: o.Machine}, p)
 }
 
 // builder builds as far as the VM: guests here are processes of this host, where
 // nothing of a package may run. It trusts the keys of the script's archive.
 func builder(conf config.Config, dirs xdg.Dirs, images bootstrap.Images) (*bootstrap.Builder, error) {
 	b := &bootstrap.Builder{
-		Archives: bootstrap.Archives{CacheDir: filepath.Join(dirs.Cache, "packages"), Mirror: conf.Mirror, Security: conf.Security, Stall: time.Second},
+		Archives: bootstrap.Archives{From: debian.Source{CacheDir: filepath.Join(dirs.Cache, "packages"), Mirror: conf.Mirror, Security: conf.Security, Stall: time.Second}},
 		Images:   images, Machines: noMachines{}, NewID: newID, Log: slog.New(slog.DiscardHandler),
 	}
 	keys, err := os.Open(filepath.Join(dirs.Config, "keys.gpg"))
@@ -134,7 +160,7 @@ func builder(conf config.Config, dirs xdg.Dirs, images bootstrap.Images) (*boots
 		return b, nil // no script's archive: Debian's keys
 	}
 	defer func() { _ = keys.Close() }()
-	b.Keys, err = openpgp.ReadKeyRing(keys)
+	b.From.Keys, err = openpgp.ReadKeyRing(keys)
 	return b, err
 }
 
@@ -193,6 +219,7 @@ func (g *guests) serve(stream *fake.Guest) {
 		go endWith(stream, s.Sessions)
 	}
 	g.mu.Unlock()
+	s.Freeze = func() error { stream.Freeze(); return nil }
 	s.Shutdown = func(context.Context, string) error { stream.Poweroff(); return nil }
 	_ = s.Serve(&once{conn: stream})
 }

@@ -15,7 +15,7 @@ func docScripts(t *testing.T) []string {
 	dir := t.TempDir()
 	var scripts []string
 	for _, page := range []string{"tutorial", "howto"} {
-		text, err := os.ReadFile(filepath.Join("../docs", page+".md"))
+		text, err := os.ReadFile(filepath.Join("../../docs", page+".md"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"banger/agent/tool"
+	"banger/guest/agent/tool"
 )
 
 var (
@@ -26,8 +26,9 @@ var (
 	hypervisor = flag.String("hypervisor", "", "with -host=qemu: firecracker has the daemon find the one of BANGER_FIRECRACKER, which it then prefers")
 )
 
-// bin holds the programs under test.
-var bin string
+// bin holds the programs under test; real is the daemon as it ships, whatever the
+// scripts' VMs run on.
+var bin, shipped string
 
 func TestMain(m *testing.M) {
 	if os.Args[0] == tool.Name { // of a guest on the fake host
@@ -71,13 +72,14 @@ func build() error {
 	if err := os.Symlink(self, filepath.Join(bin, "nolocks")); err != nil {
 		return err
 	}
+	shipped = filepath.Join(bin, "bangerd")
 	if built := os.Getenv("BANGER_BIN"); built != "" && *host == "qemu" {
 		for _, name := range []string{"banger", "bangerd"} {
 			err = errors.Join(err, os.Symlink(filepath.Join(built, name), filepath.Join(bin, name)))
 		}
 		return err
 	}
-	programs := []string{"banger/cmd/banger"}
+	programs := []string{"banger/cmd/banger", "banger/cmd/bangerd"}
 	if *host == "qemu" {
 		programs = []string{"banger/cmd/..."}
 	}
@@ -93,7 +95,9 @@ func build() error {
 	if *host == "qemu" {
 		return nil
 	}
-	return os.Symlink(self, filepath.Join(bin, "bangerd"))
+	fake := shipped
+	shipped += "-shipped"
+	return errors.Join(os.Rename(fake, shipped), os.Symlink(self, fake))
 }
 
 func TestScripts(t *testing.T) {

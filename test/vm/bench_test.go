@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 var (

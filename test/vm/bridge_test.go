@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"banger"
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // serveHere is the environment's variable that makes a program of this binary which

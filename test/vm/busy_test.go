@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // An ordinary run is a short one.

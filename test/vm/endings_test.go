@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"banger"
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // How a guest may end, and what the user then finds.

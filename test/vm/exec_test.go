@@ -2,7 +2,6 @@ package vm_test
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"math/rand/v2"
 	"net"
@@ -13,9 +12,9 @@ import (
 
 	"banger/api"
 	"banger/guest"
-	"banger/shim"
-	"banger/tests/vmtest"
-	"banger/unixsock"
+	"banger/host/unixsock"
+	"banger/test/vmtest"
+	"banger/vmm/shim"
 )
 
 var execRuns = flag.Int("exec-runs", 0, "how often a command's round trip is compared with the guest's own cost of it")
@@ -29,13 +28,13 @@ func TestExecCost(t *testing.T) {
 	}
 	name := vmtest.Shared.NewVM(t)
 	vm := vmtest.Shared.Show(t, name)
-	var status struct{ Socket string }
-	if err := json.Unmarshal([]byte(vmtest.Shared.OK(t, "daemon", "status", "--json")), &status); err != nil {
-		t.Fatal(err)
+	status, err := vmtest.Results[struct{ Socket string }](vmtest.Shared.OK(t, "daemon", "status", "--json"))
+	if err != nil || len(status) != 1 {
+		t.Fatalf("%d daemons, %v", len(status), err)
 	}
-	daemon := api.NewClient(func(ctx context.Context) (net.Conn, error) { return unixsock.Dial(ctx, status.Socket) })
+	daemon := api.NewClient(func(ctx context.Context) (net.Conn, error) { return unixsock.Dial(ctx, status[0].Socket) })
 	ways := []*way{
-		{name: "by the daemon", dial: func(ctx context.Context) (net.Conn, error) { return daemon.Dial(ctx, vm.ID) }},
+		{name: "by the daemon", dial: func(ctx context.Context) (net.Conn, error) { return daemon.VMs().Dial(ctx, vm.ID) }},
 		{name: "straight to the shim", dial: func(ctx context.Context) (net.Conn, error) {
 			return shim.Dial(ctx, filepath.Join(vmtest.Shared.State, "banger", "vms", vm.ID))
 		}},

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"banger"
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // A VM that nobody uses is stopped when the user asked for that, and not while a

@@ -1,7 +1,6 @@
 package vm_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"strconv"
@@ -12,7 +11,7 @@ import (
 
 	"banger"
 	"banger/guest"
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // An image template is the image up, with what a command made and started in it;
@@ -26,8 +25,8 @@ func TestImageTemplate(t *testing.T) {
 	h.OK(t, "image", "warm", vmtest.Image, "--after", `echo made > /root/made
 		systemd-run --quiet --unit=ticker sh -c 'while :; do echo $$$$ $(cat /proc/sys/kernel/hostname) >> /root/ticks; sleep 0.1; done'
 		until [ -s /root/ticks ]; do sleep 0.1; done`)
-	var templates []banger.Template
-	if err := json.Unmarshal([]byte(h.OK(t, "template", "list", "--json")), &templates); err != nil || len(templates) == 0 || templates[0].Image != vmtest.Image {
+	templates, err := vmtest.Results[banger.Template](h.OK(t, "template", "list", "--json"))
+	if err != nil || len(templates) == 0 || templates[0].Image != vmtest.Image {
 		t.Fatalf("%+v, %v", templates, err)
 	}
 	const many = 3

@@ -7,13 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/proc"
-	"banger/tests/vmtest"
+	"banger/host/proc"
+	"banger/test/vmtest"
 )
 
 // What logind does when a user without linger logs out, done by hand: it removes
 // the runtime directory, of which we have nothing, and, with KillUserProcesses=yes,
-// ends what the user has, lingering or not. (tests/lab has the real one.) VMs are then
+// ends what the user has, lingering or not. (test/lab/inside has the real one.) VMs are then
 // found stopped at the next login; nothing is left of them, and what they synced is there.
 func TestLogout(t *testing.T) {
 	h, before := vmtest.Apart(t)

@@ -1,7 +1,7 @@
 package vm_test
 
 import (
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -70,5 +70,6 @@ func namespaces(t *testing.T) (near, far string) {
 	vmtest.IP(t, "-n", far, "addr", "add", "192.0.2.2/24", "dev", "v1")
 	vmtest.IP(t, "-n", near, "link", "set", "v0", "up")
 	vmtest.IP(t, "-n", far, "link", "set", "v1", "up")
+	vmtest.IP(t, "-n", near, "route", "add", "default", "via", "192.0.2.2") // it leads to the world, or it would be closed as containers are
 	return near, far
 }

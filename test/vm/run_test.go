@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // A C repository with a Makefile, passing and failing, from a directory below

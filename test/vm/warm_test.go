@@ -3,7 +3,6 @@ package vm_test
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +16,7 @@ import (
 	"time"
 
 	"banger"
-	"banger/tests/vmtest"
+	"banger/test/vmtest"
 )
 
 // newcomers is how many VMs are restored from one template at once.
@@ -128,8 +127,8 @@ func restoreAtOnce(t *testing.T, h *vmtest.Host, n int) {
 			}
 			return true
 		})
-		var st []banger.Stats
-		if err := json.Unmarshal([]byte(h.OK(t, "vm", "stats", name(i), "--json")), &st); err != nil || len(st) != 1 {
+		st, err := vmtest.Results[banger.Stats](h.OK(t, "vm", "stats", name(i), "--json"))
+		if err != nil || len(st) != 1 {
 			t.Fatalf("stats: %v", err)
 		}
 		t.Logf("%s: PSS %d MiB, private %d MiB; its clock is %v off, give or take %v", name(i), st[0].PSS>>20, st[0].Private>>20, off, sure)

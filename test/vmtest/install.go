@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"banger/host/hostfs"
 )
 
 // Install builds the programs and gives them a kernel and the default image.
@@ -106,11 +107,8 @@ func lock(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return func() { _ = f.Close() }, unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	f, err := hostfs.OpenLocked(context.Background(), filepath.Join(dir, "lock"))
+	return func() { _ = f.Close() }, err
 }
 
 // OnHypervisor is the part of every configuration that says what VMs run on, and
@@ -156,7 +154,7 @@ func RootTar(t *testing.T) string {
 // rootTar makes the default image's tar, unless it is there and no older than
 // the list it is made from.
 func rootTar(cache string) (tar string, err error) {
-	tar, list := filepath.Join(cache, Image+".tar"), "../../images/"+Image+".list"
+	tar, list := filepath.Join(cache, Image+".tar"), "../../image/bootstrap/"+Image+".list"
 	have, err := os.Stat(tar)
 	want, werr := os.Stat(list)
 	if werr != nil {

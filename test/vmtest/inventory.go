@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/proc"
+	"banger/host/proc"
 )
 
 // Process is one of an installation's.
@@ -120,7 +120,7 @@ func (h *Host) Inventory(t *testing.T) (lines []string) {
 	}
 	for _, root := range []string{h.Dir(), "/sys/fs/cgroup"} {
 		_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-			if err == nil && (root == h.Dir() || strings.Contains(e.Name(), "banger")) {
+			if err == nil && (root == h.Dir() || strings.Contains(e.Name(), "banger") && h.ownsGroup(path)) {
 				add("file", path, e.Type())
 			}
 			return nil // what vanished meanwhile isn't there
@@ -133,13 +133,33 @@ func (h *Host) Inventory(t *testing.T) (lines []string) {
 // memory lists the memory files of this installation's guests, and nobody's, with
 // the time each was made.
 func (h *Host) memory() (files []string) {
-	all, _ := filepath.Glob("/dev/shm/banger-*")
+	all, _ := filepath.Glob("/dev/shm/banger-*/banger-*.ram")
 	for _, path := range all {
 		if st, err := os.Stat(path); err == nil && h.ownsMemory(path) {
 			files = append(files, path+" of "+st.ModTime().Format(time.TimeOnly))
 		}
 	}
 	return files
+}
+
+// ownsGroup reports whether a control group is this installation's or nobody's, as
+// ownsMemory does: one of another's VM is empty for a moment when that starts or ends.
+func (h *Host) ownsGroup(path string) bool {
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		procs, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			return false
+		}
+		for _, pid := range strings.Fields(string(procs)) {
+			cwd, err := os.Readlink(filepath.Join("/proc", pid, "cwd"))
+			if err == nil {
+				return within(h.Dir(), cwd)
+			}
+		}
+		if time.Now().After(end) {
+			return true
+		}
+	}
 }
 
 // ownsMemory reports whether a memory file is this installation's or nobody's: tests

@@ -149,8 +149,9 @@ type Result struct {
 func (h *Host) Command(ctx context.Context, args ...string) *exec.Cmd {
 	argv := append([]string{filepath.Join(h.Bin, "banger")}, args...)
 	if h.Netns != "" {
-		// ip-netns(8) gives it a new /sys, without the cgroups that a jail wants.
-		argv = append([]string{"ip", "netns", "exec", h.Netns, "sh", "-c", `mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; exec "$@"`, "sh"}, argv...)
+		// ip-netns(8) gives it a new /sys, without the cgroups that a jail and a bound on
+		// memory want: of version 1 where that has the memory.
+		argv = append([]string{"ip", "netns", "exec", h.Netns, "sh", "-c", `{ mount -t cgroup -o memory none /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup; } 2>/dev/null; exec "$@"`, "sh"}, argv...)
 	}
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.Env = h.Env
@@ -217,20 +218,40 @@ func (h *Host) NewVM(t *testing.T, args ...string) string {
 // Show returns what the daemon says of a VM.
 func (h *Host) Show(t *testing.T, name string) banger.VM {
 	t.Helper()
-	var vm banger.VM
-	if err := json.Unmarshal([]byte(h.OK(t, "vm", "show", "--json", name)), &vm); err != nil {
-		t.Fatal(err)
+	vms, err := Results[banger.VM](h.OK(t, "vm", "show", "--json", name))
+	if err != nil || len(vms) != 1 {
+		t.Fatalf("%d VMs, %v", len(vms), err)
 	}
-	return vm
+	return vms[0]
 }
 
 // List returns what the daemon says of all VMs.
-func (h *Host) List(t *testing.T) (vms []banger.VM) {
+func (h *Host) List(t *testing.T) []banger.VM {
 	t.Helper()
-	if err := json.Unmarshal([]byte(h.OK(t, "vm", "list", "--json")), &vms); err != nil {
+	vms, err := Results[banger.VM](h.OK(t, "vm", "list", "--json"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return vms
+}
+
+// Results reads what a command with --json printed. A build of before there was one
+// shape, which an upgrade begins with, printed the result alone.
+func Results[T any](text string) ([]T, error) {
+	var doc struct {
+		Results []T             `json:"results"`
+		Errors  []*banger.Error `json:"errors"`
+	}
+	err := json.Unmarshal([]byte(text), &doc)
+	if err == nil && doc.Results == nil {
+		var alone T
+		err = json.Unmarshal([]byte(text), &alone)
+		return []T{alone}, err
+	}
+	for _, e := range doc.Errors {
+		err = errors.Join(err, e)
+	}
+	return doc.Results, err
 }
 
 // Booted waits until the image's init has finished and returns what it then says.
@@ -250,11 +271,12 @@ func (h *Host) Booted(t *testing.T, name string) (state string) {
 func (h *Host) Daemon(t *testing.T) (pid int) {
 	t.Helper()
 	Until(t, "a daemon", time.Minute, func() bool {
-		var status struct {
+		found, _ := Results[struct {
 			PID int `json:"pid"`
+		}](string(h.Run(nil, "daemon", "status", "--json").Stdout))
+		if len(found) == 1 {
+			pid = found[0].PID
 		}
-		_ = json.Unmarshal(h.Run(nil, "daemon", "status", "--json").Stdout, &status)
-		pid = status.PID
 		return pid != 0 && Alive(pid)
 	})
 	return pid

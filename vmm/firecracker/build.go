@@ -2,19 +2,20 @@ package firecracker
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"banger"
+	"banger/vmm/machine"
 )
 
-// Tested is the version that the suites of this package passed on last, as
-// docs/verification.md records.
+// Tested is the version with which this package's suites last passed, as recorded in
+// docs/verification.md.
 const Tested = "1.16.1"
 
 // minVersion is the first release whose balloon reports free pages.
@@ -24,71 +25,42 @@ type version [3]int
 
 func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
 
-func (v version) before(w version) bool {
-	for i := range v {
-		if v[i] != w[i] {
-			return v[i] < w[i]
-		}
-	}
-	return false
-}
+func (v version) before(w version) bool { return slices.Compare(v[:], w[:]) < 0 }
 
-// build is what we must know of a Firecracker binary. The answer is kept for as
-// long as the file is the same.
+// build is what we must know of a Firecracker binary.
 type build struct {
-	Path    string  `json:"path"`
-	Size    int64   `json:"size"`
-	ModTime int64   `json:"mtime"` // nanoseconds since 1970
+	file    machine.File
 	Version version `json:"version"`
 }
 
-// buildFile is where the answer is kept, in Config.CacheDir.
-const buildFile = "firecracker.json"
-
-// Describe says which Firecracker machines would run on, or why none can.
+// Describe says which Firecracker would run machines, or why none can.
 func (d *Driver) Describe(ctx context.Context) (path, version string, err error) {
 	b, err := d.identify(ctx)
 	if err != nil {
 		return "", "", err
 	}
-	return b.Path, b.Version.String(), nil
+	return b.file.Path, b.Version.String(), nil
 }
 
 // identify returns the build of the driver's binary.
 func (d *Driver) identify(ctx context.Context) (build, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	path, err := d.find()
 	if err != nil {
 		return build{}, banger.Errorf(banger.CodeUnavailable, "no Firecracker on this host: %w", err).
 			WithHint("banger hypervisor install fetches it; or use --hypervisor qemu")
 	}
-	st, err := os.Stat(path)
-	if err != nil {
-		return build{}, err
-	}
 	if jailer := jailerOf(path); d.cfg.Jail {
 		if _, err := os.Stat(jailer); err != nil {
-			return build{}, banger.Errorf(banger.CodeUnavailable, "Firecracker's jailer isn't beside it: %w", err).
-				WithHint("put the release's jailer there; `jailer = false` in config.toml does without, as root")
+			return build{}, banger.Errorf(banger.CodeUnavailable, "Firecracker's jailer isn't in its directory: %w", err).
+				WithHint("put the release's jailer there; with `jailer = false` in config.toml Firecracker runs without it, as root")
 		}
 	}
-	want := build{Path: path, Size: st.Size(), ModTime: st.ModTime().UnixNano()}
-	for _, b := range []build{d.known, d.cached()} {
-		if b.Path == want.Path && b.Size == want.Size && b.ModTime == want.ModTime {
-			d.known = b
-			return b, nil
-		}
-	}
-	if err := want.ask(ctx); err != nil {
-		return build{}, err
-	}
-	d.known = want
-	d.cache(want)
-	return want, nil
+	file, b, err := d.builds.Of(path, func() (build, bool, error) { b, err := ask(ctx, path); return b, true, err })
+	b.file = file
+	return b, err
 }
 
-// find returns the first binary that is there, or why the last isn't.
+// find returns the first binary that exists, or the error of the last.
 func (d *Driver) find() (path string, err error) {
 	for _, b := range d.cfg.Binaries {
 		if path, err = exec.LookPath(b); err == nil {
@@ -103,38 +75,21 @@ func (d *Driver) find() (path string, err error) {
 
 var versionLine = regexp.MustCompile(`^Firecracker v(\d+)\.(\d+)\.(\d+)`)
 
-// ask runs the binary for what isn't known.
-func (b *build) ask(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, b.Path, "--version").Output()
+// ask runs the binary to learn its version.
+func ask(ctx context.Context, path string) (b build, err error) {
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
-		return fmt.Errorf("%s --version: %w", b.Path, err)
+		return b, fmt.Errorf("%s --version: %w", path, err)
 	}
 	m := versionLine.FindSubmatch(out)
 	if m == nil {
-		return banger.Errorf(banger.CodeUnavailable, "%s isn't a Firecracker: it says %.60q", b.Path, out)
+		return b, banger.Errorf(banger.CodeUnavailable, "%s isn't a Firecracker: it says %.60q", path, out)
 	}
 	for i := range b.Version {
 		b.Version[i], _ = strconv.Atoi(string(m[i+1])) // digits, by the pattern
 	}
 	if b.Version.before(minVersion) {
-		return banger.Errorf(banger.CodeUnavailable, "%s is version %s, at least %s is needed", b.Path, b.Version, minVersion)
+		return b, banger.Errorf(banger.CodeUnavailable, "%s is version %s, at least %s is needed", path, b.Version, minVersion)
 	}
-	return nil
-}
-
-// cached returns the kept answer, or the zero build.
-func (d *Driver) cached() (b build) {
-	data, err := os.ReadFile(filepath.Join(d.cfg.CacheDir, buildFile))
-	if err != nil || json.Unmarshal(data, &b) != nil {
-		return build{}
-	}
-	return b
-}
-
-// cache keeps an answer. Losing it costs a start of the binary, so errors are
-// nobody's concern; a torn file doesn't parse.
-func (d *Driver) cache(b build) {
-	if data, err := json.Marshal(b); err == nil && d.cfg.CacheDir != "" {
-		_ = os.WriteFile(filepath.Join(d.cfg.CacheDir, buildFile), data, 0o600)
-	}
+	return b, nil
 }

@@ -17,7 +17,7 @@ import (
 
 	"banger"
 	"banger/guest"
-	"banger/link"
+	"banger/guest/link"
 )
 
 var (

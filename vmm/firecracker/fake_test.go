@@ -16,11 +16,11 @@ import (
 	"time"
 
 	"banger"
-	"banger/agent"
-	"banger/agent/session"
-	"banger/firecracker"
-	"banger/hypervisortest"
-	"banger/link"
+	"banger/guest/agent"
+	"banger/guest/agent/session"
+	"banger/guest/link"
+	"banger/test/hypervisortest"
+	"banger/vmm/firecracker"
 )
 
 // Where there is no Firecracker or no KVM the driver is held to the contract with a

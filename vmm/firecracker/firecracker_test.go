@@ -17,13 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/debian"
-	"banger/firecracker"
-	"banger/hypervisortest"
-	"banger/initramfs"
-	"banger/kvm"
-	"banger/proc"
-	"banger/rootfs"
+	"banger/fetch/debian"
+	"banger/host/proc"
+	"banger/image/rootfs"
+	"banger/kernel"
+	"banger/test/hypervisortest"
+	"banger/vmm/firecracker"
+	"banger/vmm/kvm"
 )
 
 // newDriver returns one for the Firecracker that BANGER_FIRECRACKER names, or that
@@ -107,30 +107,20 @@ var bootFiles = sync.OnceValues(func() (banger.BootFiles, error) {
 	if err != nil {
 		return banger.BootFiles{}, err
 	}
-	k := &debian.Kernels{
-		Dir: filepath.Join(base, "kernels"), CacheDir: filepath.Join(base, "downloads"),
+	k := &kernel.Kernels{
+		Dir: filepath.Join(base, "kernels"), From: debian.Source{CacheDir: filepath.Join(base, "downloads")},
 		Agent: filepath.Join(bin, "banger-agent"),
 		Flatten: func(ctx context.Context, tar io.Reader, out *os.File) error {
 			_, err := rootfs.Write(ctx, tar, out, nil)
 			return err
 		},
-		Initramfs: func(w io.Writer, agent []byte, early, late []debian.Module) error {
-			return initramfs.Build(w, agent, modules(early), modules(late))
-		},
 	}
-	kernel, err := k.Pull(context.Background(), debian.DefaultName, nil)
+	got, err := k.Pull(context.Background(), kernel.DefaultName, false, nil)
 	if err != nil {
 		return banger.BootFiles{}, err
 	}
-	return k.Boot(context.Background(), kernel.ID)
+	return k.Boot(context.Background(), got.ID)
 })
-
-func modules(in []debian.Module) (out []initramfs.Module) {
-	for _, m := range in {
-		out = append(out, initramfs.Module(m))
-	}
-	return out
-}
 
 // newMachine returns a machine that boots to its agent. Its directory lies too
 // deep for a socket's path.
@@ -237,6 +227,9 @@ func TestJail(t *testing.T) {
 	cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", h.VMM.PID))
 	if err != nil || !strings.Contains(string(cgroup), "/banger-"+m.ID+"/banger-"+m.ID) {
 		t.Errorf("its cgroup is %q, %v", cgroup, err)
+	}
+	if max, err := os.ReadFile("/sys/fs/cgroup/banger-" + m.ID + "/banger-" + m.ID + "/memory.max"); err != nil || strings.TrimSpace(string(max)) == "max" {
+		t.Errorf("its memory is bounded to %q, %v", max, err)
 	}
 	// A daemon that died in a start leaves mounts, which the next one takes away.
 	at := filepath.Join(m.Dir, "jail", "left")

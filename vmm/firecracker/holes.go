@@ -2,7 +2,7 @@ package firecracker
 
 import "fmt"
 
-// hole is what is known to be wrong with some versions, and matters here.
+// hole is a known fault of some versions that matters here.
 type hole struct {
 	from, below version // the versions that have it
 	what        string
@@ -22,7 +22,7 @@ const (
 	pciHole    = "CVE-2026-5747: its PCI devices let a guest's root write out of bounds; banger gives guests none, install a newer one all the same"
 )
 
-// Holes returns what is known to be wrong with a version, in sentences.
+// Holes returns the known holes of a version, a sentence each.
 func Holes(of string) (known []string) {
 	var v version
 	if n, _ := fmt.Sscanf(of, "%d.%d.%d", &v[0], &v[1], &v[2]); n != len(v) {

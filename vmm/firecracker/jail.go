@@ -4,7 +4,6 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"io/fs"
 	"os"
@@ -12,32 +11,31 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/vmm/machine"
+	"banger/vmm/shim"
 )
 
-// A daemon that is root runs Firecracker under its jailer (Firecracker's
-// docs/jailer.md): with a user id of the machine's own, in a root directory that
-// has its files and devices and nothing else, in a cgroup and, on the user network,
-// a network namespace of its own. The jailer becomes Firecracker, so process, output
-// and exit status are the shim's child's all the same.
+// A daemon that is root runs Firecracker under its jailer (Firecracker's docs/jailer.md):
+// with a user id that no other machine has, in a root directory with only its own files and
+// devices, in a cgroup of its own and, on the user network, in a network namespace of its
+// own. The jailer becomes Firecracker, so this is still the shim's child.
 //
-// The machine's files are mounted into the jail one by one, for as long as
-// Firecracker takes to open them: a machine that runs holds no mount. A jail lies in
-// its machine's directory, so what a dead one left is found there, and by the
-// cgroup's name.
+// The machine's files are mounted into the jail one by one, until Firecracker has opened
+// them: a running machine has no mounts. A jail is in its machine's directory, so what is
+// left of a dead one is found there, and by the cgroup's name.
 
 const (
 	jailDir     = "jail"
 	cgroupMount = "/sys/fs/cgroup"
-	firstUID    = 1_900_000_000 // of a range that systemd's documentation (UIDS-GIDS.md) leaves unused
-	uids        = 100_000_000
-	threads     = 64 // that Firecracker may have besides one per vCPU
+	threads     = 64 // how many threads Firecracker may have besides one per vCPU
 )
 
-// jail is where a machine's Firecracker sees its files.
+// jail is the directory in which a machine's Firecracker sees its files.
 type jail struct {
 	dir    string // jailDir of the machine
 	root   string // what Firecracker sees as /
@@ -45,53 +43,49 @@ type jail struct {
 	cgroup string
 }
 
-// jailUID is the user id of a machine's Firecracker.
-func jailUID(id string) int {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id)) // never fails
-	return firstUID + int(h.Sum32()%uids)
-}
-
 // jailOf returns the machine's jail for a Firecracker program.
 func jailOf(m banger.Machine, firecracker string) jail {
 	dir := filepath.Join(m.Dir, jailDir)
 	return jail{
 		dir:  dir,
-		root: filepath.Join(dir, filepath.Base(firecracker), vmName(m.ID), "root"),
-		uid:  jailUID(m.ID),
+		root: filepath.Join(dir, filepath.Base(firecracker), machine.Name(m.ID), "root"),
+		uid:  userOf(m.ID, m.Dir),
 		// The jailer makes one named so in one of our naming: no machine shares either.
-		cgroup: filepath.Join(cgroupMount, vmName(m.ID), vmName(m.ID)),
+		cgroup: filepath.Join(cgroupMount, machine.Name(m.ID), machine.Name(m.ID)),
 	}
 }
 
-// prepare makes the jail of machine m, which begins with a template or boots, and
-// returns both as Firecracker sees them from within.
-func (j jail) prepare(m banger.Machine, firecracker string, from snapshot) (inside banger.Machine, seen snapshot, err error) {
+// roots returns the root directories of the jails of the machine in dir.
+func roots(dir string) []string {
+	quoted := strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(dir)
+	list, _ := filepath.Glob(filepath.Join(quoted, jailDir, "*", "*", "root")) // the pattern is well-formed
+	return list
+}
+
+// jailed prepares a launch under the jailer: it makes the machine's jail.
+func jailed(m banger.Machine, firecracker string, from snapshot) (launch, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(cgroupMount, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
-		return m, from, banger.Errorf(banger.CodeUnavailable, "no cgroup v2 hierarchy at %s, in which Firecracker's jailer would put it", cgroupMount).
+		return launch{}, banger.Errorf(banger.CodeUnavailable, "no cgroup v2 hierarchy at %s, in which Firecracker's jailer would put it", cgroupMount).
 			WithHint("mount -t cgroup2 none %s; a daemon in `ip netns exec` doesn't see the host's", cgroupMount)
 	}
-	if err := os.MkdirAll(j.root, 0o755); err != nil {
-		return m, from, fmt.Errorf("make the jail: %w", err)
+	j := jailOf(m, firecracker)
+	err := open(j.root, m.Dir)
+	if err == nil {
+		j.uid, err = takeUser(m.ID, m.Dir)
 	}
-	for at := j.root; at != m.Dir; at = filepath.Dir(at) {
-		if err := os.Chmod(at, 0o755); err != nil { // whatever the umask: its directory is closed
-			return m, from, err
-		}
-	}
+	l := launch{m: m, seen: m, argv: j.command(m, firecracker), owner: j.uid, template: from}
 	enter := func(path, name string, readOnly bool) {
 		if err == nil {
 			err = j.admit(path, name, readOnly)
 		}
 	}
-	inside = m
 	if from.empty() {
-		inside.Kernel, inside.Initramfs = "/kernel", "/initramfs"
+		l.seen.Kernel, l.seen.Initramfs = "/kernel", "/initramfs"
 		enter(m.Kernel, "kernel", true)
 		enter(m.Initramfs, "initramfs", true)
 	} else {
-		seen = snapshot{"/" + templateState, "/" + templateRAM}
+		l.template = snapshot{"/" + templateState, "/" + templateRAM}
 		enter(from.state, templateState, true)
 		enter(from.ram, templateRAM, true)
 	}
@@ -101,13 +95,29 @@ func (j jail) prepare(m banger.Machine, firecracker string, from snapshot) (insi
 	if err == nil {
 		err = j.admitLibraries(firecracker)
 	}
-	if err != nil {
-		return m, from, fmt.Errorf("make the jail of machine %s: %w", m.ID, err)
+	if err == nil && m.Net.Mode == banger.NetBridge {
+		err = j.claimTap(m.Net.Tap)
 	}
-	return inside, seen, nil
+	if err == nil {
+		l.where, err = filepath.Rel(m.Dir, j.root)
+	}
+	if err != nil {
+		return launch{}, fmt.Errorf("make the jail of machine %s: %w", m.ID, err)
+	}
+	return l, nil
 }
 
-// admit makes a file or a block device of the host's appear in the jail.
+// open makes a directory, and those above it up to within, so that every user can enter
+// them, for any umask of ours.
+func open(dir, within string) error {
+	err := os.MkdirAll(dir, 0o755)
+	for at := dir; err == nil && at != within; at = filepath.Dir(at) {
+		err = os.Chmod(at, 0o755)
+	}
+	return err
+}
+
+// admit puts a file or a block device of the host into the jail.
 func (j jail) admit(path, name string, readOnly bool) error {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -115,16 +125,13 @@ func (j jail) admit(path, name string, readOnly bool) error {
 	}
 	at := filepath.Join(j.root, name)
 	if st.Mode()&fs.ModeDevice != 0 {
-		var raw unix.Stat_t
-		if err := unix.Stat(path, &raw); err != nil {
-			return &fs.PathError{Op: "stat", Path: path, Err: err}
-		}
-		if err := unix.Mknod(at, unix.S_IFBLK|0o600, int(raw.Rdev)); err != nil {
+		device := st.Sys().(*syscall.Stat_t).Rdev // as on every Linux
+		if err := unix.Mknod(at, unix.S_IFBLK|0o600, int(device)); err != nil {
 			return &fs.PathError{Op: "mknod", Path: at, Err: err}
 		}
 		return os.Chown(at, j.uid, j.uid)
 	}
-	// The directories that lead there are closed to others, the file needn't be.
+	// Others may read the file: they can't enter the directories above it.
 	if readOnly {
 		err = os.Chmod(path, st.Mode().Perm()|0o444)
 	} else {
@@ -147,8 +154,8 @@ func (j jail) admit(path, name string, readOnly bool) error {
 	return nil
 }
 
-// seal takes the mounts away, once Firecracker has opened what it needs. Its own
-// mount namespace is the host's slave, so they vanish there too.
+// seal removes the mounts, once Firecracker has opened what it needs. Its mount namespace is
+// a slave of the host's, so they are removed there, too.
 func (j jail) seal() error {
 	var errs []error
 	for _, at := range slices.Backward(mountsBelow(j.dir)) {
@@ -159,15 +166,15 @@ func (j jail) seal() error {
 	return errors.Join(errs...)
 }
 
-// clear removes the jail of a machine that doesn't run, or what is left of it.
+// clear removes what there is of the jail of a machine that doesn't run.
 func (j jail) clear() error {
 	if err := j.seal(); err != nil {
 		return err
 	}
 	if left := mountsBelow(j.dir); len(left) > 0 {
-		return fmt.Errorf("still mounted: %q", left) // never remove what is behind a mount
+		return fmt.Errorf("still mounted: %q", left) // removing files would remove those behind a mount, too
 	}
-	err := os.RemoveAll(j.dir)
+	err := errors.Join(os.RemoveAll(j.dir), freeUser(j.uid, filepath.Dir(j.dir)))
 	for _, c := range []string{j.cgroup, filepath.Dir(j.cgroup)} {
 		if _, serr := os.Lstat(c); errors.Is(serr, fs.ErrNotExist) {
 			continue // a read-only /sys, as in a container, says that first (rmdir(2))
@@ -180,8 +187,11 @@ func (j jail) clear() error {
 }
 
 // mountsBelow returns what is mounted below a directory, oldest first
-// (proc_pid_mountinfo(5)).
+// (proc_pid_mountinfo(5)). The kernel knows no links on the way there.
 func mountsBelow(dir string) (list []string) {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil
@@ -200,21 +210,26 @@ func mountsBelow(dir string) (list []string) {
 // command returns the jailer's arguments before Firecracker's own.
 func (j jail) command(m banger.Machine, firecracker string) []string {
 	id := strconv.Itoa(j.uid)
-	return []string{
-		jailerOf(firecracker), "--id", vmName(m.ID), "--exec-file", firecracker, "--uid", id, "--gid", id, "--chroot-base-dir", j.dir,
-		"--cgroup-version", "2", "--parent-cgroup", vmName(m.ID), "--cgroup", fmt.Sprintf("pids.max=%d", threads+m.VCPU), "--",
+	argv := []string{
+		jailerOf(firecracker), "--id", machine.Name(m.ID), "--exec-file", firecracker, "--uid", id, "--gid", id, "--chroot-base-dir", j.dir,
+		"--cgroup-version", "2", "--parent-cgroup", machine.Name(m.ID), "--cgroup", fmt.Sprintf("pids.max=%d", threads+m.VCPU),
 	}
+	// It leaves the group that the shim is in, and the bound on memory with that.
+	if has, err := os.ReadFile(filepath.Join(cgroupMount, "cgroup.controllers")); err == nil && slices.Contains(strings.Fields(string(has)), "memory") {
+		argv = append(argv, "--cgroup", fmt.Sprintf("memory.max=%d", int64(m.MemoryMiB)<<20+shim.VMMBound))
+	}
+	return append(argv, "--")
 }
 
-// jailerOf is the jailer beside a Firecracker program: the official names are alike,
-// with or without a version.
+// jailerOf is the path of the jailer for a Firecracker program. Both names have the same
+// version at their end, or none.
 func jailerOf(firecracker string) string {
 	dir, name := filepath.Split(firecracker)
 	return filepath.Join(dir, strings.Replace(name, "firecracker", "jailer", 1))
 }
 
-// claimTap lets the jail's user open a TAP of the host's. A TAP has an owner or a
-// group, or both: then who opens it must be of both.
+// claimTap lets the jail's user open a TAP of the host. If a TAP has an owner and a group, a
+// process that opens it must have both.
 func (j jail) claimTap(name string) error {
 	tun, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -279,14 +294,8 @@ func (j jail) copyIn(path string) error {
 		return err
 	}
 	at := filepath.Join(j.root, path)
-	// Readable by the jail's user, whatever our umask is.
-	for dir := filepath.Dir(path); dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.MkdirAll(filepath.Join(j.root, dir), 0o755); err != nil {
-			return err
-		}
-		if err := os.Chmod(filepath.Join(j.root, dir), 0o755); err != nil {
-			return err
-		}
+	if err := open(filepath.Dir(at), j.root); err != nil {
+		return err
 	}
 	if err := os.WriteFile(at, data, 0o755); err != nil {
 		return err

@@ -8,7 +8,8 @@ import (
 	"strings"
 
 	"banger"
-	"banger/shim"
+	"banger/vmm/machine"
+	"banger/vmm/shim"
 )
 
 // Names in a VM's directory. Firecracker runs with it as working directory, so
@@ -25,15 +26,17 @@ const (
 	ownTap       = "tap0" // in the namespace that the shim makes
 )
 
-// driveFile is what Firecracker opens a drive by, in its directory: a template
-// remembers names, and each machine restored from it has files of its own.
+// driveFile is the name by which Firecracker opens a drive, in its directory. A template
+// has the names, and each machine restored from it has files of its own under them.
 func driveFile(i int) string { return fmt.Sprintf("drive.%d", i) }
 
 // files lists what a dead Firecracker leaves in the VM's directory.
-func files() []string {
-	list := []string{configFile, apiSocket, vsockSocket, consolePipe, logPipe, metricsPipe, templateState, templateRAM}
+func files(dir string) (list []string) {
+	for _, name := range []string{configFile, apiSocket, vsockSocket, consolePipe, logPipe, metricsPipe, templateState, templateRAM} {
+		list = append(list, filepath.Join(dir, name))
+	}
 	for i := range maxDrives {
-		list = append(list, driveFile(i))
+		list = append(list, filepath.Join(dir, driveFile(i)))
 	}
 	return list
 }
@@ -46,43 +49,13 @@ const (
 	statsSecs = 10  // between two reports of the balloon
 )
 
-// vmName is the id of a machine's Firecracker.
-func vmName(id string) string { return "banger-" + id }
-
-// check refuses a machine that Firecracker couldn't be told about.
+// check refuses a machine that Firecracker can't run.
 func check(m banger.Machine) error {
-	switch {
-	case m.ID == "" || len(m.ID) > 48 || strings.ContainsFunc(m.ID, func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789-", r) }):
-		return banger.Errorf(banger.CodeInvalid, "machine id %q isn't made of 1 to 48 lower-case letters, digits and hyphens", m.ID)
-	case m.VCPU < 1 || m.VCPU > maxVCPU:
+	if m.VCPU > maxVCPU {
 		return banger.Errorf(banger.CodeInvalid, "%d vCPUs are out of Firecracker's bounds: 1 to %d", m.VCPU, maxVCPU).
 			WithHint("--hypervisor qemu allows up to %d", banger.MaxVCPU)
-	case m.MemoryMiB < banger.MinMemoryMiB || m.MemoryMiB > banger.MaxMemoryMiB:
-		return banger.Errorf(banger.CodeInvalid, "%d MiB of memory are out of bounds: %d to %d", m.MemoryMiB, banger.MinMemoryMiB, banger.MaxMemoryMiB)
-	case len(m.Drives) > maxDrives:
-		return banger.Errorf(banger.CodeInvalid, "%d drives, at most %d fit", len(m.Drives), maxDrives)
-	case m.Net.Mode == banger.NetBridge && m.Net.Tap == "":
-		return banger.Errorf(banger.CodeInvalid, "machine %s: a bridge network without a TAP device", m.ID)
 	}
-	for _, p := range []string{m.Dir, m.Kernel, m.Initramfs} {
-		if !filepath.IsAbs(p) {
-			return banger.Errorf(banger.CodeInvalid, "machine %s: path %q isn't absolute", m.ID, p)
-		}
-	}
-	for _, d := range m.Drives {
-		if !driveName(d.Serial) || !filepath.IsAbs(d.Path) {
-			return banger.Errorf(banger.CodeInvalid, "machine %s: drive %q of %q: want a serial of 1 to 20 letters, digits and underscores, and an absolute path", m.ID, d.Serial, d.Path)
-		}
-	}
-	return nil
-}
-
-// driveName reports whether a serial can be a drive's id, and stand in a list on
-// the kernel's command line.
-func driveName(s string) bool {
-	return s != "" && len(s) <= 20 && !strings.ContainsFunc(s, func(r rune) bool {
-		return r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
-	})
+	return machine.Check(m, maxDrives)
 }
 
 // The configuration file (Firecracker's docs/getting-started.md; the fields are
@@ -205,10 +178,10 @@ func kernelArgs(m banger.Machine) string {
 
 // launch is how a machine's VMM is started.
 type launch struct {
-	machine  banger.Machine
-	seen     banger.Machine // as Firecracker sees it: with other paths in a jail
+	m        banger.Machine
+	seen     banger.Machine // the machine with the paths that Firecracker sees
 	argv     []string       // before Firecracker's other arguments
-	where    string         // Firecracker's directory, within the machine's; empty: that
+	where    string         // Firecracker's directory, relative to the machine's; empty: the same
 	owner    int            // user id; 0: ours
 	template snapshot       // to begin with; empty: boot
 }
@@ -224,23 +197,7 @@ func free(m banger.Machine, binary string, from snapshot) (launch, error) {
 			return launch{}, err
 		}
 	}
-	return launch{m, m, []string{binary, "--id", vmName(m.ID)}, "", 0, from}, nil
-}
-
-// jailed prepares a launch under the jailer, which lies beside Firecracker.
-func jailed(m banger.Machine, binary string, from snapshot) (launch, error) {
-	j := jailOf(m, binary)
-	inside, seen, err := j.prepare(m, binary, from)
-	if err != nil {
-		return launch{}, err
-	}
-	if m.Net.Mode == banger.NetBridge {
-		if err := j.claimTap(m.Net.Tap); err != nil {
-			return launch{}, err
-		}
-	}
-	where, err := filepath.Rel(m.Dir, j.root)
-	return launch{m, inside, j.command(m, binary), where, j.uid, seen}, err
+	return launch{m, m, []string{binary, "--id", machine.Name(m.ID)}, "", 0, from}, nil
 }
 
 func (l launch) writeConfig() error {
@@ -248,24 +205,24 @@ func (l launch) writeConfig() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(l.machine.Dir, l.where, configFile)
+	path := filepath.Join(l.m.Dir, l.where, configFile)
 	err = os.WriteFile(path, b, 0o600)
 	if err == nil && l.owner != 0 {
 		err = os.Chown(path, l.owner, l.owner)
 	}
 	if err != nil {
-		return fmt.Errorf("configuration of machine %s: %w", l.machine.ID, err)
+		return fmt.Errorf("configuration of machine %s: %w", l.m.ID, err)
 	}
 	return nil
 }
 
 // shimConfig returns what the shim is told about the machine.
 func (l launch) shimConfig() shim.Config {
-	m := l.machine
+	m := l.m
 	in := func(name string) string { return filepath.Join(l.where, name) }
 	argv := append(l.argv, "--api-sock", apiSocket, "--log-path", logPipe, "--level", "Warning", "--metrics-path", metricsPipe)
-	// It listens there when it has opened kernel, disks and TAP. To ask its API before
-	// would make it die of that in place of what is wrong with them.
+	// It listens there once it has opened kernel, disks and TAP. A request to its API before
+	// that would end it with another error than the one that matters.
 	up := vsockSocket
 	if l.template.empty() {
 		argv = append(argv, "--config-file", configFile)
@@ -280,10 +237,8 @@ func (l launch) shimConfig() shim.Config {
 			{Name: in(metricsPipe), Log: metricsLog, Owner: l.owner},
 		},
 	}
-	if m.Net.Mode == banger.NetUser {
-		c.Net = &shim.NetConfig{
-			MAC: m.Net.MAC, Address: m.Net.Address, Gateway: m.Net.Gateway, DNS: m.Net.DNS, Tap: ownTap, Owner: l.owner,
-		}
+	if c.Net = shim.UserNet(m.Net); c.Net != nil {
+		c.Net.Tap, c.Net.Owner = ownTap, l.owner
 	}
 	return c
 }

@@ -2,14 +2,19 @@ package firecracker
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"banger"
 )
@@ -69,11 +74,11 @@ func TestAPI(t *testing.T) {
 			_, _ = w.Write([]byte(body))
 		})}
 		go func() { _ = server.Serve(l) }()
-		err = running(t.Context(), banger.Machine{ID: "a1", Dir: dir})
+		err = running(t.Context(), banger.Machine{ID: "a1", Dir: dir}, machineTimeout)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40s: %v, want %q", body, err, want)
 		}
-		if pid, err := askPID(t.Context(), banger.Machine{ID: "a1", Dir: dir}); err != nil || pid != os.Getpid() {
+		if pid, err := (vmm{}).Listener(t.Context(), banger.Machine{ID: "a1", Dir: dir}); err != nil || pid != os.Getpid() {
 			t.Errorf("who listens: %d, %v; want %d", pid, err, os.Getpid())
 		}
 		if err := server.Close(); err != nil {
@@ -94,7 +99,7 @@ func TestAPIInJail(t *testing.T) {
 		t.Skip(err) // too deep for a socket's path
 	}
 	defer l.Close()
-	if pid, err := askPID(t.Context(), m); err != nil || pid != os.Getpid() {
+	if pid, err := (vmm{}).Listener(t.Context(), m); err != nil || pid != os.Getpid() {
 		t.Errorf("%d, %v", pid, err)
 	}
 	if err := j.clear(); err != nil {
@@ -102,5 +107,113 @@ func TestAPIInJail(t *testing.T) {
 	}
 	if _, err := os.Stat(j.dir); err == nil {
 		t.Error("the jail is still there")
+	}
+}
+
+// The kernel shows mounts by their real paths. A jail that is reached through a link
+// is emptied and removed all the same.
+func TestClearJailBehindLink(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	takenUsers = t.TempDir()
+	base := t.TempDir()
+	real, link := filepath.Join(base, "real"), filepath.Join(base, "link")
+	if err := os.MkdirAll(filepath.Join(real, "vm"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	kernel := filepath.Join(base, "kernel")
+	if err := os.WriteFile(kernel, []byte("kernel"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j := jailOf(banger.Machine{ID: "a1", Dir: filepath.Join(link, "vm")}, "/opt/firecracker")
+	if err := os.MkdirAll(j.root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.admit(kernel, "kernel", true); errors.Is(err, unix.EPERM) {
+		t.Skip("nothing can be mounted here:", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(j.root, "kernel"), unix.MNT_DETACH) })
+	if err := j.clear(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(j.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the jail is still there: %v", err)
+	}
+	if b, err := os.ReadFile(kernel); err != nil || string(b) != "kernel" {
+		t.Errorf("the kernel is %q, %v", b, err)
+	}
+}
+
+// Two VMs whose ids make the same choice have two user ids, each its own for good.
+func TestUsersDontCollide(t *testing.T) {
+	takenUsers = t.TempDir()
+	var taken []int
+	for _, dir := range []string{"/state/a", "/state/b", "/other/a"} {
+		user, err := takeUser("a1", dir)
+		if err != nil || slices.Contains(taken, user) {
+			t.Fatalf("%s: %d, %v; taken are %d", dir, user, err, taken)
+		}
+		if again, err := takeUser("a1", dir); err != nil || again != user {
+			t.Errorf("%s has %d and then %d, %v", dir, user, again, err)
+		}
+		if got := userOf("a1", dir); got != user {
+			t.Errorf("%s took %d and has %d", dir, user, got)
+		}
+		taken = append(taken, user)
+	}
+	if err := freeUser(taken[0], "/state/b"); err != nil {
+		t.Error(err)
+	}
+	if got := userOf("a1", "/state/a"); got != taken[0] {
+		t.Errorf("another VM gave its id away: %d", got)
+	}
+	if err := freeUser(taken[0], "/state/a"); err != nil {
+		t.Error(err)
+	}
+	if got := userOf("a1", "/state/b"); got != taken[1] {
+		t.Errorf("when one goes the other's changes from %d to %d", taken[1], got)
+	}
+	if user, err := takeUser("a1", "/state/c"); err != nil || user != taken[0] {
+		t.Errorf("what is given back isn't taken again: %d, %v; want %d", user, err, taken[0])
+	}
+	for i := range userTries { // /state/c has one of them
+		if _, err := takeUser("a1", fmt.Sprint("/state/more", i)); err != nil {
+			return
+		}
+	}
+	t.Error("more were given than there are")
+}
+
+// A program in a jail may be another's by now: what its socket's place leads to isn't
+// asked, and what it left as a template's file must be one.
+func TestJailWithTraps(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", elsewhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.Symlink(elsewhere, filepath.Join(dir, apiSocket)); err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := (vmm{}).Listener(t.Context(), banger.Machine{ID: "a1", Dir: dir}); err == nil {
+		t.Errorf("a link to a socket of process %d was followed", pid)
+	}
+	for what, plant := range map[string]func(string) error{
+		"pipe": func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"link": func(p string) error { return os.Symlink("/etc/passwd", p) },
+	} {
+		if err := plant(filepath.Join(dir, what)); err != nil {
+			t.Fatal(err)
+		}
+		if err := take(filepath.Join(dir, what), filepath.Join(dir, "taken")); err == nil {
+			t.Errorf("a %s was taken for a file", what)
+		}
 	}
 }

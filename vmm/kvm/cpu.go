@@ -6,9 +6,9 @@ import (
 	"os"
 )
 
-// HostCPU is the host's first processor in words, without what changes from one
-// moment to the next (proc_cpuinfo(5)); "" where it can't be read. A guest is shown
-// what follows from it, and wouldn't go on with less.
+// HostCPU describes the host's first processor, without what changes all the time
+// (proc_cpuinfo(5)); "" if it can't be read. A guest's processor depends on it, and a
+// restored guest can't go on with another one.
 func HostCPU() string {
 	f, err := os.Open("/proc/cpuinfo")
 	if err != nil {

@@ -1,13 +1,12 @@
 // Package kvm finds out what the host's processor offers a VMM: whether
-// /dev/kvm works, and the rate of the time stamp counter. It owns the judgement
-// and its cache, which holds for one boot of the host.
+// /dev/kvm works, and the rate of the time stamp counter. It owns the verdict and its cache,
+// which is valid for one boot of the host.
 //
-// There are hosts (nested ones without help from below, paravirtual ones) where
-// the device opens and VMs can be created, yet every instruction of a guest is
-// interpreted. So the probe runs a loop in a real vCPU and compares it with
-// the same loop run natively.
+// On some hosts (nested ones without hardware support, paravirtual ones) the device opens
+// and VMs can be created, but every instruction of a guest is interpreted. So the probe runs
+// a loop in a real vCPU and compares its time with that of the same loop on the processor.
 //
-// It refuses to know any VMM, and what follows from a verdict.
+// It knows nothing of VMMs, or of what a verdict means for them.
 package kvm
 
 import (
@@ -20,10 +19,14 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/host/proc"
 )
 
 // Verdict is what can be expected of KVM.
@@ -38,9 +41,9 @@ const (
 	Crawls  Verdict = "crawls"  // guests run, many times slower than they should
 )
 
-// Result is what was found, in words too.
+// Result is what was found.
 type Result struct {
-	BootID  string        `json:"boot_id"` // the boot it holds for
+	BootID  string        `json:"boot_id"` // the boot for which it is valid
 	Verdict Verdict       `json:"verdict"`
 	Detail  string        `json:"detail"`         // the observed fact
 	Hint    string        `json:"hint,omitempty"` // what a user could do
@@ -51,35 +54,35 @@ type Result struct {
 
 const device = "/dev/kvm"
 
-// The loop takes a millisecond or so. Where KVM works a guest's takes as long,
-// at worst a few times that on a busy host; where it doesn't, thousands of
-// times. The bound lies far from both.
+// The loop takes about a millisecond. Where KVM works it takes as long in a guest, or a few
+// times as long on a busy host; where it doesn't, thousands of times. The bound is far from
+// both.
 const (
 	iterations = 2_000_000
-	rounds     = 3 // the quickest counts: it was disturbed least
+	rounds     = 3 // the quickest counts, as it was disturbed least
 	crawl      = 20
-	leastBound = 50 * time.Millisecond // for a loop in a vCPU, so that a busy host doesn't look like a crawl
+	leastBound = 50 * time.Millisecond // for a loop in a vCPU, as CPU time is measured coarsely
 )
 
-// Probe finds out, in a quarter of a second; a vCPU that hangs is given up. An
-// error means that nothing could be found out; that KVM is of no use is none.
+// Probe finds out what KVM can do, in a quarter of a second. It gives up a vCPU that hangs. An
+// error means that nothing could be found out; useless KVM is a verdict, not an error.
 func Probe(ctx context.Context) (Result, error) {
-	boot, err := bootID()
+	boot, err := proc.BootID()
 	if err != nil {
 		return Result{}, err
 	}
 	rate := make(chan int, 1)
 	go func() { rate <- measureTSC() }()
-	r := judge(ctx)
+	r, err := judge(ctx)
 	r.BootID, r.TSCKHz = boot, <-rate
-	return r, ctx.Err()
+	return r, errors.Join(err, ctx.Err())
 }
 
-// Cached returns what an earlier Probe in this boot found and left in the file
-// at path, or probes and leaves it there. What a user may have mended since is
-// looked at again; the counter's rate then stays what it was found to be.
+// Cached returns the result of an earlier Probe in this boot, from the file at path, else it
+// probes and writes the file. It probes again if a user may have mended what was wrong; the
+// counter's rate then stays as first measured.
 func Cached(ctx context.Context, path string) (Result, error) {
-	boot, err := bootID()
+	boot, err := proc.BootID()
 	if err != nil {
 		return Result{}, err
 	}
@@ -95,8 +98,8 @@ func Cached(ctx context.Context, path string) (Result, error) {
 	return r, store(path, r)
 }
 
-// holds tells whether a cached verdict can still be true: permissions and
-// modules change within a boot, the processor doesn't.
+// holds reports whether a cached verdict must still be true: permissions and modules can
+// change within a boot, the processor can't.
 func (r Result) holds() bool {
 	if r.Verdict != Works && r.Verdict != Crawls {
 		return false
@@ -127,60 +130,60 @@ func store(path string, r Result) error {
 	return nil
 }
 
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(b)), err
-}
-
-// judge gives the verdict.
-func judge(ctx context.Context) Result {
+// judge gives the verdict. An error means that there is none.
+func judge(ctx context.Context) (Result, error) {
 	dev, err := os.OpenFile(device, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return Result{Verdict: Missing, Detail: "there is no " + device, Hint: "enable virtualization in the firmware, or nested virtualization in the hypervisor below, and load kvm_intel or kvm_amd"}
+		return Result{Verdict: Missing, Detail: "there is no " + device, Hint: "enable virtualization in the firmware, or nested virtualization in the hypervisor below, and load kvm_intel or kvm_amd"}, nil
 	case errors.Is(err, fs.ErrPermission):
 		detail, hint := denied()
-		return Result{Verdict: Denied, Detail: detail, Hint: hint}
+		return Result{Verdict: Denied, Detail: detail, Hint: hint}, nil
 	case err != nil:
-		return Result{Verdict: Broken, Detail: err.Error()}
+		return Result{Verdict: Broken, Detail: err.Error()}, nil
 	}
 	defer dev.Close()
 	r := Result{Native: native()}
 	bound := max(crawl*r.Native, leastBound)
 	for range rounds {
 		took, err := guest(ctx, dev, bound)
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		if errors.Is(err, errStarved) || ctx.Err() != nil {
+			return r, fmt.Errorf("try KVM: %w", err)
+		}
+		if err != nil && !errors.Is(err, errSlow) {
 			r.Verdict, r.Detail = Broken, err.Error()
-			return r
+			return r, nil
 		}
 		if r.Guest == 0 || took < r.Guest {
 			r.Guest = took
 		}
 		if err == nil {
 			r.Verdict, r.Detail = Works, fmt.Sprintf("a loop of %s takes %s in a guest", millis(r.Native), millis(took))
-			return r
+			return r, nil
 		}
 	}
 	r.Verdict = Crawls
 	r.Detail = fmt.Sprintf("%s opens, but a loop of %s takes over %s in a guest", device, millis(r.Native), millis(r.Guest))
 	r.Hint = "the hypervisor below offers no hardware virtualization: use a host that does"
-	return r
+	return r, nil
 }
 
 // native runs the loop on the processor itself.
 func native() time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	best := time.Duration(0)
 	for range rounds {
-		start := time.Now()
+		start := threadTime(unix.Gettid())
 		spin(iterations)
-		if took := max(time.Since(start), 1); best == 0 || took < best {
+		if took := max(threadTime(unix.Gettid())-start, 1); best == 0 || took < best {
 			best = took
 		}
 	}
 	return best
 }
 
-// guest runs the loop in a vCPU, for at most bound.
+// guest runs the loop in a vCPU, for at most bound of processor time.
 func guest(ctx context.Context, dev *os.File, bound time.Duration) (time.Duration, error) {
 	code := []byte{0xB9}                                          // mov ecx, iterations
 	code = binary.LittleEndian.AppendUint32(code, iterations)     //
@@ -189,16 +192,14 @@ func guest(ctx context.Context, dev *os.File, bound time.Duration) (time.Duratio
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, bound)
-	defer cancel()
-	took, err := v.execute(ctx)
+	took, err := v.execute(ctx, bound)
 	if !errors.Is(err, errStuck) {
 		v.close()
 	}
 	return took, err
 }
 
-// denied tells why the device can't be opened.
+// denied says why the device can't be opened, and what to do.
 func denied() (detail, hint string) {
 	detail, hint = "no permission to open "+device, "give this user access to "+device
 	gid, ok := deviceGroup()
@@ -215,12 +216,12 @@ func denied() (detail, hint string) {
 	switch {
 	case slices.Contains(active, gid) || os.Getgid() == gid:
 	case slices.Contains(all, group.Gid):
-		return fmt.Sprintf("%s, though user %s is in group %s: this login is older than that", detail, me.Username, group.Name), "log out and in again"
+		return fmt.Sprintf("%s, though user %s is in group %s: this login began before that", detail, me.Username, group.Name), "log out and in again"
 	case gid != 0:
 		return fmt.Sprintf("%s: it belongs to group %s", detail, group.Name), fmt.Sprintf("sudo usermod -aG %s %s, then log out and in again", group.Name, me.Username)
 	}
 	return detail, hint
 }
 
-// millis prints a duration in ASCII, which Duration's own microseconds aren't.
+// millis prints a duration in ASCII; time.Duration would print "µs".
 func millis(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"banger/kvm"
+	"banger/vmm/kvm"
 )
 
 func probe(t *testing.T) kvm.Result {

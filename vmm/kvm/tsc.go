@@ -14,9 +14,9 @@ func rdtsc() uint64
 // spin counts n down to zero: the loop the guest runs, instruction for instruction.
 func spin(n uint32)
 
-// spread is how long the counter is watched, and tries how often each end is
-// read: the two reads of the clock around the quickest lie some 100 ns apart,
-// which makes the rate good to 1 ppm.
+// spread is how long the counter is measured, tries how often it is read at each end. The
+// clock is read before and after, and the quickest reading counts: those two are some 100 ns
+// apart, so the rate is right to 1 ppm.
 const (
 	spread = 250 * time.Millisecond
 	tries  = 200
@@ -38,9 +38,9 @@ func measureTSC() int {
 	return int((float64(t1-t0)*1e6)/float64(ns1-ns0) + 0.5)
 }
 
-// steady returns the rate that was kept when one just measured is the same within
-// 20 ppm, a clock's two seconds a day: guests are told it, and one that was told
-// another by 1 kHz is no template for the next.
+// steady returns the kept rate if the measured one is the same within 20 ppm, which is two
+// seconds a day on a clock. Guests are told the rate, and a template of a guest that was told
+// another rate, even by 1 kHz, doesn't fit.
 func steady(kept, measured int) int {
 	if d := kept - measured; max(d, -d) <= measured/50_000 {
 		return kept

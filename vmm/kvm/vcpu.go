@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"time"
 	"unsafe"
 
@@ -109,7 +108,7 @@ func newVCPU(dev *os.File, code []byte) (v *vcpu, err error) {
 	if v.vm, err = open(dev, kvmCreateVM, "vm"); err != nil {
 		return nil, fmt.Errorf("create VM: %w", err)
 	}
-	if _, err := ioctl(v.vm, kvmSetTSSAddr, 0xfffbd000); err != nil { // Intel wants three pages out of the guest's way
+	if _, err := ioctl(v.vm, kvmSetTSSAddr, 0xfffbd000); err != nil { // Intel needs three pages that the guest doesn't use
 		return nil, fmt.Errorf("set TSS address: %w", err)
 	}
 	if v.mem, err = unix.Mmap(-1, 0, memSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS); err != nil {
@@ -135,8 +134,7 @@ func newVCPU(dev *os.File, code []byte) (v *vcpu, err error) {
 	if v.run, err = unix.Mmap(int(v.cpu.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map vCPU: %w", err)
 	}
-	// A CPU that doesn't say that it has long mode may not be in it: Linux 6.12
-	// refuses such registers.
+	// The CPU's features must have long mode: else Linux 6.12 refuses registers for it.
 	has := cpuid{Entries: uint32(len(cpuid{}.Entry))}
 	if _, err := ioctl(dev, kvmGetSupportedCPUID, uintptr(unsafe.Pointer(&has))); err != nil {
 		return nil, fmt.Errorf("what a vCPU may have: %w", err)
@@ -169,42 +167,18 @@ func (v *vcpu) longMode() error {
 	return nil
 }
 
-// execute runs the code to its `out`, in the calling thread alone, and returns
-// how long that took. It returns when ctx ends, whatever the guest does.
-func (v *vcpu) execute(ctx context.Context) (time.Duration, error) {
-	type result struct {
-		took time.Duration
-		err  error
-	}
-	tid, done := make(chan int, 1), make(chan result, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		tid <- unix.Gettid()
-		start := time.Now()
-		err := v.loop()
-		done <- result{time.Since(start), err}
-	}()
-	id := <-tid
-	select {
-	case r := <-done:
-		return r.took, r.err
-	case <-ctx.Done():
-	}
-	// A signal ends KVM_RUN; the flag does if it comes between two of them. Go's
-	// runtime ignores a SIGURG it didn't ask for.
-	v.run[offImmediate] = 1
-	_ = unix.Tgkill(os.Getpid(), id, unix.SIGURG)
-	select {
-	case r := <-done:
-		return r.took, errors.Join(ctx.Err(), r.err)
-	case <-time.After(time.Second):
-		return 0, errStuck
-	}
+// execute runs the code to its `out`, in a thread of its own, and returns the CPU time that
+// took; waiting for a CPU doesn't count. For the errors see meter.
+func (v *vcpu) execute(ctx context.Context, bound time.Duration) (time.Duration, error) {
+	return meter(ctx, bound, v.loop, func(tid int) {
+		// A signal ends KVM_RUN; the flag does if the signal comes between two calls. Go's runtime
+		// ignores a SIGURG that it didn't send.
+		v.run[offImmediate] = 1
+		_ = unix.Tgkill(os.Getpid(), tid, unix.SIGURG)
+	})
 }
 
-// errStuck means that the kernel doesn't give a vCPU's thread back. What the
-// thread still uses must then stay.
+// errStuck means that KVM_RUN doesn't return. Then all that its thread uses must stay.
 var errStuck = errors.New("the vCPU can't be interrupted")
 
 func (v *vcpu) loop() error {

@@ -1,38 +1,41 @@
-// Package kind digests what a machine must have in common with the template that
-// it is restored from (banger.Capturer): what is so for every hypervisor. It
-// refuses to know any of them: what else they keep in a template they say
-// themselves.
-package kind
+package machine
 
 import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"os"
 
 	"banger"
+	"banger/host/proc"
 )
 
-// Digest returns the kind of m in hex digits, with what is the hypervisor's own: its
-// build, the command line, how it describes machines; plain data. Paths and serials
-// of drives aren't among it, for the guest looks at them only later; nor is the
-// machine's MAC, which the guest is told. The error is that of a kernel or an
-// initramfs that can't be looked at.
-func Digest(m banger.Machine, own any) (string, error) {
+var release = proc.KernelRelease // a test has another
+
+// Kind digests what a machine must have in common with the template that it is
+// restored from (banger.Capturer), into hex digits, with what is the hypervisor's
+// own: its build, the command line, how it describes machines; plain data. Paths and
+// serials of drives aren't among it, for the guest looks at them only later; nor is
+// the machine's MAC, which the guest is told.
+func Kind(m banger.Machine, own any) (string, error) {
 	of := struct {
 		Own             any
 		VCPU, MemoryMiB int
 		Files           []string
 		ReadOnly        []bool // of each drive
 		Net             banger.NetMode
+		Host            string // its kernel's release: what it makes of KVM's state changes with it
 	}{Own: own, VCPU: m.VCPU, MemoryMiB: m.MemoryMiB, Net: m.Net.Mode}
+	var err error
+	if of.Host, err = release(); err != nil {
+		return "", err
+	}
 	for _, path := range []string{m.Kernel, m.Initramfs} {
-		st, err := os.Stat(path)
+		f, err := stat(path)
 		if err != nil {
 			return "", err
 		}
-		of.Files = append(of.Files, fmt.Sprintf("%s %d %d", path, st.Size(), st.ModTime().UnixNano()))
+		of.Files = append(of.Files, fmt.Sprintf("%s %d %d", path, f.Size, f.ModTime))
 	}
 	for _, drive := range m.Drives {
 		of.ReadOnly = append(of.ReadOnly, drive.ReadOnly)

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/qemu"
+	"banger/vmm/qemu"
 )
 
 // Releases whose processors hang when emulated in parallel get one at a time.

@@ -13,8 +13,8 @@ import (
 
 	"banger"
 	"banger/guest"
-	"banger/proc"
-	"banger/shim"
+	"banger/host/proc"
+	"banger/vmm/shim"
 )
 
 // The shim is killed in the middle of transfers both ways, at random bytes. Each

@@ -12,5 +12,13 @@ func (d *Driver) Command(ctx context.Context, m banger.Machine) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	return d.command(b, m, boot{}.args(d, m))
+	return d.command(b, m, nil)
+}
+
+// MemoryArgs are the arguments for a guest's memory in a file of its own.
+func MemoryArgs(m banger.Machine, path string) []string { return memoryArgs(m, path, memoryShared) }
+
+// Found are the handles of a machine that runs, of which nothing is known.
+func Found(ctx context.Context, m banger.Machine) (banger.Handles, error) {
+	return vmm{}.Found(ctx, m, banger.Handles{}, false)
 }

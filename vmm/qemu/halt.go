@@ -5,20 +5,20 @@ import (
 	"regexp"
 
 	"banger"
+	"banger/vmm/machine"
 )
 
-// halted is a processor that sleeps (HLT) with interrupts disabled (bit 9 of the
-// flags, here the second bit of the third digit from the right): nothing wakes
-// it in this machine. A kernel that has halted leaves all processors so; QEMU
-// itself runs on, without a word.
+// halted matches a CPU that sleeps (HLT) with interrupts disabled (bit 9 of the flags, here
+// the second bit of the third digit from the right): nothing wakes it in this machine. A
+// kernel that has halted leaves all CPUs like that, while QEMU runs on without a message.
 var halted = regexp.MustCompile(`\b[ER]FL=[0-9a-f]*[014589cd][0-9a-f]{2} [^\n]*\bHLT=1`)
 
-// standsStill reports whether every processor of a machine has halted for good.
-// QMP has no command for it but the one that runs those of the human monitor.
+// standsStill reports whether every CPU of a machine has halted for good. QMP has no command
+// for that, so it runs one of the human monitor.
 func standsStill(ctx context.Context, m banger.Machine) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, machine.AnswerTimeout)
 	defer cancel()
-	q, err := dialMonitor(ctx, m.Dir)
+	q, err := dialMonitor(ctx, m)
 	if err != nil {
 		return false, err
 	}

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"banger"
-	"banger/proc"
-	"banger/qemu"
+	"banger/host/proc"
+	"banger/vmm/qemu"
 )
 
 // Whatever listens where a monitor should, a machine that never ran isn't

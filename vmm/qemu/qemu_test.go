@@ -17,13 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/debian"
-	"banger/hypervisortest"
-	"banger/initramfs"
-	"banger/kvm"
-	"banger/proc"
-	"banger/qemu"
-	"banger/rootfs"
+	"banger/fetch/debian"
+	"banger/host/proc"
+	"banger/image/rootfs"
+	"banger/kernel"
+	"banger/test/hypervisortest"
+	"banger/vmm/kvm"
+	"banger/vmm/qemu"
 )
 
 // need skips the test where a tool is missing.
@@ -78,30 +78,20 @@ var bootFiles = sync.OnceValues(func() (banger.BootFiles, error) {
 	if err != nil {
 		return banger.BootFiles{}, err
 	}
-	k := &debian.Kernels{
-		Dir: filepath.Join(base, "kernels"), CacheDir: filepath.Join(base, "downloads"),
+	k := &kernel.Kernels{
+		Dir: filepath.Join(base, "kernels"), From: debian.Source{CacheDir: filepath.Join(base, "downloads")},
 		Agent: filepath.Join(bin, "banger-agent"),
 		Flatten: func(ctx context.Context, tar io.Reader, out *os.File) error {
 			_, err := rootfs.Write(ctx, tar, out, nil)
 			return err
 		},
-		Initramfs: func(w io.Writer, agent []byte, early, late []debian.Module) error {
-			return initramfs.Build(w, agent, modules(early), modules(late))
-		},
 	}
-	kernel, err := k.Pull(context.Background(), debian.DefaultName, nil)
+	got, err := k.Pull(context.Background(), kernel.DefaultName, false, nil)
 	if err != nil {
 		return banger.BootFiles{}, err
 	}
-	return k.Boot(context.Background(), kernel.ID)
+	return k.Boot(context.Background(), got.ID)
 })
-
-func modules(in []debian.Module) (out []initramfs.Module) {
-	for _, m := range in {
-		out = append(out, initramfs.Module(m))
-	}
-	return out
-}
 
 func newDriver(t testing.TB) (*qemu.Driver, qemu.Config) {
 	t.Helper()
@@ -386,7 +376,7 @@ func TestBinaries(t *testing.T) {
 		"other":        {"echo hello", "isn't a QEMU"},
 		"broken":       {"exit 3", "exit status 3"},
 		"no microvm":   {`case $* in -version) echo QEMU emulator version 9.0.1;; *) echo "pc  a machine";; esac`, "no microvm"},
-		"no sandbox":   {`case $* in -version) echo QEMU emulator version 9.0.1;; -sandbox*) exit 1;; *) printf 'x\nmicrovm  m\n';; esac`, "no-such-drive"},
+		"no sandbox":   {`case $* in -version) echo QEMU emulator version 9.0.1;; -sandbox*) echo not today >&2; exit 1;; *) printf 'x\nmicrovm  m\n';; esac`, "can't have its sandbox: \"not today\""},
 		"with sandbox": {`case $* in -version) echo QEMU emulator version 10.1.0;; *) printf 'x\nmicrovm  m\n';; esac`, "no-such-drive"},
 	} {
 		bin := filepath.Join(t.TempDir(), "qemu")
@@ -403,5 +393,97 @@ func TestBinaries(t *testing.T) {
 	var e *banger.Error
 	if !errors.As(err, &e) || e.Code != banger.CodeUnavailable || e.Hint == "" {
 		t.Errorf("no binary: %+v, want code %q and a hint", err, banger.CodeUnavailable)
+	}
+}
+
+// A QEMU that can't have its sandbox runs nothing, unless somebody says that it may.
+// Only its own word that it was built without one is kept: what else went wrong may be
+// over the next time.
+func TestSandbox(t *testing.T) {
+	const version, list = `case $* in -version) echo QEMU emulator version 9.0.1;; `, `*) printf 'x\nmicrovm  m\n';; esac`
+	for name, c := range map[string]struct {
+		script string
+		kept   bool // although the next try would go well
+	}{
+		"built without":    {`echo "qemu: -sandbox support is not enabled in this QEMU binary" >&2; exit 1`, true},
+		"killed":           {`kill -9 $$`, false},
+		"refused for once": {`echo "qemu: failed to install seccomp syscall filter in the kernel" >&2; exit 1`, false},
+		"silent":           {`exit 1`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			bin, tried := filepath.Join(dir, "qemu"), filepath.Join(dir, "tried")
+			script := version + `-sandbox*) if test ! -e ` + tried + `; then touch ` + tried + `; ` + c.script + `; fi; printf 'x\nmicrovm  m\n';; ` + list
+			if err := os.WriteFile(bin, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			cfg := qemu.Config{Binary: bin, CacheDir: t.TempDir(), Shim: "/no/banger-shim"}
+			m := banger.Machine{ID: "a1", Dir: dir, RAMDir: dir, VCPU: 1, MemoryMiB: 256, Kernel: "/k", Initramfs: "/i", Drives: []banger.Drive{{Serial: "x", Path: "/no-such-drive"}}}
+			_, err := qemu.New(cfg).Start(t.Context(), m)
+			if banger.CodeOf(err) != banger.CodeUnavailable || !strings.Contains(err.Error(), "can't have its sandbox") || !strings.Contains(banger.AsError(err).Hint, "--insecure-vmm") {
+				t.Errorf("without a sandbox: %v", err)
+			}
+			want := "no-such-drive"
+			if c.kept {
+				want = "can't have its sandbox"
+			}
+			if _, err := qemu.New(cfg).Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("the next time: %v, want %q in it", err, want)
+			}
+			for what, allow := range map[string]func(){
+				"the machine's word": func() { m.Insecure = true },
+				"the host's word":    func() { m.Insecure, cfg.Insecure = false, true },
+			} {
+				if err := errors.Join(os.Remove(tried), os.RemoveAll(filepath.Join(cfg.CacheDir, "qemu.json"))); err != nil {
+					t.Fatal(err)
+				}
+				allow()
+				if _, err := qemu.New(cfg).Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), "no-such-drive") {
+					t.Errorf("by %s: %v", what, err)
+				}
+				m.Insecure, cfg.Insecure = false, false
+			}
+			_ = os.Remove(tried)
+			cfg.Insecure = true
+			if _, _, note, err := qemu.New(cfg).Describe(t.Context()); err != nil || !strings.Contains(note, "without its sandbox") {
+				t.Errorf("described as %q, %v", note, err)
+			}
+		})
+	}
+}
+
+// What is launched may be a script that becomes a program of a name that says nothing,
+// as some distributions have it. Its machine is found and ended all the same.
+func TestWrappedBinary(t *testing.T) {
+	_, cfg := newDriver(t)
+	real, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(real)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It looks for its own beside it.
+	dir, prefix := t.TempDir(), filepath.Dir(filepath.Dir(real))
+	hidden, wrapper := filepath.Join(dir, "bin", ".emulator-wrapped"), filepath.Join(dir, "emulator")
+	script := "#!/bin/sh\nexec " + hidden + " \"$@\"\n"
+	if err := errors.Join(os.Mkdir(filepath.Dir(hidden), 0o700), os.WriteFile(hidden, program, 0o700), os.WriteFile(wrapper, []byte(script), 0o700),
+		os.Symlink(filepath.Join(prefix, "lib"), filepath.Join(dir, "lib")), os.Symlink(filepath.Join(prefix, "share"), filepath.Join(dir, "share"))); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Binary = wrapper
+	d, m := qemu.New(cfg), newMachine(t)
+	h := start(t, d, m)
+	if err := os.Remove(filepath.Join(m.Dir, "qmp.sock")); err != nil {
+		t.Fatal(err)
+	}
+	for _, saved := range []banger.Handles{{}, h} {
+		if got, alive, err := d.Adopt(t.Context(), m, saved); err != nil || !alive || got != h {
+			t.Errorf("Adopt(%+v): %+v, alive %v, %v; want %+v", saved, got, alive, err, h)
+		}
+	}
+	if left, err := d.Kill(t.Context(), m, banger.Handles{}); err != nil || !left.Empty() || proc.Alive(h.VMM) {
+		t.Errorf("Kill left %+v: %v; the VMM lives: %v", left, err, proc.Alive(h.VMM))
 	}
 }

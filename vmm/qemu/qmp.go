@@ -11,36 +11,36 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"banger/unixsock"
+	"banger"
+	"banger/host/unixsock"
+	"banger/vmm/machine"
 )
 
 // maxReply bounds a line of QMP; the replies we ask for are a few hundred bytes.
 const maxReply = 64 << 10
 
 // monitor is one connection to a VMM's QMP socket (QEMU's docs/interop/qmp-spec).
-// QEMU serves one client at a time and lets a second one hang, so a connection
-// is kept for one question only.
+// QEMU serves one client at a time and lets a second one wait, so a connection is used for
+// one command only.
 type monitor struct {
 	conn  *net.UnixConn
 	lines *bufio.Scanner
-	pid   int // who listened on the socket, by the kernel's word
+	pid   int // PID of the process that listened on the socket, from the kernel
 }
 
-// dialMonitor connects and negotiates. The connection ends with ctx. What
-// listens is only believed to be a QEMU; see isVMM.
-func dialMonitor(ctx context.Context, dir string) (*monitor, error) {
-	conn, err := unixsock.Dial(ctx, filepath.Join(dir, monitorSocket))
+// dialMonitor connects to the machine's monitor, and checks the machine's name. The connection
+// ends with ctx. Whether the process that listens is a QEMU isn't checked.
+func dialMonitor(ctx context.Context, m banger.Machine) (*monitor, error) {
+	conn, err := unixsock.Dial(ctx, filepath.Join(m.Dir, monitorSocket))
 	if err != nil {
 		return nil, err
 	}
 	q := &monitor{conn: conn, lines: bufio.NewScanner(conn)}
 	q.lines.Buffer(nil, maxReply)
 	context.AfterFunc(ctx, func() { _ = q.conn.SetDeadline(time.Unix(1, 0)) })
-	if err := q.negotiate(); err != nil {
+	if err := q.negotiate(m); err != nil {
 		q.Close()
-		return nil, fmt.Errorf("monitor of %s: %w", dir, err)
+		return nil, fmt.Errorf("monitor of %s: %w", m.Dir, err)
 	}
 	return q, nil
 }
@@ -48,7 +48,7 @@ func dialMonitor(ctx context.Context, dir string) (*monitor, error) {
 // Close gives the monitor back for the next client.
 func (q *monitor) Close() { _ = q.conn.Close() } // nothing of ours is buffered
 
-func (q *monitor) negotiate() error {
+func (q *monitor) negotiate(m banger.Machine) error {
 	var err error
 	if q.pid, _, err = unixsock.Peer(q.conn); err != nil {
 		return err
@@ -62,7 +62,17 @@ func (q *monitor) negotiate() error {
 	if greeting.QMP == nil {
 		return errors.New("no QMP greeting")
 	}
-	return q.do("qmp_capabilities", nil, nil)
+	if err := q.do("qmp_capabilities", nil, nil); err != nil {
+		return err
+	}
+	var answer struct {
+		Name string `json:"name"`
+	}
+	err = q.do("query-name", nil, &answer)
+	if err == nil && answer.Name != machine.Name(m.ID) {
+		err = fmt.Errorf("it is %.80q's", answer.Name)
+	}
+	return err
 }
 
 // do runs one command with its arguments, if any, and decodes what it returns
@@ -71,8 +81,8 @@ func (q *monitor) do(command string, arguments, result any) error {
 	return q.send(nil, command, arguments, result)
 }
 
-// send is do with descriptors that go with the command, as SCM_RIGHTS.
-func (q *monitor) send(files []int, command string, arguments, result any) error {
+// send is do with descriptors that are sent with the command (SCM_RIGHTS).
+func (q *monitor) send(rights []byte, command string, arguments, result any) error {
 	line, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
@@ -80,7 +90,7 @@ func (q *monitor) send(files []int, command string, arguments, result any) error
 	if err != nil {
 		return err
 	}
-	if _, _, err := q.conn.WriteMsgUnix(append(line, '\n'), rights(files), nil); err != nil {
+	if _, _, err := q.conn.WriteMsgUnix(append(line, '\n'), rights, nil); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	for {
@@ -103,13 +113,6 @@ func (q *monitor) send(files []int, command string, arguments, result any) error
 			return nil
 		}
 	}
-}
-
-func rights(files []int) []byte {
-	if len(files) == 0 {
-		return nil
-	}
-	return unix.UnixRights(files...)
 }
 
 func (q *monitor) read(v any) error {

@@ -8,26 +8,27 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
-	"banger/kind"
-	"banger/kvm"
-	"banger/shim"
+	"banger/vmm/kvm"
+	"banger/vmm/machine"
 )
 
 // The files of a template.
 const (
-	templateRAM   = "ram"   // the guest's memory; shared by all who map it, written by none
-	templateState = "state" // QEMU's migration stream of everything else
+	templateRAM   = "ram"   // the guest's memory; many map it, nobody writes to it
+	templateState = "state" // QEMU's migration stream with all else
 )
 
-// stateName is what QEMU knows the state's descriptor by.
+// stateName is QEMU's name for the state's descriptor.
 const stateName = "template-state"
 
-// formatVersion is part of every kind: a change in how machines are described
-// here makes templates of before strangers.
+// formatVersion is part of every kind. Raise it when machines are described in another way:
+// then older templates don't fit any more.
 const formatVersion = 2
 
-// Kind digests what a restored machine must have in common with its template.
+// Kind returns a digest of what a restored machine must have in common with its template.
 func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {
 	b, err := d.identify(ctx)
 	if err != nil {
@@ -36,40 +37,37 @@ func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {
 	accel, cpu := d.cpu(b, m)
 	own := struct {
 		Format           int
+		File             machine.File
 		Build            build
 		Accel, CPU, Host string
 		Cmdline          string
-	}{formatVersion, b, accel, cpu, "", d.kernelArgs(m)}
+	}{formatVersion, b.file, b, accel, cpu, "", d.kernelArgs(m)}
 	if d.cfg.KVM {
-		own.Host = kvm.HostCPU() // what the guest was shown
+		own.Host = kvm.HostCPU() // the guest's CPU depends on it
 	}
-	return kind.Digest(m, own)
+	return machine.Kind(m, own)
 }
 
-// Capture has the shim let go of the channel and waits until the guest has seen
-// that; then it stops the processors and takes QEMU's own state and the memory
-// file away. The memory isn't copied: it is the file.
+// Capture stops the CPUs, and moves the memory file and QEMU's other state to dir. The memory
+// needn't be copied, as it is the file.
 func (d *Driver) Capture(ctx context.Context, m banger.Machine, h banger.Handles, dir string) error {
-	if err := shim.Release(ctx, m.Dir); err != nil {
-		return fmt.Errorf("freeze machine %s: %w", m.ID, err)
-	}
-	state, err := os.OpenFile(filepath.Join(dir, templateState), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	ram := filepath.Join(dir, templateRAM)
+	err := d.Supervisor.Capture(ctx, m, h, func() error {
+		state, err := os.OpenFile(filepath.Join(dir, templateState), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		defer state.Close()
+		if err := save(ctx, m, state); err != nil {
+			return err
+		}
+		if err := state.Sync(); err != nil {
+			return err
+		}
+		return os.Rename(ramFile(m), ram)
+	})
 	if err != nil {
 		return err
-	}
-	defer state.Close()
-	if err := save(ctx, m, state); err != nil {
-		return fmt.Errorf("save the state of machine %s: %w", m.ID, err)
-	}
-	if err := state.Sync(); err != nil {
-		return err
-	}
-	ram := filepath.Join(dir, templateRAM)
-	if err := os.Rename(ramFile(m), ram); err != nil {
-		return err
-	}
-	if left, err := d.Kill(ctx, m, h); err != nil {
-		return fmt.Errorf("end machine %s (%+v is left): %w", m.ID, left, err)
 	}
 	f, err := os.Open(ram)
 	if err != nil {
@@ -79,7 +77,7 @@ func (d *Driver) Capture(ctx context.Context, m banger.Machine, h banger.Handles
 }
 
 func save(ctx context.Context, m banger.Machine, state *os.File) error {
-	q, err := dialOwn(ctx, m)
+	q, err := dialMonitor(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -96,15 +94,14 @@ func save(ctx context.Context, m banger.Machine, state *os.File) error {
 	return q.moved(ctx)
 }
 
-// give prepares for a migration by the state's file. A descriptor, for the
-// sandbox forbids QEMU to run the programs that other ways need, and a file that
-// is opened by us needn't be reachable by it.
+// give prepares a migration to or from the state's file. QEMU gets a descriptor: its sandbox
+// forbids the programs that other ways need, and it needn't be able to open the file.
 func (q *monitor) give(state *os.File) error {
 	skipRAM := []map[string]any{{"capability": "x-ignore-shared", "state": true}}
 	if err := q.do("migrate-set-capabilities", map[string]any{"capabilities": skipRAM}, nil); err != nil {
 		return err
 	}
-	return q.send([]int{int(state.Fd())}, "getfd", map[string]any{"fdname": stateName}, nil)
+	return q.send(unix.UnixRights(int(state.Fd())), "getfd", map[string]any{"fdname": stateName}, nil)
 }
 
 // moved waits for a migration to end.
@@ -131,40 +128,23 @@ func (q *monitor) moved(ctx context.Context) error {
 	}
 }
 
-// Restore is a start without a kernel.
+// Restore implements banger.Capturer.
 func (d *Driver) Restore(ctx context.Context, m banger.Machine, dir string) (banger.Handles, error) {
 	state, err := os.Open(filepath.Join(dir, templateState))
 	if err != nil {
 		return banger.Handles{}, err
 	}
 	defer state.Close()
-	path := filepath.Join(dir, templateRAM)
-	st, err := os.Stat(path)
-	if err != nil {
+	ram := filepath.Join(dir, templateRAM)
+	if err := machine.CheckMemory(ram, m); err != nil {
 		return banger.Handles{}, err
 	}
-	if want := int64(m.MemoryMiB) << 20; st.Size() != want {
-		// QEMU would enlarge one that is too small, or die of it later.
-		return banger.Handles{}, banger.Errorf(banger.CodeInvalid, "%s has %d bytes, the machine %d", path, st.Size(), want)
-	}
-	return d.launch(ctx, m, restore{path, state})
+	return d.launch(ctx, m, append(memoryArgs(m, ram, memoryPrivate), "-incoming", "defer"), state)
 }
 
-// restore begins with a template.
-type restore struct {
-	path  string // of the memory
-	state *os.File
-}
-
-// ram makes nothing: what the guest writes is the VMM's own memory.
-func (restore) ram(banger.Machine) (string, error) { return "", nil }
-
-func (r restore) args(_ *Driver, m banger.Machine) []string {
-	return append(memoryArgs(m, r.path, "off"), "-incoming", "defer")
-}
-
-func (r restore) wake(ctx context.Context, q *monitor) error {
-	if err := q.give(r.state); err != nil {
+// load makes a waiting QEMU load a template's state and go on from there.
+func (q *monitor) load(ctx context.Context, state *os.File) error {
+	if err := q.give(state); err != nil {
 		return err
 	}
 	if err := q.do("migrate-incoming", map[string]any{"uri": "fd:" + stateName}, nil); err != nil {

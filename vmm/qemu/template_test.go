@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/hypervisortest"
+	"banger/test/hypervisortest"
 )
 
 func TestTemplateContract(t *testing.T) {

@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"banger/link"
+	"banger/guest"
+	"banger/guest/link"
+	"banger/host/unixsock"
 )
 
 const (
@@ -17,10 +19,12 @@ const (
 	connectMax   = 100 * time.Millisecond
 	vsockPause   = 5 * time.Millisecond // between two tries to reach a booting guest
 	watchPause   = time.Second
+
+	channelBuffer = 32 << 10 // bytes in the socket to the VMM, about one frame of bulk
 )
 
-// channel is the host's side of the link for as long as the VMM lives, over one
-// connection after another.
+// channel is the host's side of the link while the VMM lives, on one connection after
+// another.
 type channel struct {
 	path      string
 	vsock     uint32        // see Config
@@ -29,10 +33,10 @@ type channel struct {
 	mu      sync.Mutex
 	mux     *link.Mux     // nil while there is no connection
 	changed chan struct{} // closed when mux changes
-	over    bool          // the VMM has ended, or the channel was let go of
+	over    bool          // the VMM has ended, or the channel was released
 
 	released, frozen func()          // close the channels below, once
-	letGo            <-chan struct{} // the host lets go of the channel for good
+	letGo            <-chan struct{} // the host has disconnected for good
 	freezes          <-chan struct{} // the guest has said that it is frozen
 }
 
@@ -45,13 +49,17 @@ func newChannel(path string, vsock uint32) *channel {
 	}
 }
 
-// keep holds the connection until ctx, the VMM's life, ends.
+// keep keeps the channel connected until ctx, the VMM's life, ends.
 func (c *channel) keep(ctx context.Context) {
 	for first := true; ; first = false {
 		conn := c.connect(ctx)
 		if conn == nil {
 			c.set(nil, true)
 			return
+		}
+		if u, ok := conn.(*net.UnixConn); ok {
+			// A keystroke waits for what is in this buffer. A small one is no slower.
+			_ = u.SetWriteBuffer(channelBuffer)
 		}
 		mux := link.New(conn, link.Host)
 		c.set(mux, false)
@@ -84,7 +92,8 @@ func (c *channel) set(m *link.Mux, over bool) {
 	c.changed = make(chan struct{})
 }
 
-// open opens a stream, waiting for the VMM and its guest until ctx ends.
+// open opens a stream, waiting for the VMM and its guest until ctx ends: a control
+// stream where ctx says so (guest.IsControl).
 func (c *channel) open(ctx context.Context) (*link.Stream, error) {
 	for {
 		c.mu.Lock()
@@ -94,7 +103,11 @@ func (c *channel) open(ctx context.Context) (*link.Stream, error) {
 			return nil, errors.New("the VM has ended, or is being made a template")
 		}
 		if mux != nil {
-			s, err := mux.Open(ctx)
+			open := mux.Open
+			if guest.IsControl(ctx) {
+				open = mux.OpenControl
+			}
+			s, err := open(ctx)
 			if err == nil || mux.Err() == nil {
 				return s, err
 			}
@@ -131,9 +144,9 @@ func (c *channel) connect(ctx context.Context) net.Conn {
 	}
 }
 
-// joinVsock has the VMM join a connection with a port of the guest's (Firecracker's
-// docs/vsock.md, "Host-Initiated Connections"). Where nobody listens there, the VMM
-// hangs up; a request that a booting guest's driver hasn't taken for 2 s too.
+// joinVsock makes the VMM connect conn to a port of the guest (Firecracker's docs/vsock.md,
+// "Host-Initiated Connections"). The VMM hangs up if nobody listens there, or if a booting
+// guest's driver doesn't answer within 2 s.
 func joinVsock(ctx context.Context, conn net.Conn, port uint32) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -150,13 +163,13 @@ func joinVsock(ctx context.Context, conn net.Conn, port uint32) error {
 	return nil
 }
 
-// connect connects to a socket of the VMM, which may not be there yet. It
-// returns nil when ctx has ended.
+// connect connects to a socket of the VMM, and waits until it is there. It doesn't follow a
+// symbolic link, which a hostile jailed VMM could put there. It returns nil when ctx has
+// ended.
 func connect(ctx context.Context, path string) net.Conn {
-	var d net.Dialer
-	// Growing with what was waited so far, so that little is waited too long.
+	// The pause grows with the time waited so far, so that at most a part of it is lost.
 	for began := time.Now(); ; {
-		if conn, err := d.DialContext(ctx, "unix", path); err == nil {
+		if conn, err := unixsock.DialItself(ctx, path); err == nil {
 			return conn
 		}
 		if !pause(ctx, min(connectPause+time.Since(began)/8, connectMax)) {

@@ -12,25 +12,25 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/proc"
-	"banger/unixsock"
+	"banger/guest"
+	"banger/host/proc"
+	"banger/host/unixsock"
 )
 
 const (
-	maxReply = 64 << 10
-	giveUp   = 5 * time.Second // from SIGTERM to SIGKILL for a shim whose start is taken back
+	maxReply      = 64 << 10
+	giveUp        = 5 * time.Second // from SIGTERM to SIGKILL for a shim whose start is undone
+	answerTimeout = 2 * time.Second // a healthy shim answers within milliseconds, a stopped one not at all
 )
 
-// Spawn starts a shim, the program exe, which spawns the VMM; it returns when
-// the VMM listens on its channel. The shim lives on whatever becomes of its
-// starter. The error of a VMM that ended at once holds its last words; on error,
-// and when ctx ends first, nothing that was started is left.
+// Spawn starts a shim, the program exe, which spawns the VMM; it returns when the VMM listens
+// on its channel. The shim outlives the caller. If the VMM ended at once, the error has the
+// end of its output. On error, and when ctx ends first, nothing is left.
 func Spawn(ctx context.Context, exe string, cfg Config) (Status, error) {
 	if err := cfg.check(); err != nil {
 		return Status{}, err
@@ -42,9 +42,8 @@ func Spawn(ctx context.Context, exe string, cfg Config) (Status, error) {
 	return start(ctx, cfg.Dir, in, exe, cfg.Dir)
 }
 
-// Attach starts a shim for a VMM that runs already, in place of one that died,
-// or returns the status of the one that lives. A VMM that has ended meanwhile is
-// no error: Wait says so.
+// Attach starts a shim for a running VMM whose shim has died, or returns the status of the
+// shim that lives. It is no error if the VMM has ended meanwhile: Wait says so.
 func Attach(ctx context.Context, exe, dir string, vmm banger.Process) (Status, error) {
 	if st, err := GetStatus(ctx, dir); err == nil {
 		return st, nil
@@ -73,7 +72,7 @@ func start(ctx context.Context, dir string, in []byte, exe string, args ...strin
 	if in != nil {
 		cmd.Stdin = bytes.NewReader(in)
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	proc.Detach(cmd)
 	err = cmd.Start()
 	_ = stdout.Close() // the shim has its own
 	if err != nil {
@@ -86,7 +85,7 @@ func start(ctx context.Context, dir string, in []byte, exe string, args ...strin
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = cmd.Wait() // a shim tells of itself by its report and its files
+		_ = cmd.Wait() // its report and files say all
 	}()
 	stop := context.AfterFunc(ctx, func() { _ = out.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -117,8 +116,8 @@ func start(ctx context.Context, dir string, in []byte, exe string, args ...strin
 	return Status{}, err
 }
 
-// killOrphan ends the VMM of a shim that died before it could do so itself. The
-// record may also be another shim's, whose VMM lives.
+// killOrphan ends the VMM of a shim that died before it could do so itself. If the record is
+// another shim's, whose VMM lives, it does nothing.
 func killOrphan(dir string, shim banger.Process) error {
 	var cfg Config
 	if err := readJSON(filepath.Join(dir, ConfigFile), &cfg); err != nil || cfg.Shim != shim {
@@ -127,12 +126,73 @@ func killOrphan(dir string, shim banger.Process) error {
 	return proc.Kill(cfg.VMM, unix.SIGKILL)
 }
 
-// Dial opens one stream to the guest's agent, waiting for a booting guest until
-// ctx ends. The connection is a *net.UnixConn, with half-close. It ends when the
-// stream breaks, and that looks like an end of file: what is spoken on a stream
-// must have an end of its own.
+// Dial opens one stream to the guest's agent, and waits for a booting guest until ctx ends.
+// The connection is a *net.UnixConn, with half-close. When the stream breaks, reads return
+// io.EOF: so the protocol on a stream must mark its end itself.
 func Dial(ctx context.Context, dir string) (net.Conn, error) {
-	conn, err := ask(ctx, dir, "dial")
+	conn, _, err := dial(ctx, dir, false)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+func dial(ctx context.Context, dir string, ends bool) (*net.UnixConn, answer, error) {
+	var a answer
+	conn, err := ask(ctx, dir, wanted{Op: "dial", Ends: ends, Control: guest.IsControl(ctx)})
+	if err != nil {
+		return nil, a, err
+	}
+	if err := hear(ctx, conn, &a); err != nil {
+		return nil, a, err
+	}
+	if a.Error != "" {
+		return nil, a, errors.Join(errors.New(a.Error), conn.Close())
+	}
+	return conn, a, nil
+}
+
+// GetStatus asks a shim how it is.
+func GetStatus(ctx context.Context, dir string) (Status, error) {
+	var s Status
+	conn, err := ask(ctx, dir, wanted{Op: "status"})
+	if err != nil {
+		return s, err
+	}
+	defer conn.Close()
+	return s, hear(ctx, conn, &s)
+}
+
+// Ask is GetStatus of a shim that may be stopped, and answers at once otherwise.
+func Ask(ctx context.Context, dir string) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return GetStatus(ctx, dir)
+}
+
+// Halted tells a new shim that its guest had halted before it took over. If no agent answers,
+// the shim ends the VMM.
+func Halted(ctx context.Context, dir string) error {
+	return order(ctx, dir, "halted")
+}
+
+// Release makes the shim disconnect from the guest's channel for good. It returns when the
+// guest, which sees that, has written guest.FrozenLine to its console.
+func Release(ctx context.Context, dir string) error {
+	return order(ctx, dir, "release")
+}
+
+func order(ctx context.Context, dir, op string) error {
+	conn, err := request(ctx, dir, op)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// request sends a request and waits for its result.
+func request(ctx context.Context, dir, op string) (*net.UnixConn, error) {
+	conn, err := ask(ctx, dir, wanted{Op: op})
 	if err != nil {
 		return nil, err
 	}
@@ -146,55 +206,51 @@ func Dial(ctx context.Context, dir string) (net.Conn, error) {
 	return conn, nil
 }
 
-// GetStatus asks a shim how it is.
-func GetStatus(ctx context.Context, dir string) (Status, error) {
-	var s Status
-	conn, err := ask(ctx, dir, "status")
-	if err != nil {
-		return s, err
+// Find returns a machine's shim, a process of the program exe: the one that answers in its
+// directory, else the saved one, else one that is just starting.
+func Find(ctx context.Context, exe, dir string, saved banger.Process) (banger.Process, bool) {
+	if st, err := Ask(ctx, dir); err == nil {
+		return st.Shim, true
 	}
-	defer conn.Close()
-	return s, hear(ctx, conn, &s)
+	p := Program(exe)
+	is := func(s proc.Sight) bool {
+		id, ours := p.VM(s, filepath.Dir(dir))
+		return ours && id == filepath.Base(dir)
+	}
+	if s, err := proc.Look(saved.PID); err == nil && s.Process == saved && is(s) {
+		return saved, true
+	}
+	return proc.Find(p.Likely, is)
 }
 
-// Halted tells a shim that its guest has halted, for one that took over after
-// the guest had said so. If no agent answers, the shim ends the VMM.
-func Halted(ctx context.Context, dir string) error {
-	conn, err := ask(ctx, dir, "halted")
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	var a answer
-	if err := hear(ctx, conn, &a); err != nil || a.Error == "" {
-		return err
-	}
-	return errors.New(a.Error)
+// Program says how shims of the program exe are recognised.
+func Program(exe string) proc.Program {
+	likely := func(other, _ string) bool { return filepath.Base(other) == filepath.Base(exe) }
+	return proc.Program{Kind: "shim", Likely: likely, VM: func(s proc.Sight, vms string) (id string, ours bool) {
+		if !likely(s.Exe, "") || s.User != os.Getuid() || len(s.Argv) < 2 {
+			return "", false
+		}
+		dir := filepath.Clean(s.Argv[1])
+		real, _ := filepath.EvalSymlinks(vms) // on an error there is no other name
+		return filepath.Base(dir), filepath.Dir(dir) == vms || filepath.Dir(dir) == real
+	}}
 }
 
-// Release has the shim let go of the guest's channel for good and returns when
-// the guest has said on its console that it is frozen (guest.FrozenLine), which
-// it does once it has seen that.
-func Release(ctx context.Context, dir string) error {
-	conn, err := ask(ctx, dir, "release")
-	if err != nil {
-		return err
+// Launched returns the command line of the VMM that the last shim in dir was told to
+// spawn; nil when there was none.
+func Launched(dir string) []string {
+	var cfg Config
+	if readJSON(filepath.Join(dir, ConfigFile), &cfg) != nil {
+		return nil
 	}
-	var a answer
-	if err := hear(ctx, conn, &a); err != nil {
-		return err
-	}
-	if a.Error != "" {
-		return errors.Join(errors.New(a.Error), conn.Close())
-	}
-	return conn.Close()
+	return cfg.Argv
 }
 
-// Wait returns how the VMM ended, when it has. ErrNoShim means that nobody is
-// there to see it: attach another and wait again.
+// Wait waits until the VMM has ended and returns how. ErrNoShim means that there is no shim
+// to see it: attach another one and wait again.
 func Wait(ctx context.Context, dir string) (banger.Exit, error) {
 	var exit banger.Exit
-	conn, err := ask(ctx, dir, "wait")
+	conn, err := ask(ctx, dir, wanted{Op: "wait"})
 	if err == nil {
 		defer conn.Close()
 		err = hear(ctx, conn, &exit)
@@ -210,7 +266,7 @@ func Wait(ctx context.Context, dir string) (banger.Exit, error) {
 }
 
 // ask connects to a shim and says what is wanted.
-func ask(ctx context.Context, dir, op string) (*net.UnixConn, error) {
+func ask(ctx context.Context, dir string, what wanted) (*net.UnixConn, error) {
 	c, err := unixsock.Dial(ctx, filepath.Join(dir, SocketFile))
 	if err != nil {
 		if ctx.Err() != nil {
@@ -218,15 +274,14 @@ func ask(ctx context.Context, dir, op string) (*net.UnixConn, error) {
 		}
 		return nil, fmt.Errorf("%w: %w", ErrNoShim, err)
 	}
-	if err := json.NewEncoder(c).Encode(request{Op: op}); err != nil {
+	if err := json.NewEncoder(c).Encode(what); err != nil {
 		return nil, errors.Join(ErrNoShim, err, c.Close())
 	}
 	return c, nil
 }
 
-// hear reads one line and not a byte more: a stream's bytes follow. It closes
-// the connection on error; ErrNoShim means that the shim ended before it
-// answered.
+// hear reads one line and not a byte more, as a stream's bytes may follow. It closes the
+// connection on error. ErrNoShim means that the shim ended before it answered.
 func hear(ctx context.Context, conn *net.UnixConn, v any) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	line, err := readLine(conn)

@@ -12,15 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/guest"
+	"banger/host/hostfs"
 )
 
 const (
-	maxLine      = 1 << 10         // of a console line, the rest is only logged
-	silence      = 3 * time.Second // an agent that doesn't answer for so long is dead
-	silenceTries = 3               // an agent may answer in the instant between the last word and the end
+	maxLine  = 1 << 10         // of a console line, the rest is only logged
+	silence  = 3 * time.Second // for an agent's answer
+	patience = 3               // so many answers in a row, or missing ones, are proof
 )
 
-// follow keeps the console's log and listens for the guest's last words.
+// follow writes the console's log and looks for the kernel's last message.
 func (s *shim) follow(ctx context.Context) {
 	connected := sync.OnceFunc(func() { close(s.listening) })
 	if s.cfg.Console == "" {
@@ -37,7 +38,7 @@ func (s *shim) follow(ctx context.Context) {
 			return
 		}
 		connected()
-		// A dead VMM's last bytes are still read, up to the end of file.
+		// After the VMM's end, read its last bytes up to the end of file.
 		stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now().Add(drain)) })
 		for {
 			n, err := conn.Read(buf)
@@ -55,7 +56,7 @@ func (s *shim) follow(ctx context.Context) {
 	}
 }
 
-// heard takes a console line.
+// heard handles a console line.
 func (s *shim) heard(line string) {
 	if strings.TrimSpace(line) == guest.FrozenLine {
 		s.channel.frozen()
@@ -73,26 +74,32 @@ func (s *shim) heard(line string) {
 	}
 }
 
-// expectEnd ends a VMM whose guest has said its last word and whose agent is
-// silent: a halted guest's VMM would linger for ever. If the agent lives, it was
-// only somebody writing to the console.
+// expectEnd ends a VMM whose guest has halted: it would run for ever. The console says so, but
+// anybody in the guest can write that, so the agent must be silent, too. One missing answer
+// proves nothing, as an agent may be busy, nor does one answer, as the agent may answer right
+// before the end. If the guest's init has told of the end, too, one missing answer is enough.
 func (s *shim) expectEnd() {
 	client := &guest.Client{Dial: s.dialGuest}
-	for try := range silenceTries {
-		if try > 0 {
-			time.Sleep(silence / silenceTries)
-		}
+	for silent, lives := 0, 0; lives < patience; {
 		ctx, cancel := context.WithTimeout(context.Background(), silence)
 		_, err := client.Health(ctx)
 		cancel()
+		if err != nil {
+			silent, lives = silent+1, 0
+		} else {
+			silent, lives = 0, lives+1
+		}
+		s.trace.mu.Lock()
+		told := s.trace.seen.verb != ""
+		s.trace.mu.Unlock()
+		if silent >= patience || silent > 0 && told {
+			s.endVMM()
+			return
+		}
 		select {
 		case <-s.ended:
 			return
-		default:
-		}
-		if err != nil {
-			s.endVMM()
-			return
+		case <-time.After(silence / patience):
 		}
 	}
 	s.trace.mu.Lock()
@@ -108,12 +115,11 @@ func (s *shim) dialGuest(ctx context.Context) (net.Conn, error) {
 	return stream, nil
 }
 
-// watchGuest keeps one stream on which the guest tells of its end.
+// watchGuest keeps a stream open on which the guest announces its end.
 func (s *shim) watchGuest(ctx context.Context) {
 	client := &guest.Client{Dial: s.dialGuest}
 	for ctx.Err() == nil {
-		// Not ctx: what was told before the VMM's end is still heard, until the
-		// channel ends.
+		// Not ctx: read what was sent before the VMM's end, until the channel ends.
 		_ = client.Watch(context.Background(), func(n guest.Notice) {
 			if _, known := verbs[n.Kind]; !known {
 				return
@@ -122,12 +128,12 @@ func (s *shim) watchGuest(ctx context.Context) {
 			s.trace.seen.verb = n.Kind
 			s.trace.mu.Unlock()
 		})
-		// It ends with its stream: the agent was replaced, or is too old for it.
+		// The stream ended: the agent was replaced, or is too old for this.
 		pause(ctx, watchPause)
 	}
 }
 
-// lines cuts a console into lines. Overlong ones lose their end.
+// lines splits a console's output into lines, and cuts off the end of long ones.
 type lines struct {
 	found func(string)
 	line  []byte
@@ -153,8 +159,7 @@ type boundedLog struct {
 	size  int64
 }
 
-// write appends. What the disk has no room for is lost: a log must not stop a
-// console.
+// write appends. If the disk is full the bytes are lost: a log must not stop a console.
 func (l *boundedLog) write(b []byte) {
 	if len(b) == 0 {
 		return
@@ -184,8 +189,8 @@ func (l *boundedLog) close() {
 	}
 }
 
-// boundVMMLog cuts the VMM's log when it has grown too long. The VMM writes the
-// file itself, so that it never depends on a shim to read a pipe.
+// boundVMMLog cuts the VMM's log when it gets too long. The VMM writes to the file itself, so
+// that it doesn't depend on a shim that reads a pipe.
 func boundVMMLog(ctx context.Context, limit int64) {
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	if err != nil {
@@ -202,7 +207,7 @@ func boundVMMLog(ctx context.Context, limit int64) {
 	for {
 		if st, err := os.Stat(VMMLog); err == nil && st.Size() > limit/2 {
 			old := &boundedLog{path: VMMLog + ".1", limit: limit}
-			_ = removeAll(old.path)
+			_ = hostfs.Remove(old.path)
 			old.write(tail(VMMLog, limit/2))
 			old.close()
 			_ = os.Truncate(VMMLog, 0)

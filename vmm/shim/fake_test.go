@@ -7,17 +7,18 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
-	"banger/agent"
-	"banger/agent/session"
 	"banger/guest"
-	"banger/link"
-	"banger/shim"
+	"banger/guest/agent"
+	"banger/guest/agent/session"
+	"banger/guest/link"
+	"banger/vmm/shim"
 )
 
 // The test binary plays the other processes too, so that what is killed in
@@ -29,7 +30,8 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "fake-daemon" {
 		fakeDaemon(os.Args[2], os.Args[3])
 	}
-	if os.Getenv("BANGER_TEST_SHIM") != "" || len(os.Args) > 2 && os.Args[2] == "--become" {
+	worker := slices.Contains(os.Args, "-test.fuzzworker") // go test's own child
+	if os.Getenv("BANGER_TEST_SHIM") != "" && !worker || len(os.Args) > 2 && os.Args[2] == "--become" {
 		os.Exit(shim.Main(os.Args[1:], echoNet))
 	}
 	os.Setenv("BANGER_TEST_SHIM", "1")
@@ -146,6 +148,10 @@ func serveStreams(mux *link.Mux, console io.Writer) {
 				serveUpload(c, u)
 			case 'e': // echo
 				io.Copy(c, c)
+			case 'r': // says half, and breaks once that is heard
+				_, _ = io.WriteString(c, "half")
+				_, _ = c.Read(head[:1])
+				c.(*link.Stream).Reset()
 			case '!': // a command line
 				line, _ := bufio.NewReader(c).ReadString('\n')
 				command(console, strings.TrimSpace(line))
@@ -155,42 +161,58 @@ func serveStreams(mux *link.Mux, console io.Writer) {
 }
 
 // realAgent answers with the agent's own server. "forge": somebody writes a
-// kernel's last word to the console. "notice": the guest powers off.
+// kernel's last word to the console; "forge-busy": while the agent is too busy to
+// answer once. "notice": the guest powers off; "notice WORDS": and does that.
 func realAgent(mode string, mux *link.Mux, console io.Writer) {
 	var asked atomic.Int32
+	again := make(chan struct{})
 	server := &agent.Server{Sessions: &session.Table{}, InitState: func() string {
-		fmt.Fprintln(os.Stderr, "asked", asked.Add(1))
+		n := asked.Add(1)
+		fmt.Fprintln(os.Stderr, "asked", n)
+		if n == 1 && mode == "forge-busy" {
+			<-again
+		} else if n == 2 {
+			close(again)
+		}
 		return "running"
 	}}
-	if mode == "forge" {
+	if mode == "forge" || mode == "forge-busy" {
 		command(console, "say reboot: System halted")
 		server.Serve(mux)
 	} else {
 		// Remembered, and told to the first who watches.
 		server.Notify(backgroundContext, guest.Notice{Kind: "poweroff"})
-		server.Serve(untilConfirmed{mux})
+		end := func() { os.Exit(0) }
+		if _, words, more := strings.Cut(mode, " "); more {
+			end = func() { command(console, words) }
+		}
+		server.Serve(untilConfirmed{mux, end})
 	}
 	os.Exit(8)
 }
 
 // untilConfirmed accepts the host's watch stream and ends the machine when the
 // notice on it was confirmed: that is the second thing the host says there.
-type untilConfirmed struct{ net.Listener }
+type untilConfirmed struct {
+	net.Listener
+	end func()
+}
 
 func (l untilConfirmed) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	return &confirmed{Conn: c}, err
+	return &confirmed{Conn: c, end: l.end}, err
 }
 
 type confirmed struct {
 	net.Conn
+	end   func()
 	reads int
 }
 
 func (c *confirmed) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if c.reads++; n > 0 && c.reads == 2 {
-		os.Exit(0)
+		c.end()
 	}
 	return n, err
 }
@@ -220,6 +242,13 @@ func command(console io.Writer, line string) {
 			n := 0
 			fmt.Sscan(arg, &n)
 			os.Exit(n)
+		case "eat": // GiB after GiB
+			for {
+				b := make([]byte, 1<<30)
+				for i := 0; i < len(b); i += 4096 {
+					b[i] = 1
+				}
+			}
 		case "abort":
 			// Go itself would say much before it died of it.
 			syscall.Exec("/bin/sh", []string{"sh", "-c", "ulimit -c 0; kill -ABRT $$"}, nil)

@@ -13,9 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/netns"
-	"banger/proc"
-	"banger/shim"
+	"banger/host/proc"
+	"banger/network/netns"
+	"banger/vmm/shim"
 )
 
 // echoNet is a user network that returns every frame.

@@ -5,9 +5,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"syscall"
 
-	"banger/netns"
+	"banger/host/proc"
+	"banger/network/netns"
 )
 
 // network is a shim's user network, if it has one.
@@ -26,7 +26,7 @@ func (n *network) open(cfg NetConfig, frames *os.File) (err error) {
 
 func (n *network) close() {
 	if n.running != nil {
-		_ = n.running.Close() // its socket is cleared by the next start at the latest
+		_ = n.running.Close() // the next start removes its socket, if nothing else does
 	}
 }
 
@@ -34,9 +34,7 @@ func (n *network) close() {
 func (s *shim) command() (cmd *exec.Cmd, started func() error, err error) {
 	n := s.cfg.Net
 	if n == nil || n.Tap == "" {
-		cmd = exec.Command(s.cfg.Argv[0], s.cfg.Argv[1:]...)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		return cmd, func() error { return nil }, nil
+		return exec.Command(s.cfg.Argv[0], s.cfg.Argv[1:]...), func() error { return nil }, nil
 	}
 	cmd, received, err := netns.Command(s.cfg.Dir, n.Tap, n.Owner, s.cfg.Argv)
 	return cmd, func() error {
@@ -48,18 +46,31 @@ func (s *shim) command() (cmd *exec.Cmd, started func() error, err error) {
 	}, err
 }
 
-// rejoinNet takes a living VMM's network over. A VM is worth more than its network:
-// what fails is only said.
+// rejoinNet takes over the network of a running VMM. An error is only logged: the VM runs on.
 func (s *shim) rejoinNet() {
 	n := s.cfg.Net
 	if n == nil || n.Tap == "" {
 		return
 	}
-	frames, err := netns.Rejoin(s.cfg.VMM, n.Tap, n.Owner)
+	frames, err := s.takeFrames(*n)
 	if err == nil {
 		err = s.net.open(*n, frames)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "the guest has no network any more:", err)
 	}
+}
+
+// takeFrames returns a packet socket on the TAP of a running VMM: the one that the VMM has
+// open for us, or a new one if its jailer closed that.
+func (s *shim) takeFrames(n NetConfig) (*os.File, error) {
+	if n.Owner == 0 {
+		return proc.TakeFile(s.cfg.VMM, netns.FramesFD)
+	}
+	ns, err := proc.Namespace(s.cfg.VMM, "net")
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	return netns.Join(ns, n.Tap)
 }

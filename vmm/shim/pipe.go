@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/host/hostfs"
 )
 
-// makePipes makes the FIFOs anew: what a dead VMM left in them is nobody's.
+// makePipes makes the FIFOs anew, without what an earlier VMM wrote to them.
 func makePipes(pipes []Pipe) error {
 	for _, p := range pipes {
-		if err := removeAll(p.Name, p.Log, p.Log+".1"); err != nil {
+		if err := hostfs.Remove(p.Name, p.Log, p.Log+".1"); err != nil {
 			return err
 		}
 		if err := unix.Mkfifo(p.Name, 0o600); err != nil {
@@ -29,16 +31,16 @@ func makePipes(pipes []Pipe) error {
 	return nil
 }
 
-// openPipes opens the reading ends, before there is a VMM: what is in a FIFO when
-// nobody has it open any more is lost.
+// openPipes opens the reading ends before there is a VMM: what is in a FIFO is lost when
+// nobody has it open.
 func openPipes(pipes []Pipe) ([]*os.File, error) {
 	var files []*os.File
 	for _, p := range pipes {
-		// Without O_NONBLOCK this would wait for a writer (fifo(7)). A jailed VMM may
-		// put what it likes in the pipe's place: a link out of its jail is none.
+		// Without O_NONBLOCK this would wait for a writer (fifo(7)). O_NOFOLLOW, as a jailed
+		// VMM may put a link in the pipe's place.
 		f, err := os.OpenFile(p.Name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 		if err != nil {
-			return files, err // this process ends, or does without
+			return files, err // the caller ends, or goes on without the pipes
 		}
 		if st, err := f.Stat(); err != nil || st.Mode()&os.ModeNamedPipe == 0 {
 			return files, errors.Join(fmt.Errorf("%s is no pipe", p.Name), err, f.Close())
@@ -74,8 +76,8 @@ func (s *shim) readPipe(ctx context.Context, p Pipe, f *os.File) {
 	}
 }
 
-// keepLog returns what appends to a bounded log. The VMM's own is bounded as the
-// VMM writes to it too, see boundVMMLog.
+// keepLog returns a function that appends to a bounded log. The VMM writes to its own log,
+// too, so that one is bounded by boundVMMLog.
 func (s *shim) keepLog(name string) (write func([]byte), done func()) {
 	if name != VMMLog {
 		log := &boundedLog{path: name, limit: s.cfg.LogLimit / 2}

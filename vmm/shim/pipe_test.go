@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/proc"
-	"banger/shim"
+	"banger/host/proc"
+	"banger/vmm/shim"
 )
 
 // spawnVsock starts a fake VM as Firecracker is one.

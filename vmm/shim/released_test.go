@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/shim"
+	"banger/vmm/shim"
 )
 
 // released is what a shim of a released version wrote and said, by the file's

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -18,24 +19,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/netns"
-	"banger/proc"
+	"banger/host/hostfs"
+	"banger/host/proc"
+	"banger/network/netns"
 )
 
 // Bounds of a shim's own steps.
 const (
-	lockWait  = 5 * time.Second // a killed predecessor may still be dying
-	lockPause = 5 * time.Millisecond
+	lockWait  = 5 * time.Second // a killed shim may still be dying
 	termGrace = 2 * time.Second // from SIGTERM to SIGKILL for a VMM that must end
 	lastWords = 1 << 10         // bytes of a log that go into an error
 	drain     = time.Second     // for what a VMM wrote just before it ended
 )
 
-// report is the one line a new shim says to who started it.
+// report is the line that a new shim sends to the process that started it.
 type report struct {
 	Status Status        `json:"status,omitzero"`
 	Error  *banger.Error `json:"error,omitempty"`
-	Killed bool          `json:"killed,omitempty"` // it is of a VMM that somebody ended
+	Killed bool          `json:"killed,omitempty"` // somebody killed the VMM
 }
 
 // Main is the shim's process: `banger-shim DIR` takes its Config from stdin
@@ -48,18 +49,19 @@ func Main(args []string, startNet StartNet) int {
 		fmt.Fprintln(os.Stderr, err) // into the VMM's log
 		return 1
 	}
-	// Only what we open ourselves and hand on may live in us and in the VMM.
-	// Before Linux 5.11 there is no such call; Go's own files are so anyway.
+	// Let the VMM inherit only what we hand to it. Before Linux 5.11 there is no such flag;
+	// Go's own files are close-on-exec anyway.
 	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	unix.Umask(0o077)
-	// Caught, not ignored: a VMM would inherit that. Who started us may be dead
-	// when we report, and needn't live.
+	// Catch these: a VMM would inherit that they are ignored. The process that started us may
+	// be dead when we report.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE)
-	// A SIGTERM takes back a start. After that a shim lives as long as its VMM.
+	// SIGTERM undoes a start. After that a shim lives as long as its VMM.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
 	say := func(r report) { _ = json.NewEncoder(os.Stdout).Encode(r) }
+	debug.SetMemoryLimit(OwnBound * 5 / 6) // from where on the runtime collects sooner
 	cfg, attach, err := config(args)
 	if err == nil {
 		err = Run(ctx, cfg, attach, startNet, func(s Status) { say(report{Status: s}) })
@@ -103,22 +105,21 @@ type shim struct {
 	net     network
 	channel *channel
 	trace   trace
+	memory  memory
 
-	listening chan struct{} // closed when the console is connected
-	ended     chan struct{} // closed when the VMM has ended
-	status    syscall.WaitStatus
-	waited    bool           // status is known; both are set before ended
+	listening chan struct{}  // closed when the console is connected
+	ended     chan struct{}  // closed when the VMM has ended
+	fate      fate           // set before ended
 	settled   chan struct{}  // closed when exit.json is there
 	exit      banger.Exit    // set before settled
 	serving   sync.WaitGroup // connections
-	drained   sync.WaitGroup // readers of what the VMM and the guest say
+	drained   sync.WaitGroup // readers of the VMM's and the guest's output
 }
 
-// Run is a shim's life. It spawns the VMM of cfg, or attaches to cfg.VMM, calls
-// ready, and returns when the VMM has ended and those who wait for that were
-// told. When ctx ends before ready was called, or the start fails, nothing that
-// it started is left; afterwards ctx is not looked at. It changes the process's
-// working directory to cfg.Dir, so that no socket's path is too long.
+// Run runs the shim. It spawns the VMM of cfg, or attaches to cfg.VMM, calls ready, and
+// returns when the VMM has ended and those who wait for that were told. If the start fails, or
+// ctx ends before ready was called, nothing is left of it; after that ctx has no effect. It
+// changes the working directory to cfg.Dir, so that no socket's path is too long.
 func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, ready func(Status)) error {
 	if err := os.Chdir(cfg.Dir); err != nil {
 		return err
@@ -139,6 +140,7 @@ func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, ready 
 	if err := s.clear(attach); err != nil {
 		return err
 	}
+	s.memory.enter(ctx, s.cfg, attach)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketFile, Net: "unix"})
 	if err != nil {
 		return err
@@ -162,45 +164,35 @@ func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, ready 
 
 // takeLock makes sure that there is one shim.
 func takeLock(ctx context.Context) (*os.File, error) {
-	f, err := os.OpenFile(LockFile, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		select {
-		case <-time.After(lockPause):
-		case <-ctx.Done():
-			return nil, errors.Join(errors.New("another shim holds this VM"), err, f.Close())
-		}
+	f, err := hostfs.OpenLocked(ctx, LockFile)
+	if err != nil && ctx.Err() != nil {
+		err = errors.Join(errors.New("another shim holds this VM"), err)
 	}
+	return f, err
 }
 
-// clear removes what a dead predecessor left.
+// clear removes what an earlier shim left.
 func (s *shim) clear(attach bool) error {
 	if attach {
 		if _, err := os.Stat(ExitFile); err == nil {
 			return errors.New("this VM has ended")
 		}
-		return removeAll(SocketFile)
+		return hostfs.Remove(SocketFile)
 	}
 	stale := []string{ExitFile, SocketFile, s.cfg.Channel, VMMLog, VMMLog + ".1"}
 	if s.cfg.Up != "" {
 		stale = append(stale, s.cfg.Up)
 	}
-	return errors.Join(removeAll(stale...), makePipes(s.cfg.Pipes))
+	return errors.Join(hostfs.Remove(stale...), makePipes(s.cfg.Pipes))
 }
 
 // startVMM spawns or attaches to the VMM and connects to its sockets. A VMM it
 // spawned is ended again on error.
 func (s *shim) startVMM(ctx context.Context, attach bool) error {
 	pipes, err := openPipes(s.cfg.Pipes)
-	if err != nil && !attach { // a log that was taken away is no reason to lose a VM
+	if err != nil && !attach { // a VM that runs isn't ended because of its logs
 		return err
 	}
 	if attach {
@@ -225,7 +217,7 @@ func (s *shim) startVMM(ctx context.Context, attach bool) error {
 	s.drained.Go(func() { s.watchGuest(live) })
 	go boundVMMLog(live, s.cfg.LogLimit)
 	if attach {
-		select { // the VMM may be stopped, and answer later
+		select { // a stopped VMM answers later
 		case <-s.listening:
 		case <-s.ended:
 		case <-time.After(drain):
@@ -280,8 +272,9 @@ func (s *shim) spawn() error {
 			cmd.Stdout = out
 		}
 	}
-	// Nothing of who started us: a VMM needs no secrets from an environment.
+	// Not our environment: it may have secrets, and a VMM needs none.
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "LC_ALL=C"}
+	proc.Detach(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -301,18 +294,18 @@ func (s *shim) watchVMM() {
 	defer close(s.ended)
 	if s.cmd != nil {
 		_ = s.cmd.Wait() // the state says all there is
-		s.status, s.waited = s.cmd.ProcessState.Sys().(syscall.WaitStatus)
+		s.fate.status, s.fate.waited = s.cmd.ProcessState.Sys().(syscall.WaitStatus)
 		return
 	}
 	for proc.Wait(context.Background(), s.cfg.VMM) != nil {
-		time.Sleep(time.Second) // out of descriptors: it can only get better
+		time.Sleep(time.Second) // out of descriptors: try again
 	}
 }
 
-// settle writes down how the VMM ended, tells those who wait, and takes the
-// socket away. Whoever comes later reads the file.
+// settle writes exit.json, tells those who wait, and removes the socket. Later callers read
+// the file.
 func (s *shim) settle(l *net.UnixListener) error {
-	s.drained.Wait() // each is bounded
+	s.drained.Wait() // each takes a bounded time
 	s.exit = s.exitNow()
 	err := writeJSON(ExitFile, s.exit)
 	close(s.settled)
@@ -325,20 +318,23 @@ func (s *shim) state() Status {
 	return Status{VMM: s.cfg.VMM, Shim: s.self, Established: s.channel.established(), Started: s.started}
 }
 
-// exitNow judges the end of a VMM that has ended.
+// exitNow says how a VMM that has ended did so.
 func (s *shim) exitNow() banger.Exit {
-	e := evidence{waited: s.waited, status: s.status, words: words(VMMLog)}
+	e := evidence{fate: s.fate, full: s.memory.full(s.cfg), words: words(VMMLog)}
 	s.trace.mu.Lock()
-	e.seen = s.trace.seen
+	e.seen, e.ended = s.trace.seen, s.trace.ended
 	s.trace.mu.Unlock()
 	exit := e.judge()
 	exit.Time = time.Now()
 	return exit
 }
 
-// endVMM ends a VMM whose guest has ended: politely, so that it closes its
-// disks, then surely.
+// endVMM ends a VMM whose guest has ended: by SIGTERM, so that it closes its disks, then by
+// SIGKILL.
 func (s *shim) endVMM() {
+	s.trace.mu.Lock()
+	s.trace.ended = true
+	s.trace.mu.Unlock()
 	if err := proc.Kill(s.cfg.VMM, unix.SIGTERM); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
@@ -351,7 +347,7 @@ func (s *shim) endVMM() {
 	}
 }
 
-// words returns what may be shown of a log's end, "" when there is none.
+// words returns the end of a log, for messages; "" when there is none.
 func words(path string) string { return printable(string(tail(path, lastWords))) }
 
 // tail returns the last n bytes of a file, nothing when it can't be read.

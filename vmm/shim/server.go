@@ -11,23 +11,27 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/link"
+	"banger/guest"
+	"banger/guest/link"
 )
 
 const (
 	maxRequest  = 4 << 10
-	requestWait = 10 * time.Second // for a request line, for an answer to be taken, and for a stream's first bytes
-	linger      = 10 * time.Second // for a dead client's last bytes to be taken by the guest
+	requestWait = 10 * time.Second // for a request line, for sending an answer, and for a stream's first bytes
+	linger      = 10 * time.Second // for the guest to take the last bytes of a client that has gone
 )
 
-// request is the line a connection starts with.
-type request struct {
-	Op string `json:"op"` // "dial", "status", "wait", "halted", "release"
+// wanted is the line a connection starts with.
+type wanted struct {
+	Op      string `json:"op"`                // "dial", "status", "wait", "halted", "release"
+	Ends    bool   `json:"ends,omitempty"`    // of a dial: mark the stream's end, see DialEnds
+	Control bool   `json:"control,omitempty"` // of a dial: the stream is a control stream, see guest.IsControl
 }
 
 // answer is the line that says whether a dial succeeded; bytes follow.
 type answer struct {
 	Error string `json:"error,omitempty"`
+	Ends  bool   `json:"ends,omitempty"` // the stream's end will be marked
 }
 
 // serve answers on the shim's socket until it is closed.
@@ -59,7 +63,7 @@ func (s *shim) answer(conn *net.UnixConn) {
 	}
 	switch req.Op {
 	case "dial":
-		s.dial(conn, rest)
+		s.dial(conn, req, rest)
 	case "status":
 		say(conn, s.state())
 	case "wait":
@@ -89,7 +93,7 @@ func (s *shim) answer(conn *net.UnixConn) {
 	}
 }
 
-// say writes one JSON line. Who doesn't take it isn't there.
+// say writes one JSON line. It ignores errors: then the client has gone.
 func say(conn net.Conn, v any) {
 	_ = conn.SetWriteDeadline(time.Now().Add(requestWait))
 	_ = json.NewEncoder(conn).Encode(v)
@@ -97,7 +101,7 @@ func say(conn net.Conn, v any) {
 }
 
 // readRequest reads a line and returns what came after it too.
-func readRequest(conn net.Conn) (req request, rest []byte, err error) {
+func readRequest(conn net.Conn) (req wanted, rest []byte, err error) {
 	buf := make([]byte, maxRequest)
 	for n := 0; n < len(buf); {
 		k, err := conn.Read(buf[n:])
@@ -112,9 +116,14 @@ func readRequest(conn net.Conn) (req request, rest []byte, err error) {
 	return req, nil, errors.New("request is too long")
 }
 
-// dial joins a connection with a new stream to the guest.
-func (s *shim) dial(conn *net.UnixConn, rest []byte) {
-	ctx, cancel := context.WithCancel(context.Background())
+// dial joins a connection with a new stream to the guest. It costs two buffers of 32 KiB
+// (io.Copy's) and four goroutines; link.MaxStreams bounds how many there are.
+func (s *shim) dial(conn *net.UnixConn, req wanted, rest []byte) {
+	ctx := context.Background()
+	if req.Control {
+		ctx = guest.WithControl(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	gone, stop := hangUp(conn)
 	go func() {
@@ -130,13 +139,13 @@ func (s *shim) dial(conn *net.UnixConn, rest []byte) {
 		say(conn, answer{Error: err.Error()})
 		return
 	}
-	say(conn, answer{})
+	say(conn, answer{Ends: req.Ends})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		toGuest(stream, conn, rest)
 	}()
-	fromGuest(conn, stream)
+	fromGuest(conn, stream, req.Ends)
 	<-done
 }
 
@@ -156,8 +165,8 @@ func toGuest(stream *link.Stream, conn *net.UnixConn, rest []byte) {
 	time.AfterFunc(linger, stream.Reset)
 }
 
-// begin passes on a stream's first bytes. Who says nothing doesn't keep one of the
-// guest's streams from the others: the guest has not heard of it and can't end it.
+// begin passes on a stream's first bytes. A client that sends none is dropped: it would take
+// one of the guest's streams, and the guest, which doesn't know of it, couldn't end it.
 func begin(stream *link.Stream, conn *net.UnixConn, first []byte) error {
 	if len(first) == 0 {
 		first = make([]byte, maxRequest)
@@ -173,10 +182,15 @@ func begin(stream *link.Stream, conn *net.UnixConn, first []byte) error {
 	return err
 }
 
-// fromGuest copies the guest's bytes and passes on its half-close. A stream
-// that broke is a connection that ends without one.
-func fromGuest(conn *net.UnixConn, stream *link.Stream) {
-	_, err := io.Copy(conn, stream)
+// fromGuest copies the guest's bytes and passes on its half-close. If the stream breaks, the
+// connection is closed without a half-close.
+func fromGuest(conn *net.UnixConn, stream *link.Stream, ends bool) {
+	var err error
+	if ends {
+		err = piecewise(conn, stream)
+	} else {
+		_, err = io.Copy(conn, stream)
+	}
 	if err == nil {
 		err = conn.CloseWrite()
 	}
@@ -196,7 +210,7 @@ func hangUp(conn *net.UnixConn) (gone <-chan struct{}, stop func()) {
 	}
 	go func() {
 		defer close(returned)
-		// Polling for no event still tells of POLLHUP: shut down both ways.
+		// Polling for no event still reports POLLHUP: both directions are shut down.
 		err := raw.Read(func(fd uintptr) bool {
 			p := []unix.PollFd{{Fd: int32(fd)}}
 			_, err := unix.Poll(p, 0)

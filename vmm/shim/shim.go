@@ -1,13 +1,12 @@
-// Package shim is the one small process every running VM has beside its VMM,
-// and the client of that process. A shim spawns the VMM and holds what must
-// survive the daemon: the channel to the guest, the user network, the bounded
-// console log, and the VMM's exit status. The daemon may die at any byte and
-// nothing breaks; a shim that dies is replaced by one that attaches to the same
-// sockets, and only open streams and network connections are lost.
+// Package shim is the small process that every running VM has beside its VMM, and the client
+// of that process. A shim spawns the VMM and has what must survive the daemon: the channel to
+// the guest, the user network, the bounded console log, and the VMM's exit status. The daemon
+// may die at any moment. A shim that dies is replaced by one that attaches to the same
+// sockets; only open streams and network connections are lost.
 //
-// It refuses to know hypervisors (a VMM is a command line, sockets it listens on
-// and pipes it writes), what streams say beyond asking the guest for signs of life, and
-// all of the daemon's state: everything it needs is in its [Config].
+// It knows nothing of hypervisors: to it a VMM is a command line, sockets and pipes. It
+// doesn't read streams, except to ask the guest how it is, and has no state of the daemon:
+// all that it needs is in its [Config].
 package shim
 
 import (
@@ -15,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -26,13 +24,14 @@ import (
 // The files a shim keeps in its VM's directory, besides the sockets named in
 // the Config. All are 0600.
 const (
-	ConfigFile  = "shim.json"   // the Config, for a successor
-	LockFile    = "shim.lock"   // locked by the one shim there is (flock(2))
-	SocketFile  = "shim.sock"   // where it is asked
-	ExitFile    = "exit.json"   // a banger.Exit; there when, and only when, the VMM has ended
+	ConfigFile  = "shim.json"   // the Config, for a shim that replaces this one
+	LockFile    = "shim.lock"   // locked by the shim, so that there is one (flock(2))
+	SocketFile  = "shim.sock"   // where it takes requests
+	GroupFile   = "cgroup"      // where the VM's control group is, for package cgroup
+	ExitFile    = "exit.json"   // a banger.Exit; exists only once the VMM has ended
 	VMMLog      = "vmm.log"     // what the VMM printed; older bytes in vmm.log.1
 	ConsoleFile = "console.log" // the guest's console; older bytes in console.log.1
-	logFile     = "shim.log"    // the shim's own last words
+	logFile     = "shim.log"    // the shim's own output
 )
 
 // DefaultLogLimit bounds a log and its older half together, in bytes.
@@ -44,32 +43,32 @@ type Config struct {
 	Dir      string     `json:"dir"`                 // the VM's directory, absolute; also the VMM's working directory
 	Argv     []string   `json:"argv"`                // the VMM; argv[0] is an absolute path
 	Channel  string     `json:"channel"`             // path in Dir of the socket the VMM listens on: the guest's port
-	Vsock    uint32     `json:"vsock,omitempty"`     // Channel leads to this port of the guest's by "CONNECT port"; 0: it is the port
-	Up       string     `json:"up,omitempty"`        // path in Dir of the socket whose listening says that the VMM runs; empty: Channel
+	Vsock    uint32     `json:"vsock,omitempty"`     // on Channel "CONNECT port" leads to this port of the guest; 0: Channel is the port itself
+	Up       string     `json:"up,omitempty"`        // path in Dir of the socket on which the VMM listens once it runs; empty: Channel
 	Console  string     `json:"console,omitempty"`   // path in Dir of the socket that is the guest's console; empty: none
 	Pipes    []Pipe     `json:"pipes,omitempty"`     // what the VMM writes to FIFOs
 	Net      *NetConfig `json:"net,omitempty"`       // the user network; nil: none
 	LogLimit int64      `json:"log_limit,omitempty"` // bytes per log; 0: DefaultLogLimit
+	Memory   int64      `json:"memory,omitempty"`    // bytes that shim, VMM and guest may have together, see MemoryBound; 0: any
 
 	// Filled in by the shim when it has spawned the VMM.
 	VMM  banger.Process `json:"vmm,omitzero"`
 	Shim banger.Process `json:"shim,omitzero"`
 }
 
-// Pipe is a FIFO in the VM's directory that the VMM writes and the shim reads. The
-// VMM holds it open both ways, so that a shim's death neither ends nor blocks it:
-// what nobody reads is dropped when the pipe is full (pipe(7)), and a new shim
-// finds the rest.
+// Pipe is a FIFO in the VM's directory that the VMM writes and the shim reads. The VMM has it
+// open for reading, too, so that a shim's death neither ends nor blocks the VMM. Without a
+// reader, what doesn't fit into the pipe is dropped (pipe(7)), and a new shim reads the rest.
 type Pipe struct {
 	Name    string `json:"name"`
 	Log     string `json:"log"`               // the file its bytes are kept in, bounded
 	Owner   int    `json:"owner,omitempty"`   // user id of a VMM that isn't ours; 0: ours
-	Console bool   `json:"console,omitempty"` // it is the VMM's standard output, and that the guest's console
+	Console bool   `json:"console,omitempty"` // it is the VMM's standard output, which is the guest's console
 }
 
-// NetConfig is the user network a shim holds: the guest's side, and the cable.
-// That is a pair of Unix datagram sockets in the VM's directory, or a TAP device
-// in a network namespace that only the VMM is in, made for it.
+// NetConfig is the user network of a shim: the guest's side, and the cable. The cable is a
+// pair of Unix datagram sockets in the VM's directory, or a TAP device in a network namespace
+// that is made for the VMM.
 type NetConfig struct {
 	MAC     string `json:"mac"`
 	Address string `json:"address"` // the guest's, CIDR
@@ -81,11 +80,21 @@ type NetConfig struct {
 	Owner   int    `json:"owner,omitempty"`  // user id of a VMM that isn't ours; 0: ours
 }
 
-// StartNet starts the user network; closing what it returns ends it, and closes
-// frames: where the guest's frames are read and written, with a TAP, else nil.
+// UserNet returns the guest's side of a user network; nil if its network is another one, or
+// none.
+func UserNet(n banger.NetConfig) *NetConfig {
+	if n.Mode != banger.NetUser {
+		return nil
+	}
+	return &NetConfig{MAC: n.MAC, Address: n.Address, Gateway: n.Gateway, DNS: n.DNS}
+}
+
+// StartNet starts the user network. frames, with a TAP, is where the guest's frames are read
+// and written; else it is nil. Closing what StartNet returns ends the network and closes
+// frames.
 type StartNet func(c NetConfig, frames *os.File) (io.Closer, error)
 
-// Status is what a shim says of itself.
+// Status is a shim's answer to a status request.
 type Status struct {
 	VMM         banger.Process `json:"vmm"`
 	Shim        banger.Process `json:"shim"`
@@ -93,8 +102,8 @@ type Status struct {
 	Started     time.Time      `json:"started"`     // this shim
 }
 
-// ErrNoShim means that no shim answers in that directory and that none has left
-// word of its VMM's end: it was killed, or never started.
+// ErrNoShim means that no shim answers in that directory, and that there is no record of the
+// VMM's end: the shim was killed, or never started.
 var ErrNoShim = banger.Killed(errors.New("no shim answers"))
 
 func (c *Config) check() error {
@@ -137,8 +146,8 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-// writeJSON replaces a file in one step. It isn't synced: after a power cut
-// there is no VMM it could speak of.
+// writeJSON replaces a file in one step. It doesn't sync: after a power cut there is no VMM
+// that the file could be about.
 func writeJSON(path string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -148,15 +157,4 @@ func writeJSON(path string, v any) error {
 		return err
 	}
 	return os.Rename(path+".tmp", path)
-}
-
-// removeAll removes files that may not be there.
-func removeAll(paths ...string) error {
-	var errs []error
-	for _, p := range paths {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
 }

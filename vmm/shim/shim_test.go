@@ -20,9 +20,9 @@ import (
 
 	"banger"
 	"banger/guest"
-	"banger/link"
-	"banger/proc"
-	"banger/shim"
+	"banger/guest/link"
+	"banger/host/proc"
+	"banger/vmm/shim"
 )
 
 func exe(tb testing.TB) string {
@@ -242,29 +242,48 @@ func TestHowVMsEnd(t *testing.T) {
 // after the notice was taken.
 func TestNotice(t *testing.T) {
 	t.Parallel()
-	cfg := config(t, "notice")
-	st, err := shim.Spawn(t.Context(), exe(t), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer end(t, cfg.Dir, st.VMM)
-	exit, err := shim.Wait(t.Context(), cfg.Dir)
-	if err != nil || exit.Kind != banger.ExitPoweroff || exit.Status != 0 {
-		t.Errorf("exit %+v, %v", exit, err)
+	for mode, want := range map[string]banger.Exit{
+		"notice": {Kind: banger.ExitPoweroff},
+		// What its init was about to do doesn't hide that it never came to it.
+		"notice abort": {Kind: banger.ExitFailed, Status: 134},
+		"notice kill":  {Kind: banger.ExitKilled, Status: 137},
+		// Once its kernel has said the last word nothing can be cut short.
+		"notice say reboot: Power down;kill":  {Kind: banger.ExitPoweroff, Status: 137},
+		"notice say reboot: Power down;abort": {Kind: banger.ExitFailed, Status: 134},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			cfg := config(t, mode)
+			st, err := shim.Spawn(t.Context(), exe(t), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer end(t, cfg.Dir, st.VMM)
+			exit, err := shim.Wait(t.Context(), cfg.Dir)
+			if err != nil || exit.Kind != want.Kind || exit.Status != want.Status {
+				t.Errorf("exit %+v, %v", exit, err)
+			}
+		})
 	}
 }
 
 // Anybody in a guest can write to its console. While the agent answers, that
-// ends no VM.
+// ends no VM; nor does it when the agent is too busy to answer once.
 func TestForgedLastWords(t *testing.T) {
 	t.Parallel()
-	cfg := config(t, "forge")
+	for mode, times := range map[string]int{"forge": 3, "forge-busy": 4} {
+		t.Run(mode, func(t *testing.T) { t.Parallel(); forgedLastWords(t, mode, fmt.Sprint("asked ", times)) })
+	}
+}
+
+func forgedLastWords(t *testing.T, mode, often string) {
+	cfg := config(t, mode)
 	st, err := shim.Spawn(t.Context(), exe(t), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer end(t, cfg.Dir, st.VMM)
-	for asked := ""; !strings.Contains(asked, "asked 3"); time.Sleep(10 * time.Millisecond) {
+	for asked := ""; !strings.Contains(asked, often); time.Sleep(10 * time.Millisecond) {
 		b, _ := os.ReadFile(filepath.Join(cfg.Dir, shim.VMMLog))
 		asked = string(b)
 		if !proc.Alive(st.VMM) {
@@ -366,22 +385,32 @@ func TestDeadClientsLeaveNoStreams(t *testing.T) {
 	}
 }
 
-// The daemon is killed 500 times and the shim 50 times while four streams run
-// through both. Each object completes by offset, no byte is stale, nothing hangs.
+// take opens so many streams that keep their places, as something was said on each.
+func take(tb testing.TB, cfg shim.Config, streams int) {
+	tb.Helper()
+	for range streams {
+		c, err := shim.Dial(tb.Context(), cfg.Dir)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { _ = c.Close() })
+		if _, err := io.WriteString(c, "e"); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
 // Clients that say nothing take no places for ever.
 func TestSilentClientsLeaveNoStreams(t *testing.T) {
 	t.Parallel()
 	cfg, _ := spawn(t)
-	for range link.MaxStreams {
+	take(t, cfg, link.MaxStreams-1)
+	for { // the first of these has the last place
 		c, err := shim.Dial(t.Context(), cfg.Dir)
 		if err != nil {
-			t.Fatal(err)
+			break
 		}
 		defer c.Close()
-	}
-	if c, err := shim.Dial(t.Context(), cfg.Dir); err == nil {
-		c.Close()
-		t.Fatal("there is room for one more")
 	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		c, err := shim.Dial(t.Context(), cfg.Dir)
@@ -395,6 +424,8 @@ func TestSilentClientsLeaveNoStreams(t *testing.T) {
 	}
 }
 
+// The daemon is killed 500 times and the shim 50 times while four streams run
+// through both. Each object completes by offset, no byte is stale, nothing hangs.
 func TestKillDaemonsAndShims(t *testing.T) {
 	t.Parallel()
 	daemons, shims := 500, 50
@@ -520,19 +551,5 @@ func TestHalted(t *testing.T) {
 	defer cancel()
 	if exit, err := shim.Wait(ctx, cfg.Dir); err != nil || exit.Kind != banger.ExitHalt {
 		t.Errorf("exit %+v, %v", exit, err)
-	}
-}
-
-// Two notice at once that the shim is dead. One puts another in its place, which sees
-// the VM end and is gone; then the other's comes too late, and that is no error.
-func TestEndSeenByAnothersShim(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	late := func(context.Context) (bool, error) {
-		exit := []byte(`{"kind":"poweroff","status":0}`)
-		return true, errors.Join(errors.New("this VM has ended"), os.WriteFile(filepath.Join(dir, shim.ExitFile), exit, 0o600))
-	}
-	if exit, err := shim.WaitKept(t.Context(), dir, late); err != nil || exit.Kind != banger.ExitPoweroff {
-		t.Errorf("%+v, %v", exit, err)
 	}
 }

@@ -1,6 +1,7 @@
-package workspace
+package git
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -10,13 +11,13 @@ import (
 	"banger"
 )
 
-// A repository that came as an archive may say that its .git is elsewhere, or
-// that its branches are: in another repository of this host, say, whose newest
-// commit would then go into the guest. So a .git that isn't a plain directory
-// must be one that the place it names knows about, and nothing that says which
-// commit is the newest may be a symbolic link.
+// A repository that came as an archive may say that its .git, its branches or its
+// objects are in another directory. That could be another repository of this host,
+// whose newest commit would then go into the guest. So if .git isn't a plain
+// directory, the directory that it names must name this work tree in turn. And no file
+// that names or holds the newest commit may be a symbolic link or be elsewhere.
 
-// checkGitDir finds the repository's git directory and makes sure it is its own.
+// checkGitDir finds the git directory and makes sure that it is this repository's own.
 func (r *Repo) checkGitDir(ctx context.Context) error {
 	dotGit := filepath.Join(r.Top, ".git")
 	info, err := os.Lstat(dotGit)
@@ -24,7 +25,7 @@ func (r *Repo) checkGitDir(ctx context.Context) error {
 		return err
 	}
 	r.gitDir, r.commonDir = dotGit, dotGit
-	if !info.IsDir() || exists(filepath.Join(dotGit, "commondir")) {
+	if !info.IsDir() || linked(dotGit) {
 		if r.gitDir, err = r.gitPath(ctx, "--absolute-git-dir"); err != nil {
 			return err
 		}
@@ -36,18 +37,59 @@ func (r *Repo) checkGitDir(ctx context.Context) error {
 				WithHint("if that is right: git config -f %s/config core.worktree %s", r.gitDir, r.Top)
 		}
 	}
-	return r.refuseLinks("HEAD", "index", "packed-refs", "refs", "refs/heads")
+	if err := r.refuseLinks("HEAD", "index", "packed-refs", "refs", "refs/heads", "objects", "objects/info", "reftable"); err != nil {
+		return err
+	}
+	return r.refuseForeignObjects()
+}
+
+// refuseForeignObjects refuses objects that are in another repository: a hostile
+// repository could name a commit from there as its newest one.
+func (r *Repo) refuseForeignObjects() error {
+	for _, dir := range []string{r.gitDir, r.commonDir} {
+		alternates := filepath.Join(dir, "objects/info/alternates")
+		if text, err := os.ReadFile(alternates); err == nil && len(bytes.TrimSpace(text)) > 0 {
+			return banger.Errorf(banger.CodeInvalid, "%s says that objects are in another repository", alternates).
+				WithHint("if that is right, copy them into this one: git repack -a -d && rm %s", alternates)
+		}
+		for _, store := range []string{"objects", "reftable"} {
+			err := filepath.WalkDir(filepath.Join(dir, store), func(path string, e os.DirEntry, err error) error {
+				if err == nil && e.Type()&os.ModeSymlink != 0 {
+					return foreign(path)
+				}
+				if errors.Is(err, os.ErrNotExist) {
+					return nil // none, or gone meanwhile
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func foreign(link string) error {
+	return banger.Errorf(banger.CodeInvalid, "%s is a symbolic link", link).
+		WithHint("it could lead to another repository of this host; make a clone, or git worktree add")
+}
+
+// linked reports whether a git directory has its branches and objects elsewhere.
+func linked(gitDir string) bool {
+	_, err := os.Lstat(filepath.Join(gitDir, "commondir"))
+	return err == nil
 }
 
 func (r *Repo) gitPath(ctx context.Context, args ...string) (string, error) {
-	out, err := r.git(ctx, nil, append([]string{"rev-parse"}, args...)...)
+	out, err := r.Run(ctx, nil, append([]string{"rev-parse"}, args...)...)
 	if err != nil {
 		return "", err
 	}
 	return filepath.EvalSymlinks(strings.TrimSuffix(string(out), "\n"))
 }
 
-// isWorktree says whether git worktree(1) made this work tree: the main
+// isWorktree reports whether git worktree(1) made this work tree: then the main
 // repository has a record of it.
 func (r *Repo) isWorktree() bool {
 	if filepath.Dir(r.gitDir) != filepath.Join(r.commonDir, "worktrees") {
@@ -57,13 +99,13 @@ func (r *Repo) isWorktree() bool {
 	return err == nil && strings.TrimSuffix(string(back), "\n") == filepath.Join(r.Top, ".git")
 }
 
-// isSeparate says whether the git directory is elsewhere, as a submodule's is,
-// and names this work tree.
+// isSeparate reports whether the git directory is elsewhere, as a submodule's is, and
+// names this work tree.
 func (r *Repo) isSeparate(ctx context.Context) bool {
 	if r.gitDir != r.commonDir {
 		return false
 	}
-	out, err := r.git(ctx, nil, "config", "--file", filepath.Join(r.gitDir, "config"), "--get", "core.worktree")
+	out, err := r.Run(ctx, nil, "config", "--file", filepath.Join(r.gitDir, "config"), "--get", "core.worktree")
 	back := strings.TrimSuffix(string(out), "\n")
 	if err != nil || back == "" {
 		return false
@@ -75,7 +117,7 @@ func (r *Repo) isSeparate(ctx context.Context) bool {
 	return err == nil && back == r.Top
 }
 
-// refuseLinks refuses symbolic links among what says where the repository stands.
+// refuseLinks refuses symbolic links among the files that name the newest commit.
 func (r *Repo) refuseLinks(names ...string) error {
 	for _, dir := range []string{r.gitDir, r.commonDir} {
 		for _, name := range names {
@@ -88,8 +130,7 @@ func (r *Repo) refuseLinks(names ...string) error {
 				return banger.Errorf(banger.CodeInvalid, "read the repository: %w", err)
 			}
 			if info.Mode()&os.ModeSymlink != 0 {
-				return banger.Errorf(banger.CodeInvalid, "%s is a symbolic link", file).
-					WithHint("it could lead to another repository of this host; make a clone, or git worktree add")
+				return foreign(file)
 			}
 		}
 	}
@@ -102,6 +143,50 @@ func (r *Repo) refuseBranchLinks(branch string) error {
 		if err := r.refuseLinks(at); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// Head is a repository's newest commit and branch.
+type Head struct {
+	Commit string // "" before the first commit
+	Branch string // full name, "refs/heads/main"; "" when detached
+}
+
+// Head returns the newest commit and branch. CodeInvalid when HEAD names neither.
+func (r *Repo) Head(ctx context.Context) (Head, error) {
+	var h Head
+	out, err := r.Run(ctx, nil, "symbolic-ref", "-q", "HEAD")
+	if err != nil && !SaidNo(err) {
+		return h, err
+	}
+	h.Branch = strings.TrimSpace(string(out))
+	if h.Branch != "" && (!strings.HasPrefix(h.Branch, "refs/heads/") || CheckPath(h.Branch) != nil || strings.ContainsAny(h.Branch, "\x00\n")) {
+		return h, banger.Errorf(banger.CodeInvalid, "the repository's HEAD is %.100q, not a branch", h.Branch)
+	}
+	if err := r.refuseBranchLinks(h.Branch); h.Branch != "" && err != nil {
+		return h, err
+	}
+	out, err = r.Run(ctx, nil, "rev-parse", "--verify", "-q", "HEAD^{commit}")
+	if err != nil && !SaidNo(err) {
+		return h, err
+	}
+	h.Commit = strings.TrimSpace(string(out))
+	if h.Commit == "" && h.Branch == "" {
+		return h, banger.Errorf(banger.CodeInvalid, "the repository's HEAD names neither a branch nor a commit")
+	}
+	return h, nil
+}
+
+// CheckPath refuses paths that git itself would never put into an index.
+func CheckPath(path string) error {
+	bad := !filepath.IsLocal(path)
+	for part := range strings.SplitSeq(path, "/") {
+		bad = bad || part == "" || part == "." || strings.EqualFold(part, ".git")
+	}
+	if bad {
+		return banger.Errorf(banger.CodeInvalid, "the repository's index names %.200q, which no file of a work tree can be called", path).
+			WithHint("the repository is damaged or hostile")
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package workspace
+package send
 
 import (
 	"bytes"
@@ -8,15 +8,16 @@ import (
 	"strings"
 
 	"banger"
+	"banger/workspace/git"
 )
 
 // maxNesting bounds submodules within submodules.
 const maxNesting = 8
 
-// Files says what goes into a tar, and what doesn't.
+// Files says which files go into a tar, and which don't.
 type Files struct {
 	Paths      []string // relative to Repo.Top, sorted; those missing in the work tree are left out later
-	Untracked  int      // how many untracked files (ignored ones aside) stay behind
+	Untracked  int      // how many untracked files stay behind, without ignored ones
 	Submodules []string // not checked out: they become empty directories
 
 	index []indexEntry
@@ -34,8 +35,8 @@ func (e indexEntry) object() string { return strings.Fields(e.info)[1] }
 
 const gitlink = "160000"
 
-// Files lists the repository's files: tracked ones, also of submodules that
-// are checked out, and untracked ones when asked for. The list is made once.
+// Files lists the repository's files: tracked ones, those of submodules that are
+// checked out, and untracked ones with IncludeUntracked. The list is made once.
 func (r *Repo) Files(ctx context.Context) (Files, error) {
 	if r.files == nil {
 		f, err := r.scan(ctx, 0)
@@ -49,7 +50,7 @@ func (r *Repo) Files(ctx context.Context) (Files, error) {
 
 func (r *Repo) scan(ctx context.Context, depth int) (Files, error) {
 	var f Files
-	out, err := r.git(ctx, nil, "ls-files", "-s", "-t", "-z")
+	out, err := r.git.Run(ctx, nil, "ls-files", "-s", "-t", "-z")
 	if err != nil {
 		return f, err
 	}
@@ -85,24 +86,11 @@ func parseEntry(line string) (indexEntry, error) {
 	if !ok || !tagged || len(strings.Fields(info)) != 3 || len(info) < 6 {
 		return indexEntry{}, banger.Errorf(banger.CodeInternal, "git ls-files answered %.100q", line)
 	}
-	return indexEntry{info, path, tag == "S"}, checkPath(path)
+	return indexEntry{info, path, tag == "S"}, git.CheckPath(path)
 }
 
-// checkPath refuses names that git itself would never have put into an index.
-func checkPath(path string) error {
-	bad := !filepath.IsLocal(path)
-	for part := range strings.SplitSeq(path, "/") {
-		bad = bad || part == "" || part == "." || strings.EqualFold(part, ".git")
-	}
-	if bad {
-		return banger.Errorf(banger.CodeInvalid, "the repository's index names %.200q, which no file of a work tree can be called", path).
-			WithHint("the repository is damaged or hostile")
-	}
-	return nil
-}
-
-// addSubmodule takes the files of a submodule as if they were the
-// repository's own. One that isn't checked out has none.
+// addSubmodule adds the files of a submodule, as if they were the repository's own. A
+// submodule that isn't checked out has none.
 func (f *Files) addSubmodule(ctx context.Context, r *Repo, path string, depth int) error {
 	dir := filepath.Join(r.Top, path)
 	real, err := filepath.EvalSymlinks(dir)
@@ -113,10 +101,11 @@ func (f *Files) addSubmodule(ctx context.Context, r *Repo, path string, depth in
 	if depth == maxNesting {
 		return banger.Errorf(banger.CodeInvalid, "submodule %.200q is nested more than %d deep", path, maxNesting)
 	}
-	sub := &Repo{Top: dir, IncludeUntracked: r.IncludeUntracked}
-	if err := sub.check(ctx); err != nil {
+	opened, err := git.Open(ctx, dir)
+	if err != nil {
 		return err
 	}
+	sub := &Repo{Top: dir, IncludeUntracked: r.IncludeUntracked, git: opened}
 	below, err := sub.scan(ctx, depth+1)
 	if err != nil {
 		return err
@@ -132,7 +121,7 @@ func (f *Files) addSubmodule(ctx context.Context, r *Repo, path string, depth in
 }
 
 func (f *Files) addUntracked(ctx context.Context, r *Repo) error {
-	out, err := r.git(ctx, nil, "ls-files", "-o", "--exclude-standard", "-z")
+	out, err := r.git.Run(ctx, nil, "ls-files", "-o", "--exclude-standard", "-z")
 	if err != nil {
 		return err
 	}
@@ -140,10 +129,10 @@ func (f *Files) addUntracked(ctx context.Context, r *Repo) error {
 		path := string(line)
 		switch {
 		case path == "":
-		case !r.IncludeUntracked || strings.HasSuffix(path, "/"): // a repository of its own
+		case !r.IncludeUntracked || strings.HasSuffix(path, "/"): // with "/": another repository
 			f.Untracked++
 		default:
-			if err := checkPath(path); err != nil {
+			if err := git.CheckPath(path); err != nil {
 				return err
 			}
 			f.Paths = append(f.Paths, path)

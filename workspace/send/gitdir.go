@@ -1,4 +1,4 @@
-package workspace
+package send
 
 import (
 	"bytes"
@@ -11,23 +11,18 @@ import (
 	"strings"
 
 	"banger"
+	"banger/workspace/git"
 )
 
-// head is where a repository stands.
-type head struct {
-	commit string // "" before the first commit
-	branch string // full name, "refs/heads/main"; "" when detached
-}
-
-// writeGit writes a .git that holds the newest commit, what is staged, and the
-// address of origin. It is put together from objects and a few lines of our
-// own: cloning would run the repository's idea of a server.
+// writeGit writes a .git with the newest commit, what is staged, and the address of
+// origin. It copies objects and writes a few lines itself: git clone could run a
+// program that the repository names.
 func (r *Repo) writeGit(ctx context.Context, t *tree, index []indexEntry) error {
-	h, err := r.head(ctx)
+	h, err := r.git.Head(ctx)
 	if err != nil {
 		return err
 	}
-	tmp, remove, err := scratch(os.TempDir())
+	tmp, remove, err := scratch(ctx, packs())
 	if err != nil {
 		return err
 	}
@@ -43,14 +38,14 @@ func (r *Repo) writeGit(ctx context.Context, t *tree, index []indexEntry) error 
 			return err
 		}
 	}
-	small := map[string]string{".git/HEAD": "ref: " + h.branch + "\n", ".git/config": r.config(ctx)}
-	if h.branch == "" {
-		small[".git/HEAD"] = h.commit + "\n"
-	} else if h.commit != "" {
-		small[".git/"+h.branch] = h.commit + "\n"
+	small := map[string]string{".git/HEAD": "ref: " + h.Branch + "\n", ".git/config": r.config(ctx)}
+	if h.Branch == "" {
+		small[".git/HEAD"] = h.Commit + "\n"
+	} else if h.Commit != "" {
+		small[".git/"+h.Branch] = h.Commit + "\n"
 	}
-	if h.commit != "" {
-		small[".git/shallow"] = h.commit + "\n" // its parents aren't here
+	if h.Commit != "" {
+		small[".git/shallow"] = h.Commit + "\n" // its parents aren't here
 	}
 	for name, text := range small {
 		if err := t.bytes(name, []byte(text)); err != nil {
@@ -60,7 +55,7 @@ func (r *Repo) writeGit(ctx context.Context, t *tree, index []indexEntry) error 
 	return t.copyMade(tmp)
 }
 
-// copyMade writes what git made in a directory of ours.
+// copyMade writes the files that git made in the directory tmp.
 func (t *tree) copyMade(tmp string) error {
 	made, err := os.ReadDir(tmp)
 	if err != nil {
@@ -95,35 +90,11 @@ func (t *tree) copyFile(name, file string) error {
 	return err
 }
 
-func (r *Repo) head(ctx context.Context) (head, error) {
-	var h head
-	out, err := r.git(ctx, nil, "symbolic-ref", "-q", "HEAD")
-	if err != nil && !saidNo(err) {
-		return h, err
-	}
-	h.branch = strings.TrimSpace(string(out))
-	if h.branch != "" && (!strings.HasPrefix(h.branch, "refs/heads/") || checkPath(h.branch) != nil || strings.ContainsAny(h.branch, "\x00\n")) {
-		return h, banger.Errorf(banger.CodeInvalid, "the repository's HEAD is %.100q, not a branch", h.branch)
-	}
-	if err := r.refuseBranchLinks(h.branch); h.branch != "" && err != nil {
-		return h, err
-	}
-	out, err = r.git(ctx, nil, "rev-parse", "--verify", "-q", "HEAD^{commit}")
-	if err != nil && !saidNo(err) {
-		return h, err
-	}
-	h.commit = strings.TrimSpace(string(out))
-	if h.commit == "" && h.branch == "" {
-		return h, banger.Errorf(banger.CodeInvalid, "the repository's HEAD names neither a branch nor a commit")
-	}
-	return h, nil
-}
-
 // writePack packs the commit, its trees and files, and what is staged.
-func (r *Repo) writePack(ctx context.Context, dir string, h head, index []indexEntry) error {
+func (r *Repo) writePack(ctx context.Context, dir string, h git.Head, index []indexEntry) error {
 	var list []byte
-	if h.commit != "" {
-		out, err := r.git(ctx, nil, "rev-list", "--objects", "--no-object-names", "--max-count=1", h.commit)
+	if h.Commit != "" {
+		out, err := r.git.Run(ctx, nil, "rev-list", "--objects", "--no-object-names", "--max-count=1", h.Commit)
 		if err != nil {
 			return unreadable(err)
 		}
@@ -138,7 +109,7 @@ func (r *Repo) writePack(ctx context.Context, dir string, h head, index []indexE
 		return nil
 	}
 	// No search for new deltas: it costs more than the bytes it saves here.
-	_, err := r.git(ctx, bytes.NewReader(list), "pack-objects", "-q", "--window=0", filepath.Join(dir, "pack"))
+	_, err := r.git.Run(ctx, bytes.NewReader(list), "pack-objects", "-q", "--window=0", filepath.Join(dir, "pack"))
 	return unreadable(err)
 }
 
@@ -160,33 +131,44 @@ func (r *Repo) writeIndex(ctx context.Context, dir string, index []indexEntry) e
 		}
 	}
 	env := []string{"GIT_INDEX_FILE=" + filepath.Join(dir, "index")}
-	if _, err := r.gitEnv(ctx, env, &all, "update-index", "-z", "--index-info"); err != nil {
+	if _, err := r.git.RunEnv(ctx, env, &all, "update-index", "-z", "--index-info"); err != nil {
 		return err
 	}
 	if unwanted.Len() == 0 {
 		return nil
 	}
-	_, err := r.gitEnv(ctx, env, &unwanted, "update-index", "-z", "--skip-worktree", "--stdin")
+	_, err := r.git.RunEnv(ctx, env, &unwanted, "update-index", "-z", "--skip-worktree", "--stdin")
 	return err
 }
 
-// config is all the configuration that travels.
+// quoted is a value between quotes in a configuration (git-config(1)).
+var quoted = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+// config is the configuration that the guest gets.
 func (r *Repo) config(ctx context.Context) string {
 	text := "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n"
-	if r.format != "sha1" {
-		text = strings.Replace(text, "= 0", "= 1", 1) + "[extensions]\n\tobjectformat = " + r.format + "\n"
+	if r.git.Format != "sha1" {
+		text = strings.Replace(text, "= 0", "= 1", 1) + "[extensions]\n\tobjectformat = " + r.git.Format + "\n"
 	}
-	out, err := r.git(ctx, nil, "config", "--local", "--get", "remote.origin.url")
+	for _, key := range []string{"name", "email"} { // a commit in the guest needs an author
+		out, err := r.git.Run(ctx, nil, "config", "--get", "user."+key)
+		value := strings.TrimSuffix(string(out), "\n")
+		if err != nil || value == "" || len(value) > 200 || strings.ContainsFunc(value, func(c rune) bool { return c < ' ' || c == 0x7F }) {
+			continue
+		}
+		text += "[user]\n\t" + key + " = \"" + quoted.Replace(value) + "\"\n"
+	}
+	out, err := r.git.Run(ctx, nil, "config", "--local", "--get", "remote.origin.url")
 	address, ok := publicURL(strings.TrimSuffix(string(out), "\n"))
 	if err != nil || !ok {
-		return text // none, or none that would mean anything in a guest
+		return text // no address, or none that works in a guest
 	}
-	return text + "[remote \"origin\"]\n\turl = \"" + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(address) +
+	return text + "[remote \"origin\"]\n\turl = \"" + quoted.Replace(address) +
 		"\"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n"
 }
 
-// publicURL returns an address without secrets: people keep tokens in it.
-// Paths and helpers of this host are no address for a guest.
+// publicURL returns an address without secrets, as people keep tokens in it. It is
+// false for a path or a helper of this host, which doesn't exist in a guest.
 func publicURL(address string) (string, bool) {
 	if strings.ContainsFunc(address, func(c rune) bool { return c < ' ' || c == 0x7F }) {
 		return "", false
@@ -201,6 +183,9 @@ func publicURL(address string) (string, bool) {
 			u.User = url.User(u.User.Username())
 		}
 		return u.String(), u.Host != ""
+	}
+	if strings.Contains(address, "://") {
+		return "", false // of another kind, or none: it may hold a secret anywhere
 	}
 	// git@host:path (gitglossary(7) calls it scp-like) can't hold a password.
 	host, path, ok := strings.Cut(address, ":")

@@ -1,4 +1,4 @@
-package workspace_test
+package send_test
 
 import (
 	"crypto/sha1"

@@ -1,17 +1,33 @@
-package workspace
+package send
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"banger/host/hostfs"
+	"banger/host/xdg"
 )
 
-// scratch makes a directory for what git can only write to a path, and removes
-// those of processes that died with theirs: a live one keeps its own locked.
-func scratch(parent string) (dir string, remove func(), err error) {
+// packs is where packs are made. It is in the user's cache: /tmp is often memory, and
+// a repository may be larger.
+func packs() string {
+	dirs, err := xdg.Of(os.Getenv)
+	dir := filepath.Join(dirs.Cache, "packs")
+	if err != nil || os.MkdirAll(dir, 0o700) != nil {
+		return os.TempDir()
+	}
+	return dir
+}
+
+// scratch makes a directory for files that git can only write to a path. It also
+// removes such directories of processes that have died: a live process keeps its own
+// locked.
+func scratch(ctx context.Context, parent string) (dir string, remove func(), err error) {
 	stale, _ := filepath.Glob(filepath.Join(parent, "banger-git-*")) // the pattern is well-formed
 	for _, s := range stale {
 		sweep(s)
@@ -21,31 +37,31 @@ func scratch(parent string) (dir string, remove func(), err error) {
 		if err != nil {
 			return "", nil, err
 		}
-		f, err := locked(dir, unix.LOCK_EX)
+		f, err := locked(dir, func(d *os.File) error { return hostfs.Lock(ctx, d) })
 		if errors.Is(err, os.ErrNotExist) {
-			continue // swept before it was locked
+			continue // another process removed it before we locked it
 		}
 		if err != nil {
 			return "", nil, err
 		}
 		return dir, func() { _ = os.RemoveAll(dir); f.Close() }, nil
 	}
-	return "", nil, fmt.Errorf("directories in %s vanish as they are made", parent)
+	return "", nil, fmt.Errorf("directories in %s are removed as soon as they are made", parent)
 }
 
-// sweep removes a directory of ours that nobody holds.
+// sweep removes a directory of ours that no process has locked.
 func sweep(dir string) {
-	f, err := locked(dir, unix.LOCK_EX|unix.LOCK_NB)
+	f, err := locked(dir, hostfs.TryLock)
 	if err != nil {
 		return // in use, somebody else's, or gone: not ours to remove
 	}
 	defer f.Close()
-	_ = os.RemoveAll(dir) // what stays is tried again next time
+	_ = os.RemoveAll(dir) // the next call tries again what could not be removed
 }
 
 // locked opens a directory of this user and locks it. os.ErrNotExist says that
 // it isn't there any more.
-func locked(dir string, how int) (*os.File, error) {
+func locked(dir string, lock func(*os.File) error) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
@@ -55,15 +71,11 @@ func locked(dir string, how int) (*os.File, error) {
 		f.Close()
 		return nil, errors.Join(err, os.ErrPermission)
 	}
-	if err := unix.Flock(int(f.Fd()), how); err != nil {
-		f.Close()
-		return nil, err
+	if err := lock(f); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	// Whoever held the lock before may have removed it.
-	var now unix.Stat_t
-	if err := unix.Lstat(dir, &now); err != nil || now.Ino != st.Ino || now.Dev != st.Dev {
-		f.Close()
-		return nil, errors.Join(err, os.ErrNotExist)
+	if !hostfs.Named(f, dir) { // whoever held the lock before may have removed it
+		return nil, errors.Join(os.ErrNotExist, f.Close())
 	}
 	return f, nil
 }

@@ -1,26 +1,22 @@
-// Package workspace reads a git repository on the host and writes it as a tar
-// for a guest: the tracked files as they are in the work tree, and a .git of
-// one commit, so that status, diff and log work on the other side.
+// Package send writes a git repository of this host as a tar for a guest: the tracked
+// files as they are in the work tree, and a .git of one commit, so that status, diff
+// and log work in the guest.
 //
-// A repository is not trusted: somebody else may have written its
-// configuration, index and objects. So git is only asked questions that run no
-// program a repository could name (no status, diff, checkout or fetch: those
-// run filters, textconv, hooks, ssh), files are opened beneath the top of the
-// work tree and never through a symbolic link, and nothing of the host's
-// configuration travels.
+// A repository isn't trusted: only package git runs git, and files are opened beneath
+// the top of the work tree, never through a symbolic link. Of the host's configuration
+// the guest gets only the name and address of a commit's author.
 //
-// It owns what goes in. It refuses to know how a tar gets into a guest, and
-// what a guest does with it.
-package workspace
+// It owns what goes into the tar. It knows nothing of how a tar gets into a guest.
+package send
 
 import (
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"banger"
+	"banger/workspace/git"
 )
 
 // Repo is a repository with a work tree. IncludeUntracked may be set until
@@ -28,19 +24,16 @@ import (
 type Repo struct {
 	Name string // base name of the top directory
 	Top  string // absolute path of the top of the work tree, links resolved
-	Dir  string // where in it the path given to Open is: "." or "cmd/x"
+	Dir  string // the path given to Open, relative to Top: "." or "cmd/x"
 
 	IncludeUntracked bool // take files git doesn't know, but not those it ignores
 
-	gitDir    string // where the repository's own HEAD and index are
-	commonDir string // where its branches and objects are; another one in a linked work tree
-	format    string // of object names: "sha1" or "sha256"
-	files     *Files // made by the first scan
+	git   *git.Repo
+	files *Files // made by the first scan
 }
 
-// Open finds the repository a path lies in. No such path, no repository, or
-// one without a work tree is CodeInvalid with a hint; CodeUnavailable says
-// that git is missing.
+// Open finds the repository that a path is in. CodeInvalid when there is no such path,
+// no repository, or none with a work tree; CodeUnavailable when git is missing.
 func Open(ctx context.Context, path string) (*Repo, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -74,8 +67,14 @@ func Open(ctx context.Context, path string) (*Repo, error) {
 	if top == "/" {
 		r.Name = "repo"
 	}
-	return r, r.check(ctx)
+	r.git, err = git.Open(ctx, top)
+	return r, err
 }
+
+var errNone = errors.New("is not in a git repository")
+
+// NotRepository reports whether Open found a directory that is in no repository.
+func NotRepository(err error) bool { return errors.Is(err, errNone) }
 
 // findTop goes up to the directory that holds .git. Git is not asked: a
 // repository's own core.worktree could answer with any directory of the host.
@@ -89,7 +88,7 @@ func findTop(dir string) (string, error) {
 				WithHint("name a directory with files, or clone it: git clone %s", at)
 		}
 		if at == filepath.Dir(at) {
-			return "", banger.Errorf(banger.CodeInvalid, "%s is not in a git repository", dir).
+			return "", banger.Errorf(banger.CodeInvalid, "%s %w", dir, errNone).
 				WithHint("git init %s && git -C %[1]s add . makes it one", dir)
 		}
 	}
@@ -98,25 +97,4 @@ func findTop(dir string) (string, error) {
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
-}
-
-// check makes sure that git agrees to read the repository.
-func (r *Repo) check(ctx context.Context) error {
-	out, err := r.git(ctx, nil, "rev-parse", "--is-inside-work-tree", "--show-object-format")
-	switch {
-	case err == nil:
-	case banger.CodeOf(err) != banger.CodeInternal:
-		return err
-	case strings.Contains(err.Error(), "dubious ownership"):
-		return banger.Errorf(banger.CodeInvalid, "%s belongs to another user, git refuses to read it", r.Top).
-			WithHint("if you trust it: git config --global --add safe.directory %s", r.Top)
-	default:
-		return banger.Errorf(banger.CodeInvalid, "%s: %w", r.Top, err)
-	}
-	f := strings.Fields(string(out))
-	if len(f) != 2 || f[0] != "true" {
-		return banger.Errorf(banger.CodeInvalid, "%s is not the top of a work tree", r.Top)
-	}
-	r.format = f[1]
-	return r.checkGitDir(ctx)
 }

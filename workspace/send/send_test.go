@@ -1,4 +1,4 @@
-package workspace_test
+package send_test
 
 import (
 	"archive/tar"
@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	"banger"
-	"banger/workspace"
+	"banger/workspace/send"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -82,9 +82,9 @@ func newRepo(t *testing.T, name string) string {
 	return dir
 }
 
-func open(t *testing.T, path string) *workspace.Repo {
+func open(t *testing.T, path string) *send.Repo {
 	t.Helper()
-	r, err := workspace.Open(t.Context(), path)
+	r, err := send.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func open(t *testing.T, path string) *workspace.Repo {
 
 // unpack extracts what Tar writes and returns the directory and the names
 // outside .git.
-func unpack(t *testing.T, r *workspace.Repo) (dir string, names []string) {
+func unpack(t *testing.T, r *send.Repo) (dir string, names []string) {
 	t.Helper()
 	var b bytes.Buffer
 	if err := r.Tar(t.Context(), &b); err != nil {
@@ -312,7 +312,7 @@ func TestRefused(t *testing.T) {
 		repo + "/a.txt":      "not a directory",
 		dir + "/broken":      "not a git repository",
 	} {
-		_, err := workspace.Open(t.Context(), path)
+		_, err := send.Open(t.Context(), path)
 		if banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), text) {
 			t.Errorf("Open(%s): %v, want %q", path, err, text)
 		}
@@ -326,7 +326,7 @@ func TestRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := workspace.Open(t.Context(), theirs); os.Getuid() == 0 && (banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), "belongs to another user")) {
+	if _, err := send.Open(t.Context(), theirs); os.Getuid() == 0 && (banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), "belongs to another user")) {
 		t.Error(err)
 	}
 	for head, text := range map[string]string{
@@ -337,7 +337,7 @@ func TestRefused(t *testing.T) {
 		if err := os.WriteFile(odd+"/.git/HEAD", []byte(head+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		r, err := workspace.Open(t.Context(), odd)
+		r, err := send.Open(t.Context(), odd)
 		if err == nil {
 			err = r.Tar(t.Context(), io.Discard)
 		}
@@ -347,8 +347,37 @@ func TestRefused(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := workspace.Open(ctx, repo); banger.CodeOf(err) != banger.CodeCanceled {
+	if _, err := send.Open(ctx, repo); banger.CodeOf(err) != banger.CodeCanceled {
 		t.Errorf("with a context that ended: %v", err)
+	}
+}
+
+// TestIdentity: who commits in the guest is who would here.
+func TestIdentity(t *testing.T) {
+	dir := newRepo(t, "r")
+	config := func() string {
+		got, _ := unpack(t, open(t, dir))
+		text, err := os.ReadFile(got + "/.git/config")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	if text := config(); strings.Contains(text, "user") {
+		t.Errorf("an identity that nobody gave:\n%s", text)
+	}
+	const name = `Zoë "Quo\te" #1 ; O'Neil `
+	git(t, dir, "config", "user.name", name)
+	git(t, dir, "config", "user.email", "zoe@example.org")
+	got, _ := unpack(t, open(t, dir))
+	for key, want := range map[string]string{"user.name": name, "user.email": "zoe@example.org"} {
+		if has := strings.TrimSuffix(git(t, got, "config", "--local", key), "\n"); has != want {
+			t.Errorf("%s is %q in the guest, want %q", key, has, want)
+		}
+	}
+	git(t, dir, "config", "user.name", "two\nlines = [core]")
+	if text := config(); strings.Contains(text, "lines") {
+		t.Errorf("lines of a value:\n%s", text)
 	}
 }
 
@@ -389,7 +418,38 @@ func TestRunsNothing(t *testing.T) {
 	if _, err := os.Stat(got + "/.git/hooks"); !errors.Is(err, os.ErrNotExist) {
 		t.Error("hooks went along")
 	}
-	// A missing object of a partial clone is fetched by whatever the address says.
+	brief := filepath.Join(t.TempDir(), "brief.sh") // git would wait for what it says
+	write(t, brief, "#!/bin/sh\necho \"$0 $*\" >> "+canary+"\n")
+	if err := os.Chmod(brief, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	loseObject(t, dir, brief)
+	if err := open(t, dir).Tar(t.Context(), io.Discard); banger.CodeOf(err) != banger.CodeInvalid {
+		t.Errorf("with an object missing: %v", err)
+	}
+	// Older gits don't know that they shall fetch nothing.
+	real, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := t.TempDir()
+	write(t, old+"/git", "#!/bin/sh\nunset GIT_NO_LAZY_FETCH\nexec "+real+" \"$@\"\n")
+	if err := os.Chmod(old+"/git", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", old+":"+os.Getenv("PATH"))
+	if err := open(t, dir).Tar(t.Context(), io.Discard); banger.CodeOf(err) != banger.CodeInvalid {
+		t.Errorf("with an object missing, and an older git: %v", err)
+	}
+	if said, err := os.ReadFile(canary); err == nil {
+		t.Errorf("programs of the repository ran:\n%s", said)
+	}
+}
+
+// loseObject makes a repository a partial clone that lacks an object, which would be
+// fetched by whatever its address says: by a script.
+func loseObject(t *testing.T, dir, script string) {
+	t.Helper()
 	git(t, dir, "config", "remote.origin.url", "ext::"+script)
 	git(t, dir, "config", "remote.origin.promisor", "true")
 	git(t, dir, "config", "protocol.ext.allow", "always")
@@ -397,12 +457,6 @@ func TestRunsNothing(t *testing.T) {
 	blob := strings.TrimSpace(git(t, dir, "-c", "core.fsmonitor=false", "rev-parse", "HEAD:a.txt"))
 	if err := os.Remove(filepath.Join(dir, ".git/objects", blob[:2], blob[2:])); err != nil {
 		t.Fatal(err)
-	}
-	if err := open(t, dir).Tar(t.Context(), io.Discard); banger.CodeOf(err) != banger.CodeInvalid {
-		t.Errorf("with an object missing: %v", err)
-	}
-	if said, err := os.ReadFile(canary); err == nil {
-		t.Errorf("programs of the repository ran:\n%s", said)
 	}
 }
 
@@ -418,7 +472,39 @@ func TestStaysInside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A commit whose name is known is as good as one that is the newest.
+	known := strings.TrimSpace(git(t, secret, "rev-parse", "HEAD"))
+	at := func(dir string) { write(t, dir+"/.git/refs/heads/trunk/x", known+"\n") }
 	for name, set := range map[string]func(dir string){
+		"objects":    func(dir string) { link(secret+"/.git/objects", dir+"/.git/objects"); at(dir) },
+		"alternates": func(dir string) { write(t, dir+"/.git/objects/info/alternates", secret+"/.git/objects\n"); at(dir) },
+		"loose objects": func(dir string) {
+			dirs, err := filepath.Glob(secret + "/.git/objects/??")
+			if err != nil || len(dirs) == 0 {
+				t.Fatal(dirs, err)
+			}
+			for _, d := range dirs {
+				link(d, dir+"/.git/objects/"+filepath.Base(d))
+			}
+			at(dir)
+		},
+		"packs": func(dir string) {
+			git(t, secret, "repack", "-q", "-a")
+			packs, err := filepath.Glob(secret + "/.git/objects/pack/*")
+			if err != nil || len(packs) == 0 {
+				t.Fatal(packs, err)
+			}
+			for _, p := range packs {
+				link(p, dir+"/.git/objects/pack/"+filepath.Base(p))
+			}
+			at(dir)
+		},
+		"reftable": func(dir string) { link(secret+"/.git/reftable", dir+"/.git/reftable") },
+		"a table of refs": func(dir string) {
+			write(t, secret+"/.git/reftable/0x1.ref", "secret")
+			write(t, dir+"/.git/reftable/tables.list", "0x1.ref\n")
+			link(secret+"/.git/reftable/0x1.ref", dir+"/.git/reftable/0x1.ref")
+		},
 		"file":     func(dir string) { _ = os.RemoveAll(dir + "/.git"); write(t, dir+"/.git", "gitdir: "+secret+"/.git\n") },
 		"link":     func(dir string) { link(secret+"/.git", dir+"/.git") },
 		"common":   func(dir string) { write(t, dir+"/.git/commondir", secret+"/.git\n") },
@@ -436,7 +522,7 @@ func TestStaysInside(t *testing.T) {
 	} {
 		dir := newRepo(t, "evil")
 		set(dir)
-		r, err := workspace.Open(t.Context(), dir)
+		r, err := send.Open(t.Context(), dir)
 		if err == nil {
 			err = r.Tar(t.Context(), io.Discard)
 		}
@@ -496,8 +582,10 @@ func TestStaysInside(t *testing.T) {
 // of a process killed in the middle goes with the next use.
 func TestLeavesNothing(t *testing.T) {
 	dir := newRepo(t, "r")
-	tmp := t.TempDir()
-	t.Setenv("TMPDIR", tmp)
+	t.Setenv("TMPDIR", t.TempDir()+"/full") // packs may be larger than any /tmp
+	cache := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", cache)
+	tmp := cache + "/banger/packs"
 	write(t, tmp+"/banger-git-dead/pack-1.pack", "x")
 	write(t, tmp+"/other/file", "x")
 	for range 2 {

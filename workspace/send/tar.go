@@ -1,4 +1,4 @@
-package workspace
+package send
 
 import (
 	"archive/tar"
@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tar writes the repository as a tar of the directory Name: a .git of its
-// newest commit, the tracked files with their content of this moment, owned by
-// root. A file that changes its length while it is read is CodeUnavailable.
+// Tar writes the repository as a tar of the directory Name: a .git of its newest
+// commit and the files with their present content, all owned by root. CodeUnavailable
+// when a file changes its length while it is read.
 func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
 	files, err := r.Files(ctx)
 	if err != nil {
@@ -29,7 +29,7 @@ func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
 		return banger.Errorf(banger.CodeInvalid, "open %s: %w", r.Top, err)
 	}
 	defer func() { _ = unix.Close(top) }()
-	b := bufio.NewWriterSize(w, 128<<10) // else each header would travel by itself
+	b := bufio.NewWriterSize(w, 128<<10) // so that headers aren't sent one by one
 	t := &tree{w: tar.NewWriter(b), name: r.Name, top: top, now: time.Now(), made: map[string]bool{}}
 	if err := r.writeGit(ctx, t, files.index); err != nil {
 		return err
@@ -50,7 +50,7 @@ func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
 	return errors.Join(t.w.Close(), b.Flush())
 }
 
-// tree is a tar in the making.
+// tree is a tar that is being written.
 type tree struct {
 	w    *tar.Writer
 	name string // all entries are below it
@@ -90,7 +90,7 @@ func (t *tree) header(name string, mode int64, size int64, link string, modified
 	return t.w.WriteHeader(h)
 }
 
-// bytes writes a file whose content is at hand.
+// bytes writes a file with the given content.
 func (t *tree) bytes(name string, data []byte) error {
 	if err := t.header(name, 0o644, int64(len(data)), "", t.now); err != nil {
 		return err
@@ -99,9 +99,8 @@ func (t *tree) bytes(name string, data []byte) error {
 	return err
 }
 
-// add writes one file of the work tree. One that is missing was deleted. What
-// stands there is looked at once, through a descriptor, so that it can't turn
-// into something else between a look and an open.
+// add writes one file of the work tree, unless it was deleted there. It opens the file
+// first and looks at the descriptor, so that nobody can replace the file in between.
 func (t *tree) add(name string) error {
 	fd, err := unix.Openat2(t.top, name, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
@@ -130,7 +129,7 @@ func (t *tree) add(name string) error {
 		}
 		return t.header(name, 0o777, 0, string(target[:n]), modified)
 	}
-	return nil // a directory, socket or pipe where a file is tracked: git has no such thing
+	return nil // a directory, socket or pipe in a file's place: git doesn't store those
 }
 
 func (t *tree) copy(name string, fd int, st unix.Stat_t, modified time.Time) error {

@@ -2,8 +2,8 @@
 // the initramfs, the identity that makes a booted guest a VM, the neighbours
 // that keep the agent alive, and the machine's orderly end.
 //
-// It refuses to know how requests reach the agent, how commands are run in the
-// guest, and what carries the bytes; those are given to it as functions, or ask it.
+// It knows nothing of how requests reach the agent, how commands are run in the guest, or
+// what carries the bytes: that is passed in as functions.
 //
 // # Processes
 //
@@ -13,15 +13,14 @@
 //	@banger-agent      serves the host (Open, Machine)
 //	@banger-guardian   starts an agent whenever there is none (Guard)
 //	/shutdown          PID 1 at the very end, started by systemd-shutdown or by Init (End)
-//	banger-tool        another package's affair
+//	banger-tool        see package tool
 //
-// systemd spares processes whose argv[0] begins with "@" at shutdown, and
-// leaves alone those that sit in a cgroup of their own
-// (https://systemd.io/ROOT_STORAGE_DAEMONS/).
+// At shutdown systemd doesn't kill processes whose argv[0] begins with "@", or those in a
+// cgroup of their own (https://systemd.io/ROOT_STORAGE_DAEMONS/).
 //
-// Who lives is told by who holds a file lock, since the kernel drops it with
-// its last holder: whoever starts an agent or a guardian takes its lock first
-// and hands it over as a descriptor, so there is never a moment for a second one.
+// A file lock says whether an agent or a guardian lives: the kernel drops the lock when
+// the process dies. Whoever starts one takes its lock first and hands it over as a
+// descriptor, so that there is never a second one.
 package boot
 
 import (
@@ -50,7 +49,7 @@ const (
 	modulesLock  = runDir + "/modules.lock" // held by PID 1 while it loads the early ones
 	statePath    = runDir + "/state.json"
 	socketPath   = runDir + "/agent.sock"
-	keptDir      = "/kept"          // of the initramfs: what lives as long as the machine
+	keptDir      = "/kept"          // of the initramfs: files that stay as long as the machine runs
 	endDir       = "/run/initramfs" // keptDir; systemd leaves mounts there alone, pivots here in the end and starts shutdown
 	agentPath    = endDir + "/agent"
 	cgroupRoot   = "/sys/fs/cgroup"
@@ -63,7 +62,7 @@ const (
 // stagesEnv carries Init's stages to the agent.
 const stagesEnv = "BANGER_STAGES"
 
-// defaultPath is PATH for whatever we start: the kernel gives PID 1 none.
+// defaultPath is PATH for all that we start: the kernel gives PID 1 none.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // uptimeUS is the machine's uptime in microseconds.
@@ -112,8 +111,8 @@ func decodeStages(text string) []guest.Stage {
 	return stages
 }
 
-// logf writes a line to the kernel's log, from where it reaches the console
-// even when that is otherwise quiet: the last witness of a guest that doesn't come up.
+// logf writes a line to the kernel's log as an error, which reaches even a quiet console:
+// that is all there is to see of a guest that doesn't come up.
 func logf(format string, args ...any) {
 	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
 	if err != nil {
@@ -123,9 +122,9 @@ func logf(format string, args ...any) {
 	fmt.Fprintf(f, "<3>banger: %s\n", fmt.Sprintf(format, args...))
 }
 
-// protect makes this process outlive what ends others: the OOM killer and the
-// signals an init sends to everybody. They are caught, not ignored, because
-// programs we start would inherit "ignored".
+// protect protects this process from the OOM killer and from the signals that an init
+// sends to all processes. It catches the signals, as programs that we start would
+// inherit that they are ignored.
 func protect() {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 		logf("oom_score_adj: %v", err)

@@ -22,15 +22,15 @@ import (
 	"banger/guest"
 )
 
-// Bounds of the machine's end: a guest that can't finish must not linger.
+// Bounds of the machine's end, so that it always comes to an end.
 const (
 	termWait   = 5 * time.Second // between TERM and KILL, without an init
-	killWait   = time.Second     // for the killed to go
+	killWait   = time.Second     // for killed processes to be gone
 	noticeWait = time.Second     // for the host to be told
 )
 
-// signals of the inits we know, and of our own: systemd's SIGRTMIN+n, see
-// systemd(1), and busybox's. The verbs are reboot(8)'s.
+// signals are those by which inits are asked to end a machine, ours too: systemd's
+// SIGRTMIN+n, see systemd(1), and busybox's. The verbs are those of reboot(8).
 var signals = map[syscall.Signal]string{
 	34 + 3: "halt", 34 + 4: "poweroff", 34 + 5: "reboot",
 	syscall.SIGUSR1: "halt", syscall.SIGUSR2: "poweroff", syscall.SIGTERM: "reboot", syscall.SIGINT: "reboot",
@@ -69,8 +69,8 @@ func askInit(ctx context.Context, verb string) error {
 	return nil
 }
 
-// reaperEnd ends a machine without an init: it stops everything, leaves the
-// root as systemd would, and goes on as /shutdown. It doesn't return.
+// reaperEnd ends a machine without an init: it ends all processes, leaves the root as
+// systemd would, and becomes /shutdown. It doesn't return.
 func reaperEnd(verb string) {
 	if err := unix.Kill(-1, unix.SIGTERM); err == nil {
 		waitGone(termWait)
@@ -87,7 +87,8 @@ func reaperEnd(verb string) {
 // endDirs are the directories of a root that a machine ends in.
 var endDirs = []string{"oldroot", "dev", "proc", "sys", "run"}
 
-// leaveRoot makes endDir the root of all who have ours, so that ours can be unmounted.
+// leaveRoot makes endDir the root of all processes that have ours, so that ours can be
+// unmounted.
 func leaveRoot() error {
 	if err := unix.Mount(endDir, endDir, "", unix.MS_BIND, ""); err != nil {
 		return err
@@ -124,8 +125,8 @@ func End(args []string) {
 	reset(verb)
 }
 
-// strangers returns the processes that are neither the kernel's nor ours nor a
-// storage daemon that must live as long as what it serves ("@…").
+// strangers returns the processes that aren't the kernel's, ours or storage daemons
+// ("@…"), which must live until their file systems are unmounted.
 func strangers() []int {
 	names, err := os.ReadDir("/proc")
 	if err != nil {
@@ -176,8 +177,8 @@ func parseMounts(mountinfo string) []mount {
 	return list
 }
 
-// unmountAll unmounts all that isn't the kernel's interface to us, newest
-// first. What is busy is made read-only, which is as good for what it holds.
+// unmountAll unmounts all file systems but the kernel's own, newest first. A busy one is
+// made read-only, which is as safe for its data.
 func unmountAll() {
 	list := mounts()
 	for i := len(list) - 1; i >= 0; i-- {
@@ -188,7 +189,7 @@ func unmountAll() {
 		flags := 0
 		switch m.kind {
 		case "tmpfs", "devtmpfs", "proc", "sysfs", "cgroup2", "devpts", "ramfs", "rootfs", "securityfs", "debugfs", "tracefs", "bpf", "mqueue":
-			flags = unix.MNT_DETACH // nothing to lose, but in the way of others
+			flags = unix.MNT_DETACH // it has no data, but others below it must be unmounted
 		}
 		err := unix.Unmount(m.at, flags|unix.UMOUNT_NOFOLLOW)
 		if err == nil || errors.Is(err, unix.EINVAL) { // EINVAL: went with a parent
@@ -211,18 +212,18 @@ func keepMounted(at string) bool {
 	return at == "/" || at == "/run"
 }
 
-// tellAgent has the agent tell the host how this machine ends.
+// tellAgent asks the agent to tell the host how this machine ends.
 func tellAgent(verb string) {
 	conn, err := net.DialTimeout("unix", socketPath, noticeWait)
 	if err != nil {
-		return // no agent, nobody to tell: the host sees how the console ends
+		return // there is no agent; the host reads the end of the console
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(noticeWait + noticeWait/2)); err != nil {
 		return
 	}
 	fmt.Fprintf(conn, "%s\n", verb)
-	_, _ = io.Copy(io.Discard, conn) // it closes when the host knows
+	_, _ = io.Copy(io.Discard, conn) // the agent closes it when the host knows
 }
 
 // ServeNotices listens for the machine's end and passes it on by notify, which

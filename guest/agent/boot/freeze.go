@@ -8,14 +8,14 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"banger/agent/nic"
-	"banger/agent/renew"
 	"banger/guest"
+	"banger/guest/agent/nic"
+	"banger/guest/agent/renew"
 )
 
-// Freeze brings the machine to its freeze point, or makes it stand still when it
-// runs already, and keeps it so until Configure. hungUp reports whether the host
-// has hung up what carries its streams.
+// Freeze brings the machine to its freeze point, or stops its processes when it runs
+// already, until Configure. hungUp reports whether the host has disconnected from the
+// channel.
 func (m *Machine) Freeze(hungUp func() (bool, error)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -30,17 +30,17 @@ func (m *Machine) Freeze(hungUp func() (bool, error)) error {
 	if err := earlyLoaded(); err != nil {
 		return err
 	}
-	m.early = nil // the template's own start is no VM's
+	m.early = nil // the stages of the template's own start aren't a VM's
 	return renew.Freeze(hungUp, func() error {
 		for _, l := range openModules("late") {
 			l.load()
 		}
-		debug.FreeOSMemory() // every page in use is one more for each restored guest to map
+		debug.FreeOSMemory() // each restored guest must map every page in use
 		return nil
 	})
 }
 
-// hold makes a running machine stand still.
+// hold stops the processes of a running machine.
 func (m *Machine) hold(hungUp func() (bool, error)) error {
 	held, err := renew.Hold(hungUp, agentCgroup, isOurs)
 	if err != nil {
@@ -58,8 +58,8 @@ func isOurs(pid int) bool {
 	return err == nil && (exe == agentPath || strings.HasPrefix(filepath.Base(exe), "init (deleted)"))
 }
 
-// reconfigure makes id's machine of one that stands still, and lets it go on. A
-// failure is final, and it stands for good: nobody shall run as somebody else.
+// reconfigure makes a held machine the one of id, and lets its processes go on. On error
+// they never do: they would run under another machine's identity.
 func (m *Machine) reconfigure(old *state, id guest.Identity) (guest.Ready, error) {
 	ready, err := m.rename(old, id)
 	if err == nil {
@@ -79,8 +79,8 @@ func (m *Machine) reconfigure(old *state, id guest.Identity) (guest.Ready, error
 	return ready, nil
 }
 
-// rename gives a machine that stands still its new identity. The drives are what
-// they were: the host has put copies in their place.
+// rename gives a held machine its new identity. Its drives stay: the host has put copies
+// in their place.
 func (m *Machine) rename(old *state, id guest.Identity) (guest.Ready, error) {
 	w := newStopwatch()
 	renewed, err := renew.Run(id, renew.Early())

@@ -56,14 +56,14 @@ func takeLock(path string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// keep starts the process that is to hold path's lock whenever nobody holds it.
-// It doesn't return.
+// keep calls start whenever no process holds path's lock: start starts the process that is
+// to hold it. keep doesn't return.
 func keep(path string, start func(lock *os.File) (pid int, err error)) {
 	var last time.Time
 	for {
 		lock, err := takeLock(path, unix.LOCK_EX)
 		if time.Since(last) < time.Second {
-			time.Sleep(250 * time.Millisecond) // one that can't live must not eat the CPU
+			time.Sleep(250 * time.Millisecond) // one that always dies at once must not take all CPU time
 		}
 		last = time.Now()
 		if err == nil {
@@ -98,8 +98,8 @@ func startGuardian(lock *os.File) (int, error) {
 	return startNeighbour(GuardianName, []*os.File{lock}, nil)
 }
 
-// startNeighbour starts one of our own parts beside the image's init: in a
-// session and a cgroup of its own, files becoming its descriptors 3, 4, ….
+// startNeighbour starts one of our own parts beside the image's init, in a session and a
+// cgroup of its own. files become its descriptors 3, 4, ….
 func startNeighbour(name string, files []*os.File, env []string) (int, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -126,8 +126,8 @@ func startNeighbour(name string, files []*os.File, env []string) (int, error) {
 	return pid, nil
 }
 
-// guardianUnit has systemd keep a guardian too: it is the only process that
-// kill -9 -1 leaves, so the only one that can bring the agent back after it.
+// guardianUnit makes systemd restart a guardian, too. After kill -9 -1 systemd is the only
+// process left, so only it can bring the agent back.
 const guardianUnit = `[Unit]
 Description=Keeps the banger agent alive
 DefaultDependencies=no
@@ -141,9 +141,9 @@ KillMode=process
 OOMScoreAdjust=-1000
 `
 
-// writeUnits puts our units where systemd reads runtime ones. Nobody sits at
-// the serial console, which is only a log; its login would be the one unit that
-// needs udev, and costs an image without udev 90 seconds.
+// writeUnits writes our units where systemd reads runtime units, and turns off the login
+// on the serial console, which is only a log. That login would wait for udev: 90 seconds
+// in an image without udev.
 func writeUnits() error {
 	const dir = "/run/systemd/system"
 	if err := os.MkdirAll(dir+"/sysinit.target.wants", 0o755); err != nil {

@@ -20,11 +20,11 @@ import (
 	"time"
 
 	"banger"
-	"banger/debian"
+	"banger/fetch/debian"
 	"banger/guest"
-	"banger/initramfs"
-	"banger/link"
-	"banger/rootfs"
+	"banger/guest/link"
+	"banger/image/rootfs"
+	"banger/kernel"
 )
 
 // suite is of the image with systemd. What these tests boot is made once and kept in
@@ -134,34 +134,24 @@ var bootFiles = sync.OnceValues(func() (k struct {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return k, fmt.Errorf("%w: %s", err, out)
 	}
-	kernels := &debian.Kernels{
-		Dir: filepath.Join(base, "kernels"), CacheDir: filepath.Join(base, "downloads"), Agent: agent,
+	if info, err := os.Stat(agent); err != nil || info.Size() > 8<<20 {
+		return k, fmt.Errorf("the agent must have at most 8 MiB: %w, %+v", err, info)
+	}
+	kernels := &kernel.Kernels{
+		Dir: filepath.Join(base, "kernels"), From: debian.Source{CacheDir: filepath.Join(base, "downloads")}, Agent: agent,
 		Flatten: func(ctx context.Context, tar io.Reader, out *os.File) error {
 			_, err := rootfs.Write(ctx, tar, out, nil)
 			return err
 		},
-		Initramfs: func(w io.Writer, agent []byte, early, late []debian.Module) error {
-			if len(agent) > 8<<20 {
-				return fmt.Errorf("the agent has %d bytes, at most 8 MiB", len(agent))
-			}
-			return initramfs.Build(w, agent, modules(early), modules(late))
-		},
 	}
-	kernel, err := kernels.Pull(context.Background(), debian.DefaultName, nil)
+	got, err := kernels.Pull(context.Background(), kernel.DefaultName, false, nil)
 	if err != nil {
 		return k, err
 	}
-	k.version = kernel.Version
-	k.BootFiles, err = kernels.Boot(context.Background(), kernel.ID)
+	k.version = got.Version
+	k.BootFiles, err = kernels.Boot(context.Background(), got.ID)
 	return k, err
 })
-
-func modules(in []debian.Module) (out []initramfs.Module) {
-	for _, m := range in {
-		out = append(out, initramfs.Module(m))
-	}
-	return out
-}
 
 // newDisk makes a small ext4 file system in a larger file.
 func newDisk(t *testing.T, mib int64) string {

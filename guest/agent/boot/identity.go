@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/channel"
 	"banger/guest"
+	"banger/guest/agent/channel"
 )
 
 // ext4Resize is EXT4_IOC_RESIZE_FS, which takes the new number of blocks (the
@@ -28,8 +28,8 @@ func ioctlPointer[T any](fd int, request uintptr, arg *T) error {
 	return nil
 }
 
-// writeIdentity writes what names the machine into its root. What a user has
-// put into /etc/hosts stays.
+// writeIdentity writes the machine's names and addresses into its root. A user's lines in
+// /etc/hosts stay.
 func writeIdentity(id guest.Identity) error {
 	if err := os.Mkdir("/etc", 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
@@ -59,7 +59,7 @@ func writeIdentity(id guest.Identity) error {
 // ownLine is the line of /etc/hosts by which a machine has its name.
 func ownLine(name string) string { return "127.0.1.1\t" + name + "\n" }
 
-// forgetName takes back the name that a machine was given before.
+// forgetName removes a machine's earlier name.
 func forgetName(name string) error {
 	return updateFile("/etc/hosts", 0o644, func(old string) string { return strings.Replace(old, ownLine(name), "", 1) })
 }
@@ -84,10 +84,10 @@ func hosts(old, name string) string {
 // maxConfig bounds the files of an image we read.
 const maxConfig = 1 << 20
 
-// updateFile replaces what path holds. It follows symbolic links, as the
-// programs that read the file will, but not to where nothing can be made:
-// /etc/resolv.conf often points to what a service has yet to make. Nor does it
-// write to what isn't a file.
+// updateFile replaces the content of path. It follows symbolic links, as programs that
+// read the file do. A link that leads to where no file can be made is replaced:
+// /etc/resolv.conf often leads to a file that a service has yet to make. It is an error
+// if path isn't a file.
 func updateFile(path string, mode os.FileMode, content func(old string) string) error {
 	const flags = os.O_RDWR | os.O_CREATE | unix.O_NONBLOCK
 	f, err := os.OpenFile(path, flags, mode)

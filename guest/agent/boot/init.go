@@ -14,31 +14,30 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/renew"
+	"banger/guest/agent/renew"
 )
 
-// Init is PID 1 of the initramfs. It brings the kernel to the freeze point,
-// starts the agent, waits until that has assembled the root, and becomes the
-// image's init; where there is none, it stays and reaps. It doesn't return: if
-// it can't go on, the kernel panics with its last words on the console.
+// Init is PID 1 of the initramfs. It brings the kernel to the freeze point, starts the
+// agent, waits until that has assembled the root, and becomes the image's init. If there
+// is none, it stays and reaps processes. It doesn't return: when it can't go on, it prints
+// why on the console and ends, and the kernel panics.
 func Init() {
-	// Where the kernel's time ends and ours begins, for the console and for
-	// benchmarks.
+	// Benchmarks measure the kernel's time up to this line.
 	fmt.Fprintln(os.Stderr, "banger-agent: the first line of /init")
 	w := newStopwatch()
 	if err := earlyMounts(); err != nil {
 		die("mount", err)
 	}
 	if err := renew.OpenRandom(); err != nil {
-		logf("random numbers: %v", err) // they will take their time
+		logf("random numbers: %v", err) // getting some will take longer
 	}
 	w.lap("init: mounts")
 	if err := install(); err != nil {
 		die("install the agent", err)
 	}
 	w.lap("init: install")
-	// The default of 1024 open files is for programs that use select(2); what
-	// systemd gives its services is the ceiling here too.
+	// The soft limit of 1024 is for programs that use select(2). The hard limit is what
+	// systemd gives its services.
 	limit := unix.Rlimit{Cur: 1024, Max: 524288}
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
 		logf("limit of open files: %v", err)
@@ -52,8 +51,8 @@ func die(what string, err error) {
 	os.Exit(1)
 }
 
-// earlyMounts mounts what every guest has, with the options systemd would use:
-// it takes over what it finds mounted.
+// earlyMounts mounts what every guest has, with systemd's own options: systemd uses the
+// mounts that it finds.
 func earlyMounts() error {
 	const inert = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	for _, m := range []struct {
@@ -72,15 +71,15 @@ func earlyMounts() error {
 		}
 	}
 	if err := os.Mkdir(agentCgroup, 0o755); err != nil {
-		logf("cgroup: %v", err) // the agent then shares its neighbour's
+		logf("cgroup: %v", err) // the agent then has no cgroup of its own
 	}
 	return nil
 }
 
-// install puts this program where it stays reachable once the initramfs is gone,
-// by a directory of it that is mounted elsewhere. No copy: an emulator translates
-// code by the page that it lies in, and what PID 1 has run the agent needn't have
-// translated again. That is half of a starting agent's time.
+// install makes this program reachable once the initramfs is gone: it mounts the
+// initramfs's directory elsewhere. It makes no copy, as an emulator translates code page
+// by page: what PID 1 has run needn't be translated again for the agent. That saves half
+// of the agent's start.
 func install() error {
 	for dir, mode := range map[string]os.FileMode{runDir: 0o700, endDir: 0o755, keptDir: 0o755} {
 		if err := os.MkdirAll(dir, mode); err != nil {
@@ -92,7 +91,7 @@ func install() error {
 			return err
 		}
 	}
-	// systemd-shutdown would make these, but has it read-only by then.
+	// systemd-shutdown would make these, but it is read-only by then.
 	for _, dir := range endDirs {
 		if err := os.Mkdir(filepath.Join(keptDir, dir), 0o755); err != nil {
 			return err
@@ -101,7 +100,7 @@ func install() error {
 	return unix.Mount(keptDir, endDir, "", unix.MS_BIND, "")
 }
 
-// supervise is PID 1's life after the machine is up to the freeze point.
+// supervise is what PID 1 does from the freeze point on.
 func supervise(env string) {
 	pipeR, pipeW, err := os.Pipe()
 	if err != nil {
@@ -124,7 +123,7 @@ func supervise(env string) {
 		select {
 		case <-children:
 			if reapAll(agent) {
-				time.Sleep(20 * time.Millisecond) // one that can't live must not eat the CPU
+				time.Sleep(20 * time.Millisecond) // one that always dies at once must not take all CPU time
 				agent = mustStartAgent(pipeW, env)
 			}
 		case init := <-root:
@@ -135,7 +134,7 @@ func supervise(env string) {
 				pipeW.Close()
 				select {
 				case <-begin:
-				case <-time.After(2 * firstCommand): // an agent that hangs holds nobody up
+				case <-time.After(2 * firstCommand): // don't wait for an agent that hangs
 				}
 				err := becomeInit(init)
 				logf("%s: %v: going on without an init", init, err)
@@ -189,8 +188,8 @@ func reapAll(agent int) (died bool) {
 	}
 }
 
-// enterRoot makes the assembled root this process's, and that of all who share
-// its root: kernel threads do, so that modprobe is looked for in the image.
+// enterRoot makes the assembled root that of this process and of all that share its root.
+// Kernel threads do, so they run the image's modprobe.
 func enterRoot() error {
 	if err := os.Chdir(newRoot); err != nil {
 		return err

@@ -13,16 +13,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/nic"
-	"banger/agent/renew"
 	"banger/guest"
+	"banger/guest/agent/nic"
+	"banger/guest/agent/renew"
 )
 
 // Machine is the machine the agent runs in.
 type Machine struct {
 	version string
 	lock    *os.File // held for life: see the package comment
-	pid1    *os.File // tells Init that the root is ready, and by its end to go on; nil in an agent started later
+	pid1    *os.File // written when the root is ready, closed when Init shall go on; nil in an agent started later
 	early   []guest.Stage
 
 	// Commands returns how many commands run. Nil: not known.
@@ -31,21 +31,20 @@ type Machine struct {
 	done atomic.Pointer[state]
 
 	mu     sync.Mutex  // guards what follows; held while the root is assembled
-	failed error       // what ended the one attempt there is
-	held   *renew.Held // stands still until it is configured again
+	failed error       // why Configure failed, for good
+	held   *renew.Held // its processes are stopped until it is configured again
 
 	systemd asker
 }
 
-// state is what an agent must know that replaces a dead one.
+// state is what an agent must know when it replaces one that died.
 type state struct {
 	Identity guest.Identity `json:"identity"` // without entropy
 	Ready    guest.Ready    `json:"ready"`
 }
 
-// Open makes this process the machine's agent. version is the agent's own,
-// args the program's arguments without argv[0]. It is an error when an agent
-// lives already.
+// Open makes this process the machine's agent. version is the agent's version, args the
+// program's arguments without argv[0]. It is an error when there is an agent already.
 func Open(version string, args []string) (*Machine, error) {
 	m := &Machine{version: version}
 	var err error
@@ -120,16 +119,16 @@ func (m *Machine) Configure(_ context.Context, id guest.Identity) (guest.Ready, 
 	return ready, nil
 }
 
-// The image's init waits for the first command: a starting systemd takes the CPU for
-// seconds of emulation, and who said `vm run -- CMD` waits for CMD.
+// The image's init starts after the first command: a starting systemd takes the CPU for
+// seconds in an emulated guest, and the user of `vm run -- CMD` waits for CMD.
 const (
-	commandComes = 50 * time.Millisecond // the host's answer to a VM that stands
+	commandComes = 50 * time.Millisecond // from a host that sees the VM is up
 	firstCommand = 300 * time.Millisecond
 	commandPoll  = 5 * time.Millisecond
 )
 
-// beginInit lets PID 1 become the image's init: at once when no command comes, else
-// when the first has ended or has had its time.
+// beginInit lets PID 1 become the image's init: when no command comes soon, or when the
+// first one has ended or takes too long.
 func (m *Machine) beginInit() {
 	defer m.pid1.Close()
 	if m.Commands == nil {
@@ -156,9 +155,9 @@ func (s *state) save() error {
 	return os.Rename(tmp, statePath)
 }
 
-// keepGuardian keeps a guardian alive where PID 1 isn't ours, and so no guardian
-// itself. systemd starts one by our unit within its first seconds; another
-// process then would only take the CPU from the first command.
+// keepGuardian keeps a guardian alive if PID 1 isn't ours, which would be the guardian.
+// It gives systemd some seconds to start one by our unit: until then another process
+// would only take CPU time from the first command.
 func (m *Machine) keepGuardian(s *state) {
 	if s.Ready.Init == "" {
 		return
@@ -174,7 +173,7 @@ func (m *Machine) keepGuardian(s *state) {
 // unitTime is how long systemd may take to start our guardian unit.
 const unitTime = 20 * time.Second
 
-// assemble makes id's machine of a frozen one.
+// assemble makes a machine at its freeze point the one of id.
 func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 	w := newStopwatch()
 	if err := earlyLoaded(); err != nil {
@@ -221,12 +220,12 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 		return guest.Ready{}, fmt.Errorf("renew %s: %w", guest.RenewBootID, err)
 	}
 	if err := renew.OwedKeys(); err != nil {
-		logf("host keys: %v", err) // they stay owed
+		logf("host keys: %v", err) // the next start makes them
 	}
 	init := findInit(id.NoInit)
 	if isSystemd(init) {
 		if err := writeUnits(); err != nil {
-			logf("units: %v", err) // the other guardian does
+			logf("units: %v", err) // keepGuardian starts another guardian
 		}
 	}
 	w.lap("identity")
@@ -245,8 +244,8 @@ func earlyLoaded() error {
 	return early.Close()
 }
 
-// diskDriver sees to it that the disks are there when it returns, and returns
-// what does the same for the other devices.
+// diskDriver loads the driver of the disks. It returns a function that loads those of the
+// other devices.
 func diskDriver() (others func() error, err error) {
 	if others, err = renew.Thaw(); others != nil || err != nil {
 		return others, err
@@ -286,7 +285,7 @@ func isSystemd(init string) bool {
 // returns when asked.
 func (m *Machine) Shutdown(ctx context.Context, verb string) error {
 	if !m.Configured() {
-		go func() { // nothing is mounted; the answer gets a head start
+		go func() { // nothing is mounted; let the answer go out first
 			time.Sleep(50 * time.Millisecond)
 			reset(verb)
 		}()

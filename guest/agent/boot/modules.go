@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/channel"
+	"banger/guest/agent/channel"
 )
 
 // module is an opened kernel module, loadable even after the root has changed.
@@ -17,7 +17,7 @@ type module struct{ f *os.File }
 // openModules opens the initramfs's early or late modules, in their order.
 func openModules(when string) []module {
 	dir := filepath.Join(moduleDir, when)
-	names, err := os.ReadDir(dir) // sorted: the names begin with their place
+	names, err := os.ReadDir(dir) // sorted: the names begin with numbers
 	if err != nil {
 		logf("modules: %v", err)
 	}
@@ -37,9 +37,9 @@ func openModules(when string) []module {
 	return list
 }
 
-// wanted reports whether a machine with that channel has a use for a module
-// ("NN-NAME.ko"): each that is loaded costs an emulated guest a tenth of a second.
-// Who speaks by vsock is Firecracker, which has a balloon and no serial port.
+// wanted reports whether a machine with this kind of channel needs a module
+// ("NN-NAME.ko"): loading one takes an emulated guest a tenth of a second. With a vsock
+// the hypervisor is Firecracker, which has a balloon and no serial port.
 func wanted(kind, file string) bool {
 	_, name, _ := strings.Cut(strings.TrimSuffix(file, ".ko"), "-")
 	switch {
@@ -51,8 +51,8 @@ func wanted(kind, file string) bool {
 	return true
 }
 
-// load loads the module. One that can't be is only logged: whatever needs it
-// will say so better, and a kernel may have it built in.
+// load loads the module. It only logs an error: the kernel may have the module built in,
+// and what needs it will give a better message.
 func (m module) load() {
 	defer m.f.Close()
 	if err := unix.FinitModule(int(m.f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {

@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"banger/agent/boot"
 	"banger/guest"
+	"banger/guest/agent/boot"
 )
 
 func TestHosts(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/uevent"
 	"banger/guest"
+	"banger/guest/agent/uevent"
 )
 
 // Where the parts of the root are mounted while it is put together.
@@ -22,9 +22,8 @@ const (
 	diskDir  = "/banger/disk"
 )
 
-// plainDirs can't live on an overlay, because what keeps its data there stacks
-// overlays itself. They are put on the disk's own file system wherever the
-// image has the directory above.
+// plainDirs can't be on an overlay, because the programs that use them make overlays
+// there. They are on the disk's own file system, if the image has the directory above.
 var plainDirs = []string{
 	"/var/lib/docker", "/var/lib/containerd", "/var/lib/containers",
 	"/var/lib/buildkit", "/var/lib/rancher/k3s",
@@ -44,8 +43,8 @@ func assembleRoot(id guest.Identity, w *stopwatch) (*disk, error) {
 	if err := mountDrive(drives[id.Drives.Image], imageDir, "erofs", unix.MS_RDONLY, ""); err != nil {
 		return nil, err
 	}
-	// Without noinit_itable a kernel thread would write zeros over every inode
-	// table of a grown disk: megabytes per GiB of sparse file.
+	// Without noinit_itable a kernel thread would fill every inode table of a grown disk
+	// with zeros: megabytes per GiB of a sparse file.
 	if err := mountDrive(drives[id.Drives.Disk], diskDir, "ext4", unix.MS_NOATIME, "noinit_itable"); err != nil {
 		return nil, err
 	}
@@ -72,8 +71,8 @@ func assembleRoot(id guest.Identity, w *stopwatch) (*disk, error) {
 	if err := plainDirectories(root); err != nil {
 		return nil, err
 	}
-	// The overlay and the binds keep what they need of these. Gone now, they
-	// can't keep the disk from being unmounted at the end.
+	// The overlay and the binds keep what they need of these. If they stayed, the disk
+	// could not be unmounted at the end.
 	for _, dir := range []string{imageDir, diskDir} {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			return nil, fmt.Errorf("detach %s: %w", dir, err)
@@ -86,10 +85,9 @@ func assembleRoot(id guest.Identity, w *stopwatch) (*disk, error) {
 	return grown, nil
 }
 
-// placedDrives returns the devices by what they were to be, where the hypervisor
-// can't give a drive a serial of ours (Firecracker makes its own): then the
-// kernel's command line says in which order it was given them, which is the order
-// they are found in.
+// placedDrives returns the devices by our serials, for a hypervisor that can't set a
+// drive's serial (Firecracker makes its own): then the kernel's command line has the
+// serials in the order of the drives.
 func placedDrives() map[string]string {
 	found := map[string]string{}
 	if order := cmdlineValue("banger.drives"); order != "" {
@@ -149,9 +147,9 @@ func mountDrive(dev, at, kind string, flags uintptr, data string) error {
 	return nil
 }
 
-// mountOverlay stacks the disk on the image. redirect_dir, index and xino make
-// the stack behave as one file system does: directories of the image can be
-// renamed, its hard links stay links, and all has one device number.
+// mountOverlay mounts the disk over the image. redirect_dir, index and xino make the
+// overlay behave like one file system: directories of the image can be renamed, its hard
+// links stay links, and all files have one device number.
 func mountOverlay() error {
 	upper, work := diskDir+"/upper", diskDir+"/work"
 	err := os.Mkdir(upper, 0o755)
@@ -212,8 +210,8 @@ func measureDisk(dev string) (*disk, error) {
 	return d, err
 }
 
-// grow has the file system grow to its device. Nobody waits for it: tens of GiB
-// a second are more than any guest can fill.
+// grow grows the file system to its device. Nobody needs to wait for it: it grows by tens
+// of GiB a second, faster than any guest can write.
 func (d *disk) grow() {
 	if d.mount == nil {
 		return
@@ -238,7 +236,7 @@ func plainDirectories(root int) error {
 	for _, dir := range plainDirs {
 		parent, err := inRoot(root, filepath.Dir(dir))
 		if err != nil {
-			continue // the image has no such place
+			continue // the image has no such directory
 		}
 		unix.Close(parent)
 		source := filepath.Join(diskDir, "data", filepath.Base(dir))
@@ -274,8 +272,8 @@ func moveInto(root int) error {
 	return mountForPrograms()
 }
 
-// mountForPrograms sets up what an init would: commands may run before it has,
-// and where there is none. systemd takes over what it finds.
+// mountForPrograms mounts what an init would mount, as commands may run before it has, or
+// without an init. systemd uses the mounts that it finds.
 func mountForPrograms() error {
 	const inert = unix.MS_NOSUID | unix.MS_NOEXEC
 	for _, m := range []struct {
@@ -306,8 +304,8 @@ func mountForPrograms() error {
 	return nil
 }
 
-// inRoot opens the directory path below root, its symbolic links resolved as if
-// root were "/": the image is untrusted.
+// inRoot opens the directory path below root. As the image isn't trusted, symbolic links
+// are resolved as if root were "/".
 func inRoot(root int, path string) (int, error) {
 	return unix.Openat2(root, strings.TrimPrefix(path, "/"), &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Bounds of asking systemd. One that is busy starting units takes its time;
-// meanwhile it is what it was.
+// Bounds of asking systemd, which answers late while it is busy starting units; meanwhile
+// the last answer counts.
 const (
 	askLimit   = 10 * time.Second
 	answerWait = 50 * time.Millisecond
@@ -23,7 +23,7 @@ const (
 type asker struct {
 	mu     sync.Mutex    // guards what follows
 	last   string        // the last answer
-	asking chan struct{} // closed when the question in flight was answered; nil: none is
+	asking chan struct{} // closed when the present question is answered; nil: there is none
 }
 
 // state returns systemd's answer if it comes at once, else its last one.
@@ -63,10 +63,9 @@ func (a *asker) ask() {
 	a.asking = nil
 }
 
-// systemdState asks systemd on the socket it keeps for root. That costs a
-// fraction of what running systemctl does, and should: hosts ask again and again
-// while an emulated guest boots. What is spoken is D-Bus without a bus,
-// https://dbus.freedesktop.org/doc/dbus-specification.html.
+// systemdState asks systemd on its private socket for root, by D-Bus without a bus
+// (https://dbus.freedesktop.org/doc/dbus-specification.html). Running systemctl would take
+// many times as long, and hosts ask again and again while an emulated guest boots.
 func systemdState() (string, error) {
 	conn, err := net.DialTimeout("unix", "/run/systemd/private", askLimit)
 	if err != nil {
@@ -76,8 +75,8 @@ func systemdState() (string, error) {
 	if err := conn.SetDeadline(time.Now().Add(askLimit)); err != nil {
 		return "", err
 	}
-	// 30 is user 0 in hex digits. The call has to wait for the answer: what comes
-	// with BEGIN systemd reads, but looks at only when more comes.
+	// 30 is user 0 in hex digits. Send the call after the answer: systemd doesn't handle
+	// what comes together with BEGIN until more comes.
 	if _, err := io.WriteString(conn, "\x00AUTH EXTERNAL 30\r\nBEGIN\r\n"); err != nil {
 		return "", err
 	}

@@ -1,9 +1,9 @@
-// Package channel opens what carries the host's streams into a guest: the byte
-// pipe that package link is laid over. A hypervisor gives either a virtio-serial
-// port or a virtio socket (vsock); both lose what is written while no host is
-// connected, and both go on with the next host, which is what link is made for.
+// Package channel opens the byte pipe between guest and host on which package link makes
+// streams. A hypervisor provides either a virtio-serial port or a virtio socket (vsock).
+// Both lose what is written while no host is connected, and both go on with the next
+// host: link is made for that.
 //
-// It refuses to know what is said on it, and which of them a machine has.
+// It knows nothing of what is sent, or of which kind a machine has.
 package channel
 
 import (
@@ -16,8 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/uevent"
-	"banger/link"
+	"banger/guest/agent/uevent"
+	"banger/guest/link"
 )
 
 // The kinds of channels.
@@ -28,11 +28,11 @@ const (
 
 const (
 	portName = "banger.agent"
-	// vsockPort is one that only root may listen on (below 1024): nobody in the
-	// guest takes a dead agent's place.
+	// vsockPort is below 1024, so only root can listen on it: no other user of the guest can
+	// take a dead agent's place.
 	vsockPort = 512
-	// wait bounds the wait for the device, whose driver is loaded when the agent
-	// starts, and for what a dead predecessor holds to be free.
+	// wait bounds the wait for the device, whose driver is being loaded when the agent
+	// starts, and for a dead agent's hold on it to end.
 	wait = 30 * time.Second
 )
 
@@ -42,7 +42,7 @@ type Channel struct {
 	hungUp func() (bool, error)
 }
 
-// HungUp reports whether no host is connected. An error is final: nobody can tell.
+// HungUp reports whether no host is connected. After an error it never can tell.
 func (c *Channel) HungUp() (bool, error) { return c.hungUp() }
 
 // Open opens the machine's channel.
@@ -99,8 +99,8 @@ func openPort(name string) (*os.File, error) {
 	}
 }
 
-// openPortDevice opens a port that a dead predecessor may hold for a moment
-// more, or whose node the kernel makes a moment after its name.
+// openPortDevice opens a port. It tries again while a dead agent still has it, or the
+// kernel hasn't made the node yet.
 func openPortDevice(dev string, end time.Time) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(dev, os.O_RDWR, 0)

@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// pipe is one byte pipe made of connections, of which the newest counts. What is
-// written while there is none, or to one that breaks, is lost, as on a
-// virtio-serial port; a read waits for the next.
+// pipe is a byte pipe made of the newest of several connections. What is written without a
+// connection, or to one that breaks, is lost, as on a virtio-serial port; a read waits for
+// the next connection.
 type pipe struct {
 	mu      sync.Mutex
 	changed sync.Cond
@@ -21,7 +21,7 @@ func newPipe() *pipe {
 	return p
 }
 
-// take makes conn the one that counts.
+// take makes conn the newest connection.
 func (p *pipe) take(conn io.ReadWriteCloser) {
 	p.mu.Lock()
 	old, closed := p.conn, p.closed
@@ -67,7 +67,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 	}
 }
 
-// Write implements io.Writer. It claims to have written what is lost.
+// Write implements io.Writer. It doesn't report lost bytes.
 func (p *pipe) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	conn, closed := p.conn, p.closed

@@ -5,7 +5,7 @@ import (
 	"net"
 	"testing"
 
-	"banger/link"
+	"banger/guest/link"
 )
 
 // Hosts come and go in the middle of what they say; each new one gets through to

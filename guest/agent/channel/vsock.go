@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/uevent"
+	"banger/guest/agent/uevent"
 )
 
 // listen waits for the vsock driver, listens on a port of it (vsock(7)), and
@@ -44,8 +44,8 @@ func bind(port uint32) (int, error) {
 	return fd, nil
 }
 
-// accept takes the host's connections for the agent's life, and nobody else's:
-// with a loopback vsock any program of the guest's could be the agent's master.
+// accept takes connections for the agent's life, but only from the host: with a loopback
+// vsock any program in the guest could give orders to the agent.
 func accept(listener int, p *pipe) {
 	for {
 		fd, from, err := unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)

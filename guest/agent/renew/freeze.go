@@ -25,11 +25,11 @@ const (
 // frozen is set from Freeze to Thaw.
 var frozen atomic.Bool
 
-// Freeze brings the guest to the point where a template may be made of it: load
-// loads the drivers of the machine's own devices, but none looks at its device
-// yet, for behind those a restored guest finds others. That saves each restored
-// guest the loading, a tenth of a second a module under emulation. Once the host has hung up
-// its end of the channel, and hungUp reports it, the console says guest.FrozenLine.
+// Freeze brings the guest to the point where a template may be made of it. load loads the
+// drivers of the machine's devices, which saves each restored guest a tenth of a second a
+// module under emulation. No driver looks at its device yet, as a restored guest has other
+// ones. When the host has disconnected from the channel, as hungUp reports, Freeze writes
+// guest.FrozenLine to the console.
 func Freeze(hungUp func() (bool, error), load func() error) error {
 	if !frozen.CompareAndSwap(false, true) {
 		return nil
@@ -44,12 +44,12 @@ func Freeze(hungUp func() (bool, error), load func() error) error {
 	return nil
 }
 
-// sayFrozen waits for the host to hang up.
+// sayFrozen waits for the host to disconnect, and then writes guest.FrozenLine.
 func sayFrozen(hungUp func() (bool, error)) {
 	for {
 		gone, err := hungUp()
 		if err != nil {
-			return // nobody will take this guest for a frozen one
+			return // without the line, no template is made of this guest
 		}
 		if gone {
 			break
@@ -62,8 +62,9 @@ func sayFrozen(hungUp func() (bool, error)) {
 	}
 }
 
-// Thaw gives a guest that was frozen its disks, and returns what gives it the
-// other devices. In one that wasn't it does nothing and returns nil.
+// Thaw lets the drivers of a frozen guest find its disks, and returns a function that does
+// so for the other devices. It does nothing, and returns nil, in a guest that wasn't
+// frozen.
 func Thaw() (others func() error, err error) {
 	if !frozen.CompareAndSwap(true, false) {
 		return nil, nil
@@ -78,7 +79,7 @@ func Thaw() (others func() error, err error) {
 	return func() error { return probe(func(kind string) bool { return !isBlock(kind) }) }, nil
 }
 
-// probe has the devices that have no driver yet find theirs.
+// probe lets devices without a driver find theirs.
 func probe(want func(kind string) bool) error {
 	devices, err := filepath.Glob(virtioBus + "/devices/*")
 	if err != nil {
@@ -95,7 +96,7 @@ func probe(want func(kind string) bool) error {
 		if !want(strings.TrimSpace(string(kind))) {
 			continue
 		}
-		// A device without a driver isn't an error: whatever needs it will say so better.
+		// A device without a driver isn't an error: what needs it will give a better message.
 		if err := os.WriteFile(virtioBus+"/drivers_probe", []byte(filepath.Base(dev)), 0); err != nil && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("driver of %s: %w", filepath.Base(dev), err)
 		}

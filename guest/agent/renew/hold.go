@@ -17,7 +17,7 @@ import (
 	"banger/guest"
 )
 
-// Where the cgroups are, and the one of all who were in none.
+// Where the cgroups are, and the one for processes that were in none.
 const (
 	cgroupRoot = "/sys/fs/cgroup"
 	restCgroup = cgroupRoot + "/banger.rest"
@@ -27,28 +27,27 @@ const (
 const (
 	stopWait  = 30 * time.Second // for services to stop
 	keyWait   = time.Minute      // for one host key
-	standWait = 10 * time.Second // for all processes to stand still
+	standWait = 10 * time.Second // for all processes to stop
 )
 
-// Held is a running guest whose processes stand still, all but the agent's.
-// What of its identity the disk had is gone, and comes anew with Identify.
+// Held is a running guest whose processes are stopped, all but the agent's. The parts of
+// its identity on the disk are removed; Identify makes new ones.
 type Held struct {
 	groups []string // the cgroups that are frozen
 	keys   []string // types of SSH host keys that were there: "rsa", "ed25519"
 	ssh    []string // units that serve them, stopped
 }
 
-// Hold makes a running guest stand still, so that an image template can be made
-// of it: its SSH host keys go, with the service that has read them, and then
-// every process but ours is stopped by the cgroup freezer (the kernel's
-// Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze), which stops each at a
-// point where it holds no lock of the kernel. ours is the cgroup of the agent and
-// isOurs tells processes of it from others. hungUp is as for Freeze. On error the
-// guest runs on.
+// Hold stops a running guest, so that an image template can be made of it. It removes the
+// SSH host keys, and stops the service that has read them. Then the cgroup freezer stops
+// every process but ours, each at a point where it holds no lock in the kernel (the
+// kernel's Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze). ours is the agent's
+// cgroup, and isOurs recognises our processes. hungUp is as for Freeze. On error the guest
+// runs on.
 func Hold(hungUp func() (bool, error), ours string, isOurs func(pid int) bool) (*Held, error) {
 	h := &Held{}
 	if _, err := os.Stat(owedKeys); err == nil {
-		return nil, errors.New("the guest was held before, by an agent that is dead: what is to be made anew died with it")
+		return nil, errors.New("an earlier agent held this guest and died: what must be made anew isn't known any more")
 	}
 	if err := h.dropKeys(); err != nil {
 		return nil, errors.Join(err, h.serveSSH())
@@ -56,12 +55,12 @@ func Hold(hungUp func() (bool, error), ours string, isOurs func(pid int) bool) (
 	if err := h.stop(ours, isOurs); err != nil {
 		return nil, errors.Join(err, h.Release())
 	}
-	unix.Sync() // a disk that is complete without the memory can be booted, too
+	unix.Sync() // so that the disk can be booted without the memory, too
 	go sayFrozen(hungUp)
 	return h, nil
 }
 
-// dropKeys removes the host keys, and ends who may remember them.
+// dropKeys removes the host keys, and stops the services that may have read them.
 func (h *Held) dropKeys() error {
 	keys, err := filepath.Glob("/etc/ssh/ssh_host_*_key")
 	if err != nil || len(keys) == 0 {
@@ -96,14 +95,14 @@ func (h *Held) dropKeys() error {
 	return nil
 }
 
-// stop freezes every cgroup at the root but ours. Processes that are in none,
-// an init's that knows no cgroups, are put into one first.
+// stop freezes every cgroup at the root but ours. Processes in none, as with an init that
+// doesn't use cgroups, are moved into one first.
 func (h *Held) stop(ours string, isOurs func(pid int) bool) error {
 	if err := os.Mkdir(restCgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	for _, pid := range members(cgroupRoot) {
-		// A thread of the kernel's has no program: it can be moved, and never stops.
+		// Kernel threads, which have no program, could be moved, but never stop.
 		if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil || isOurs(pid) {
 			continue
 		}
@@ -121,7 +120,7 @@ func (h *Held) stop(ours string, isOurs func(pid int) bool) error {
 			continue
 		}
 		if text, _ := os.ReadFile(g + "/cgroup.freeze"); strings.TrimSpace(string(text)) == "1" {
-			return fmt.Errorf("%s stands still already: who stopped it is dead, or somebody else", g)
+			return fmt.Errorf("%s is frozen already, by an agent that died or by somebody else", g)
 		}
 		h.groups = append(h.groups, g)
 		if err := os.WriteFile(g+"/cgroup.freeze", []byte("1"), 0); err != nil {
@@ -155,10 +154,9 @@ func members(group string) (pids []int) {
 	return pids
 }
 
-// Identify returns the steps that come while everything still stands, after the
-// files that name the machine were written: new host keys of the types there
-// were, and a boot id of its own. The kernel's can't be set, so programs find
-// another in its place.
+// Identify returns the steps between the writing of the files that name the machine and
+// Release: new host keys of the types there were, and a new boot id. The kernel's own boot
+// id can't be set, so a file is mounted in its place.
 func (h *Held) Identify() []Step {
 	return []Step{
 		{guest.RenewHostKeys, func(guest.Identity) error { return h.newKeys() }},
@@ -166,11 +164,11 @@ func (h *Held) Identify() []Step {
 	}
 }
 
-// owedKeys lists the types of host keys that were taken away and not yet made anew:
-// a disk of a held guest may come to be booted, without its memory.
+// owedKeys is a file with the types of host keys that were removed and not yet made anew.
+// It is needed when the disk of a held guest is booted without the memory.
 const owedKeys = "/etc/ssh/.banger-owed-keys"
 
-// OwedKeys makes the host keys that a disk lacks since its guest was held.
+// OwedKeys makes the host keys that owedKeys lists.
 func OwedKeys() error {
 	kinds, err := os.ReadFile(owedKeys)
 	if err != nil {
@@ -182,7 +180,7 @@ func OwedKeys() error {
 func (h *Held) newKeys() error {
 	for _, kind := range h.keys {
 		path := "/etc/ssh/ssh_host_" + kind + "_key"
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // begun before, and cut short
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // perhaps left by a try that was cut short
 			return err
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), keyWait)
@@ -195,11 +193,11 @@ func (h *Held) newKeys() error {
 	if len(h.keys) == 0 {
 		return nil
 	}
-	unix.Sync() // the keys before what says that they are owed is gone
+	unix.Sync() // the keys must be on disk before owedKeys is removed
 	return os.Remove(owedKeys)
 }
 
-// bootIDFile lies where only root reaches it, and is what is mounted.
+// bootIDFile is mounted over the kernel's boot id. Only root can change it.
 const bootIDFile = "/run/banger/boot_id"
 
 func newBootID() error {
@@ -211,7 +209,7 @@ func newBootID() error {
 		return err
 	}
 	err = unix.Mount(bootIDFile, bootIDPath, "", unix.MS_BIND, "")
-	if err == nil { // a bind's own flags take a second call, mount(2)
+	if err == nil { // setting the flags of a bind mount takes a second call, mount(2)
 		err = unix.Mount("", bootIDPath, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	}
 	if err != nil {
@@ -224,7 +222,7 @@ func newBootID() error {
 func (h *Held) Release() error {
 	var errs []error
 	for _, g := range h.groups {
-		// One that is gone had nobody in it.
+		// A cgroup that was removed had no processes.
 		if err := os.WriteFile(g+"/cgroup.freeze", []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -232,8 +230,7 @@ func (h *Held) Release() error {
 	return errors.Join(append(errs, h.serveSSH())...)
 }
 
-// serveSSH starts what was stopped for its keys. It doesn't wait: whoever wants
-// to log in does that.
+// serveSSH starts the services that dropKeys stopped. It doesn't wait until they run.
 func (h *Held) serveSSH() error {
 	if len(h.ssh) == 0 {
 		return nil

@@ -1,10 +1,8 @@
-// Package renew is what stands between a frozen guest and a VM: it brings a
-// guest to its freeze point (Freeze), takes it on from there (Thaw), and makes
-// new whatever a guest shares with all others restored from the same template
-// (the functions that say what they renew, and Steps, which does it and checks
-// that it was done).
+// Package renew makes a VM of a frozen guest: it brings a guest to its freeze point
+// (Freeze), takes it on from there (Thaw), and makes new what all guests restored from one
+// template share. Each Step renews one thing and checks that it was done.
 //
-// It refuses to know how the root is put together and what speaks to the host.
+// It knows nothing of how the root is assembled or how the agent talks to the host.
 package renew
 
 import (
@@ -21,21 +19,21 @@ import (
 	"banger/guest"
 )
 
-// ioctl requests x/sys has no names for: include/uapi/linux/random.h.
+// ioctl requests that x/sys has no names for (include/uapi/linux/random.h).
 const (
 	randomAdd    = 0x40085203 // RNDADDENTROPY
 	randomCredit = 0x40045201 // RNDADDTOENTCNT
 	randomReseed = 0x5207     // RNDRESEEDCRNG
 )
 
-// Step makes one thing new. Do does it and looks whether it was done.
+// Step makes one thing new. Do does it and checks that it was done.
 type Step struct {
 	Name string // one of guest.Renewals
 	Do   func(guest.Identity) error
 }
 
-// Early returns the steps that come before anything else, in their order: the
-// clock and the random numbers, since everything after may look at them.
+// Early returns the steps that come before all else: the clock and the random numbers, as
+// all others may use them.
 func Early() []Step {
 	return []Step{
 		{guest.RenewClock, func(id guest.Identity) error { return clock(id.Time) }},
@@ -44,9 +42,8 @@ func Early() []Step {
 	}
 }
 
-// Late returns the steps that come when root and network stand, before any
-// program of the image runs. They only look: what they look at is the work of
-// package boot.
+// Late returns the steps that come when root and network are ready, before any program of
+// the image runs. They only check what package boot did.
 func Late() []Step {
 	return []Step{
 		{guest.RenewMachineID, func(id guest.Identity) error { return reads("/etc/machine-id", id.MachineID) }},
@@ -88,10 +85,9 @@ func clock(now time.Time) error {
 	return nil
 }
 
-// OpenRandom makes the kernel's generator answer before it has been seeded. To
-// ask it would take a second otherwise, and what carries the host's streams asks
-// for a number that need only be new, not secret. The host's seed comes with the
-// identity, before anyone could ask for a secret.
+// OpenRandom makes the kernel's generator answer before it has been seeded, which would
+// take a second. Package link needs a number that is new but not secret. The host's seed
+// comes with the identity, before anyone needs a secret.
 func OpenRandom() error {
 	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
 	if err != nil {
@@ -102,8 +98,8 @@ func OpenRandom() error {
 	return ioctlPointer(int(f.Fd()), randomCredit, &bits)
 }
 
-// addEntropy credits seed to the kernel's pool and has its generator use it at
-// once: guests started from one template have the same state until then.
+// addEntropy credits seed to the kernel's pool and reseeds the generator: until then all
+// guests of one template have the same state.
 func addEntropy(seed []byte) error {
 	if len(seed) < 32 || len(seed) > 256 {
 		return fmt.Errorf("%d bytes of entropy, not 32 to 256", len(seed))
@@ -143,7 +139,7 @@ func hostname(name string) error {
 	return reads("/proc/sys/kernel/hostname", name)
 }
 
-// reads reports as an error that a file doesn't hold the line it should.
+// reads returns an error unless a file has exactly the line want.
 func reads(path, want string) error {
 	got, err := os.ReadFile(path)
 	if err != nil {
@@ -164,12 +160,12 @@ func checkNetwork(id guest.Identity) error {
 	return reads("/sys/class/net/eth0/address", strings.ToLower(id.Net.MAC))
 }
 
-// Look reads what was made new, as a program would.
+// Look reads what was made new, as programs do.
 func Look() guest.Seen {
 	line := func(path string) string {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return "" // which is nobody's
+			return "" // the host never asks for ""
 		}
 		return string(bytes.TrimSpace(text))
 	}
@@ -184,10 +180,10 @@ func Look() guest.Seen {
 
 const bootIDPath = "/proc/sys/kernel/random/boot_id"
 
-// BootID reads this boot's id as programs do. The kernel makes it up when it is
-// first asked for (proc_do_uuid in drivers/char/random.c), so nobody may ask
-// before the generator was reseeded: nothing of ours does, and nothing of the
-// image has run by then. The host compares what restored guests report.
+// BootID reads the boot id as programs do. The kernel makes it when it is first read
+// (proc_do_uuid in drivers/char/random.c), so nobody may read it before the generator is
+// reseeded: we don't, and no program of the image has run by then. The host compares the
+// boot ids of restored guests.
 func BootID() (string, error) {
 	id, err := os.ReadFile(bootIDPath)
 	text := strings.TrimSpace(string(id))

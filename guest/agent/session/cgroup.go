@@ -8,9 +8,9 @@ import (
 	"sync"
 )
 
-// cgroups hands out one cgroup v2 leaf per running session and takes it back
-// empty: making one costs more than starting a program. All of it is optional;
-// whatever the kernel refuses, sessions run without.
+// cgroups gives each running session one cgroup v2 leaf, and reuses it when it is empty:
+// making one takes longer than starting a program. Sessions run without if the kernel
+// refuses.
 type cgroups struct {
 	mu   sync.Mutex
 	made int
@@ -37,6 +37,7 @@ func (g *cgroups) take(parent string) *cgroup {
 	if n := len(g.free); n > 0 {
 		c := g.free[n-1]
 		g.free = g.free[:n-1]
+		c.oomKilled() // discard what is of the session before
 		return c
 	}
 	if g.made == 0 {
@@ -64,12 +65,12 @@ func (g *cgroups) take(parent string) *cgroup {
 	}
 }
 
-// Prepare makes the group of the first session ahead of it: enabling a controller and
-// making a group take an emulated guest longer than starting a program.
+// Prepare makes the group of the first session in advance: that takes an emulated guest
+// longer than starting a program.
 func (t *Table) Prepare() { t.groups.give(t.groups.take(t.Cgroup)) }
 
-// give takes a session's group back. One that isn't empty belongs to what the
-// session left running and is let go.
+// give takes a session's group back. If processes that the session left are in it, it
+// isn't reused.
 func (g *cgroups) give(c *cgroup) {
 	if c == nil {
 		return
@@ -88,7 +89,7 @@ func (c *cgroup) drop() {
 	_ = os.Remove(c.path)
 }
 
-// oomKilled reports whether the OOM killer struck in the group since it was last asked.
+// oomKilled reports whether the OOM killer killed in the group since the last call.
 func (c *cgroup) oomKilled() bool {
 	if c == nil {
 		return false

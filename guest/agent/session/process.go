@@ -13,15 +13,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/tool"
 	"banger/guest"
+	"banger/guest/agent/tool"
 )
 
 // process is a command's first process and our ends of its streams. The
 // process leads a session and a process group of its own number.
 type process struct {
 	pid   int
-	pidfd *os.File // nil on a kernel without
+	pidfd *os.File // nil on a kernel without pidfds
 	stdin *os.File // nil: /dev/null
 	out   [2]*os.File
 	tty   bool // stdin and out[stdout] are one terminal master
@@ -108,8 +108,8 @@ func (a account) directory(dir string) (string, error) {
 	return dir, nil
 }
 
-// find looks a command up as execvp(3) does, with the command's own PATH and
-// the eyes of the user it will run as.
+// find looks a command up as execvp(3) does, with the command's own PATH and the rights of
+// the user it will run as.
 func (p *program) find(name string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil // relative to the working directory: execve comes after chdir
@@ -178,8 +178,8 @@ func (t *Table) start(p *program, spec *guest.ExecSpec) (*process, error) {
 	proc.begun = time.Now()
 	err = t.fork(p, proc)
 	if group := proc.group; group != nil && err != nil {
-		// Who failed, execve or the group (clone(2), CLONE_INTO_CGROUP)? Kernels
-		// disagree about the second's errors, so try without.
+		// It may be execve or the group that failed (clone(2), CLONE_INTO_CGROUP). Errors of
+		// the latter differ between kernels, so try again without a group.
 		proc.group, p.attr.Sys.UseCgroupFD = nil, false
 		if err = t.fork(p, proc); err == nil {
 			group.drop()
@@ -197,10 +197,9 @@ func (t *Table) start(p *program, spec *guest.ExecSpec) (*process, error) {
 	return proc, nil
 }
 
-// fork starts the program with the OOM score every process is born with: the
-// agent's own, which its children would inherit, tells the kernel to spare it.
-// Changing ours for a moment, rather than the child's after the fork, leaves no
-// instant in which the child could pass a wrong score on.
+// fork starts the program with the usual OOM score. The agent's own score, which tells
+// the kernel to spare it, would be inherited. So fork changes our score for a moment: if
+// it changed the child's score later, the child's children might have a wrong one.
 func (t *Table) fork(p *program, proc *process) (err error) {
 	t.forkMu.Lock()
 	defer t.forkMu.Unlock()
@@ -300,8 +299,8 @@ func (proc *process) openTTY(p *program, size guest.WinSize) ([]int, error) {
 		_ = unix.Fchmod(slave, 0o620)
 	}
 	p.attr.Sys.Setctty, p.attr.Sys.Ctty = true, 0
-	// Ours until the process is dead: a program may close all three (cat does, to
-	// report errors) before it exits, and a master without slaves reads as ended.
+	// We keep it open until the process is dead: a program may close all three before it
+	// exits (cat does, to report errors), and then reading from the master would end.
 	proc.slave = os.NewFile(uintptr(slave), "tty")
 	var child []int
 	for range 3 {
@@ -316,6 +315,20 @@ func (proc *process) openTTY(p *program, size guest.WinSize) ([]int, error) {
 
 func setSize(master int, size guest.WinSize) {
 	_ = unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
+}
+
+// resize sets the size of a process' terminal; there may be no process or terminal.
+func (proc *process) resize(size guest.WinSize) {
+	if proc != nil && proc.tty {
+		control(proc.out[stdout], func(fd int) { setSize(fd, size) })
+	}
+}
+
+// hangUp closes our end of an output, so that writing fails; there may be no process.
+func (proc *process) hangUp(stream int) {
+	if proc != nil && proc.out[stream] != nil {
+		proc.out[stream].Close()
+	}
 }
 
 // control runs f with the file's descriptor; a closed file is left alone.
@@ -333,8 +346,8 @@ func (proc *process) close() {
 	}
 }
 
-// await returns when the process has ended, without reaping it: until reap its
-// number belongs to it, so that a signal can't meet a stranger.
+// await returns when the process has ended, without reaping it. Until reap no other process
+// can get its PID, so a signal can't reach another one.
 func (proc *process) await() {
 	idType, id := unix.P_PID, proc.pid
 	if proc.pidfd != nil {

@@ -1,9 +1,9 @@
-// Package session keeps the commands the agent runs: their processes, what they
-// wrote, what they are still to read, and how they ended. A session outlives
-// every stream that follows it.
+// Package session keeps the commands that the agent runs: their processes, their output,
+// the input they haven't read, and how they ended. A session outlives the streams that
+// follow it.
 //
-// It refuses to know how a client reaches the agent (any net.Conn will do), what
-// else the agent offers, and everything about booting.
+// It knows nothing of how a client reaches the agent (it needs only a net.Conn), of what
+// else the agent offers, or of booting.
 //
 // # Output
 //
@@ -15,16 +15,17 @@
 //
 // # The end
 //
-// A command has ended when its first process is dead and its output is drained.
-// A process it left behind may hold the output open for ever, so drained also
-// means: nothing to read, and nothing new for a fifth of a second. What such a
-// process writes later is read and thrown away, so that it lives on; a terminal
-// is hung up. ssh and docker draw the same line.
+// A command has ended when its first process is dead and its output is drained. A process
+// that it left behind may keep the output open for ever. So output is also drained when
+// there is nothing to read, and was nothing new for a fifth of a second. What such a
+// process writes later is read and thrown away, so that it can go on; a terminal is hung
+// up. ssh and docker do the same.
 package session
 
 import (
 	"cmp"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -43,7 +44,7 @@ const (
 // following is who follows a session.
 type following struct {
 	follower *follower // nil while nobody does
-	client   string    // the last one's name, and which of its streams it was
+	client   string    // name of the last one, and which of its streams it was
 	try      int
 }
 
@@ -52,38 +53,93 @@ type session struct {
 	t    *Table
 	spec guest.ExecSpec
 
-	mu      sync.Mutex
-	wake    sync.Cond // broadcast on every change anybody may wait for
-	proc    *process  // nil: it never ran
+	mu   sync.Mutex
+	wake sync.Cond // broadcast on every change anybody may wait for
+	progress
+	proc    *process // nil: it doesn't run yet, or never did
 	out     spool
 	in      stdin
 	signals int64 // signal frames taken
 	following
-	lossy   bool // a full spool drops rather than holds back
+	lossy   bool // a full spool drops output instead of holding the command back
 	grace   *time.Timer
-	reading int               // output streams not yet at their end
-	held    int               // output streams waiting for room in the spool
-	exit    *guest.ExitStatus // set when the process was reaped
-	over    bool              // exit is for everybody to see: the output is drained too
+	reading int // output streams not yet at their end
+	held    int // output streams waiting for room in the spool
 }
+
+// progress is how far a session is.
+type progress struct {
+	stage stage
+	early early
+	exit  *guest.ExitStatus // how it ended; for everybody to see when it is over
+}
+
+// stage is how far a session is.
+type stage uint8
+
+const (
+	starting stage = iota // a file it needs is looked up, which may take for ever
+	running
+	draining // the process is dead and reaped, its output isn't all read
+	over
+)
+
+// early is what a client sent while the session was starting.
+type early struct {
+	signals []syscall.Signal // at most maxEarly
+	size    *guest.WinSize
+	closed  [2]bool // outputs that nobody reads
+}
+
+// maxEarly bounds the signals for a session that is starting.
+const maxEarly = 64
 
 // stdin is what the client sent and the command hasn't taken yet.
 type stdin struct {
-	buf      []byte
+	buf      *guest.Store
+	last     byte // the last one that the command's terminal got
 	received int64
 	taken    int64 // written to the command's pipe, or thrown away because it is closed
 	eof      bool  // the client has no more
-	closed   bool  // the command reads no more
+	closed   bool  // the command has closed its stdin
 }
 
 func newSession(t *Table, spec guest.ExecSpec) *session {
 	s := &session{t: t, spec: spec}
 	s.wake.L = &s.mu
+	s.in.buf = guest.NewStore(guest.StdinWindow)
 	s.out.limit = defaultSpool
 	if kib := spec.SpoolKiB; kib > 0 && kib < defaultSpool>>10 {
 		s.out.limit = max(kib<<10, minSpool)
 	}
 	return s
+}
+
+// begin notes that the command was started, or why it never ran. It then does what the
+// client asked for meanwhile.
+func (s *session) begin(proc *process, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.wake.Broadcast()
+	if err != nil {
+		s.neverRan(err)
+		go s.t.prune()
+		return
+	}
+	s.proc, s.stage = proc, running
+	if s.early.size != nil {
+		proc.resize(*s.early.size)
+	}
+	s.run()
+	for i, closed := range s.early.closed {
+		if closed {
+			proc.hangUp(i)
+		}
+	}
+	for _, sig := range s.early.signals {
+		proc.signal(sig)
+	}
+	s.early = early{}
 }
 
 // run starts the goroutines of a started process. It needs s.mu.
@@ -100,44 +156,51 @@ func (s *session) run() {
 		s.in.closed = true
 	}
 	go s.wait()
-	s.abandoned()
+	if s.follower == nil {
+		s.abandoned()
+	}
 }
 
 // read moves one output stream into the spool.
 func (s *session) read(stream int, f *os.File) {
-	buf := make([]byte, 4096) // a quiet command costs a page
+	buf := newSmall() // a quiet command costs a page
 	for {
 		n, err := f.Read(buf)
 		s.mu.Lock()
-		if n > 0 && !s.over {
-			s.store(stream, buf[:n])
+		if n > 0 && s.stage != over {
+			if s.store(stream, buf[:n]) {
+				buf = newBuffer()
+			}
 		}
 		if err != nil {
 			s.reading--
 			s.endIfDrained()
 			s.mu.Unlock()
 			f.Close()
+			recycle(buf)
 			return
 		}
 		s.mu.Unlock()
-		if n == len(buf) && n < guest.MaxData {
-			buf = make([]byte, guest.MaxData)
+		if n == smallChunk && len(buf) == n {
+			recycle(buf)
+			buf = newBuffer()
 		}
 	}
 }
 
-// store waits for room and keeps b. It needs s.mu.
-func (s *session) store(stream int, b []byte) {
+// store waits for room and keeps what b holds, or b itself. It needs s.mu.
+func (s *session) store(stream int, b []byte) (kept bool) {
 	s.held++
-	for s.out.full() && !s.lossy && !s.over {
+	for s.out.full() && !s.lossy && s.stage != over {
 		s.wake.Wait()
 	}
 	s.held--
-	s.out.append(stream, b)
+	kept = s.out.append(stream, b)
 	if s.lossy {
 		s.out.shrink()
 	}
 	s.wake.Broadcast()
+	return kept
 }
 
 // feed moves what the client sent into the command's stdin.
@@ -145,32 +208,27 @@ func (s *session) feed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
-		for len(s.in.buf) == 0 && !s.in.eof && !s.over {
+		for s.in.buf.Len() == 0 && !s.in.eof && s.stage != over {
 			s.wake.Wait()
 		}
-		if s.over {
+		if s.stage == over {
 			return // closed by end
 		}
-		if len(s.in.buf) == 0 {
+		if s.in.buf.Len() == 0 {
 			s.finishStdin()
 			return
 		}
-		b := s.in.buf
-		if len(b) > guest.MaxData {
-			b = b[:guest.MaxData]
-		}
+		b := s.in.buf.At(0, stdinAckEvery)
 		s.mu.Unlock()
 		_, err := s.proc.stdin.Write(b)
 		s.mu.Lock()
 		if s.in.closed {
 			return
 		}
-		s.in.buf = s.in.buf[len(b):]
+		s.in.last = b[len(b)-1]
+		s.in.buf.Drop(len(b))
 		s.in.taken += int64(len(b))
-		if len(s.in.buf) == 0 {
-			s.in.buf = nil
-		}
-		if err != nil { // EPIPE, EIO: it reads no more, as on any pipe
+		if err != nil { // EPIPE, EIO: the command has closed its stdin
 			s.closeStdin()
 			return
 		}
@@ -178,28 +236,52 @@ func (s *session) feed() {
 	}
 }
 
-// finishStdin tells the command that its input has ended: a pipe is closed; a
-// terminal in line mode gets its end-of-file character, as from a person.
+// finishStdin tells the command that its input has ended: it closes a pipe, and sends a
+// terminal in line mode its end-of-file character, as a person would.
 func (s *session) finishStdin() {
 	if s.proc.tty {
-		tty, eof := s.proc.stdin, byte(0)
+		tty, eof := s.proc.stdin, []byte(nil)
 		control(tty, func(fd int) {
-			if tio, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil && tio.Lflag&unix.ICANON != 0 {
-				eof = tio.Cc[unix.VEOF]
+			if tio, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
+				eof = endOfFile(tio, s.in.received > 0, s.in.last)
 			}
 		})
-		if eof != 0 {
+		if len(eof) > 0 {
 			s.mu.Unlock()
-			_, _ = tty.Write([]byte{eof})
+			_, _ = tty.Write(eof)
 			s.mu.Lock()
 		}
 	}
 	s.closeStdin()
 }
 
-// closeStdin throws away what is and what will be sent. It needs s.mu.
+// endOfFile returns the characters that end a terminal's input after the byte last, if
+// there was any. In the middle of a line one end-of-file character only hands the line so
+// far to the reader; it takes a second one to end the input (termios(3), VEOF).
+func endOfFile(tio *unix.Termios, any bool, last byte) []byte {
+	eof := tio.Cc[unix.VEOF]
+	if tio.Lflag&unix.ICANON == 0 || eof == 0 {
+		return nil
+	}
+	ends := []byte{'\n', eof}
+	for _, c := range []int{unix.VEOL, unix.VEOL2} {
+		if tio.Cc[c] != 0 {
+			ends = append(ends, tio.Cc[c])
+		}
+	}
+	if tio.Iflag&unix.ICRNL != 0 {
+		ends = append(ends, '\r')
+	}
+	if any && !slices.Contains(ends, last) {
+		return []byte{eof, eof}
+	}
+	return []byte{eof}
+}
+
+// closeStdin throws away all stdin, also what comes later. It needs s.mu.
 func (s *session) closeStdin() {
-	s.in.closed, s.in.buf, s.in.taken = true, nil, s.in.received
+	s.in.closed, s.in.taken = true, s.in.received
+	s.in.buf = guest.NewStore(guest.StdinWindow)
 	if !s.proc.tty && s.proc.stdin != nil {
 		s.proc.stdin.Close()
 	}
@@ -229,13 +311,13 @@ func (s *session) send(off int64, b []byte) error {
 	if s.in.closed {
 		s.in.taken = s.in.received
 	} else {
-		s.in.buf = append(s.in.buf, b...)
+		s.in.buf.Add(b)
 	}
 	s.wake.Broadcast()
 	return nil
 }
 
-// sendEOF ends stdin at an offset; again is harmless.
+// sendEOF ends stdin at an offset. It may be called again.
 func (s *session) sendEOF(off int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,22 +335,22 @@ func (s *session) wait() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.proc.reap()
-	s.exit = &st
+	s.exit, s.stage = &st, draining
 	go s.t.groups.give(s.proc.group)
 	s.endIfDrained()
-	if !s.over {
+	if s.stage != over {
 		s.drainLater(s.out.end)
 	}
 }
 
-// drainLater looks again after the drain bound; seen is how much output there
-// was. Output nobody has read yet, or that waits for a client, isn't drained.
+// drainLater checks again, after the drain bound, whether the output is drained; seen is
+// how much there was. Output that we haven't read, or that waits for room, isn't drained.
 func (s *session) drainLater(seen [2]int64) {
 	time.AfterFunc(drainBound, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		switch {
-		case s.over:
+		case s.stage == over:
 		case s.out.end != seen, s.held > 0, s.proc.unread() > 0:
 			s.drainLater(s.out.end)
 		default:
@@ -279,14 +361,14 @@ func (s *session) drainLater(seen [2]int64) {
 
 // endIfDrained needs s.mu.
 func (s *session) endIfDrained() {
-	if s.exit != nil && s.reading == 0 && s.held == 0 && !s.over {
+	if s.stage == draining && s.reading == 0 && s.held == 0 {
 		s.end()
 	}
 }
 
 // end makes the exit known. It needs s.mu.
 func (s *session) end() {
-	s.over = true
+	s.stage = over
 	if s.grace != nil {
 		s.grace.Stop()
 	}
@@ -298,14 +380,20 @@ func (s *session) end() {
 	go s.t.prune()
 }
 
-// signal sends a signal to a session that runs.
+// signal sends a signal to a session that runs, or will.
 func (s *session) signal(sig syscall.Signal) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.exit != nil {
+	switch s.stage {
+	case starting:
+		if len(s.early.signals) < maxEarly {
+			s.early.signals = append(s.early.signals, sig)
+		}
+	case running:
+		s.proc.signal(sig)
+	default:
 		return guest.Errorf(guest.CodeConflict, "session %s has ended", s.spec.ID)
 	}
-	s.proc.signal(sig)
 	return nil
 }
 
@@ -313,23 +401,27 @@ func (s *session) signal(sig syscall.Signal) error {
 func (s *session) resize(size guest.WinSize) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.proc != nil && s.proc.tty && !s.over {
-		control(s.proc.out[stdout], func(fd int) { setSize(fd, size) })
+	if s.stage == starting {
+		s.early.size = &size
+		return
 	}
+	s.proc.resize(size)
 }
 
-// closeOutput makes an output stream one that nobody reads.
+// closeOutput closes an output stream for the command, as nobody reads it any more.
 func (s *session) closeOutput(stream int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.proc != nil && s.proc.out[stream] != nil {
-		s.proc.out[stream].Close()
+	if s.stage == starting {
+		s.early.closed[stream] = true
+		return
 	}
+	s.proc.hangUp(stream)
 }
 
 // abandoned notes that no client follows. It needs s.mu.
 func (s *session) abandoned() {
-	if s.over {
+	if s.stage == over {
 		return
 	}
 	if s.spec.Detach {
@@ -360,16 +452,16 @@ func (s *session) state() guest.Session {
 	if s.proc != nil {
 		d.PID, d.Started = s.proc.pid, s.proc.begun
 	}
-	if s.over {
+	if s.stage == over {
 		d.Exit = s.exit
 	}
 	return d
 }
 
-// finished reports whether the session is over and nobody follows it, and what
+// finished reports whether the session is over and nobody follows it, and how many bytes
 // it keeps.
 func (s *session) finished() (size int, idle bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.out.size, s.over && s.follower == nil
+	return s.out.size, s.stage == over && s.follower == nil
 }

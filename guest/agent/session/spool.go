@@ -1,6 +1,10 @@
 package session
 
-import "banger/guest"
+import (
+	"sync"
+
+	"banger/guest"
+)
 
 // stdout and stderr index the arrays that hold something per output stream.
 const (
@@ -8,17 +12,53 @@ const (
 	stderr = 1
 )
 
-// chunkOverhead is what a chunk is charged beside its bytes, so that a program
-// alternating single bytes between its streams stays within the limit too.
+// chunkOverhead is what a chunk counts for beside its bytes, so that a program which
+// writes single bytes to its two streams in turn stays within the limit, too.
 const chunkOverhead = 64
 
-// chunk is a run of bytes of one stream. Bytes once in data never change: a
-// reader may hold a part of it without the lock.
+// smallChunk is the size up to which a chunk grows before it gets one of the large,
+// reused buffers.
+const smallChunk = 4096
+
+// tinyChunk is what gets a buffer of its very size: of one of smallChunk most would be
+// empty.
+const tinyChunk = smallChunk / 4
+
+// chunkBuffers are buffers of guest.BulkData, smallBuffers of smallChunk. They are used
+// again and again.
+var (
+	chunkBuffers = sync.Pool{New: func() any { return new([guest.BulkData]byte) }}
+	smallBuffers = sync.Pool{New: func() any { return new([smallChunk]byte) }}
+)
+
+func newBuffer() []byte { return chunkBuffers.Get().(*[guest.BulkData]byte)[:] }
+
+func newSmall() []byte { return smallBuffers.Get().(*[smallChunk]byte)[:] }
+
+func recycle(b []byte) {
+	switch cap(b) {
+	case guest.BulkData:
+		chunkBuffers.Put((*[guest.BulkData]byte)(b[:guest.BulkData]))
+	case smallChunk:
+		smallBuffers.Put((*[smallChunk]byte)(b[:smallChunk]))
+	}
+}
+
+// mustHold is how many bytes a spool can always hold, even if its chunks count for more
+// than its limit. A client confirms every 64 KiB: with less it would wait for ever.
+const mustHold = 128 << 10
+
+// chunk is a run of bytes of one stream. Use its data only under the lock: once it is
+// confirmed, its buffer is reused.
 type chunk struct {
 	stream int
 	off    int64
 	data   []byte
 }
+
+// charge is what a chunk counts for: its bytes, or half of its buffer if that is more. So
+// a spool's memory is at most twice its limit.
+func (c *chunk) charge() int { return max(len(c.data), cap(c.data)/2) + chunkOverhead }
 
 func (c *chunk) end() int64 { return c.off + int64(len(c.data)) }
 
@@ -29,30 +69,52 @@ type spool struct {
 	chunks  []chunk
 	first   int64    // number of chunks removed so far: the index of chunks[0]
 	size    int      // charge of all chunks
+	bytes   int      // in all chunks
 	end     [2]int64 // bytes written so far
 	acked   [2]int64 // bytes a client has confirmed
 	dropped [2]int64 // bytes removed before any client confirmed them
 }
 
-func (s *spool) full() bool { return s.size >= s.limit }
+func (s *spool) full() bool { return s.size >= s.limit && s.bytes >= mustHold }
 
-// append adds bytes of a stream, copying them.
-func (s *spool) append(stream int, b []byte) {
+// append adds bytes of a stream. It reports whether it kept b itself, which it does when b
+// is a newBuffer that is mostly full; else it has copied.
+func (s *spool) append(stream int, b []byte) (kept bool) {
+	off := s.end[stream]
+	s.end[stream] += int64(len(b))
+	s.bytes += len(b)
 	if n := len(s.chunks); n > 0 {
-		if c := &s.chunks[n-1]; c.stream == stream && len(c.data)+len(b) <= guest.MaxData {
+		c := &s.chunks[n-1]
+		if whole := len(c.data) + len(b); c.stream == stream && whole <= guest.BulkData {
+			s.size -= c.charge()
+			if whole > smallChunk && cap(c.data) < whole {
+				small := c.data
+				c.data = append(newBuffer()[:0], small...)
+				recycle(small)
+			}
 			c.data = append(c.data, b...)
-			s.size += len(b)
-			s.end[stream] += int64(len(b))
-			return
+			s.size += c.charge()
+			return false
 		}
 	}
-	s.chunks = append(s.chunks, chunk{stream, s.end[stream], append([]byte(nil), b...)})
-	s.size += len(b) + chunkOverhead
-	s.end[stream] += int64(len(b))
+	c := chunk{stream: stream, off: off}
+	switch {
+	case cap(b) == guest.BulkData && len(b) >= guest.BulkData/2:
+		c.data, kept = b, true
+	case len(b) > smallChunk:
+		c.data = append(newBuffer()[:0], b...)
+	case len(b) > tinyChunk:
+		c.data = append(newSmall()[:0], b...)
+	default:
+		c.data = append([]byte(nil), b...)
+	}
+	s.chunks = append(s.chunks, c)
+	s.size += c.charge()
+	return kept
 }
 
-// ack notes what a client has and lets go of it. It reports false for bytes
-// that were never written.
+// ack notes what a client has, and drops it. It is false for bytes that were never
+// written.
 func (s *spool) ack(upTo [2]int64) bool {
 	for i := range upTo {
 		if upTo[i] > s.end[i] {
@@ -76,8 +138,11 @@ func (s *spool) shrink() {
 }
 
 func (s *spool) remove() {
-	s.size -= len(s.chunks[0].data) + chunkOverhead
-	s.chunks[0].data = nil
+	c := &s.chunks[0]
+	s.size -= c.charge()
+	s.bytes -= len(c.data)
+	recycle(c.data)
+	c.data = nil
 	s.chunks = s.chunks[1:]
 	s.first++
 }
@@ -98,9 +163,9 @@ type cursor struct {
 	sent [2]int64 // offsets of the next bytes to send
 }
 
-// seek places a cursor for a client that has the given bytes, or -1 for one
-// that wants what is kept. gap is how many bytes it will never see. Confirmed
-// bytes count as gone, though a chunk of the other stream may still hold them here.
+// seek returns a cursor for a client that has the given bytes; -1 means that it wants all
+// that is kept. gap is how many bytes it will never see. Confirmed bytes count as dropped,
+// even if they are still in memory because of a chunk of the other stream.
 func (s *spool) seek(have [2]int64) (c cursor, gap [2]int64, ok bool) {
 	c.next = s.first
 	for i, h := range have {
@@ -118,8 +183,8 @@ func (s *spool) seek(have [2]int64) (c cursor, gap [2]int64, ok bool) {
 	return c, gap, true
 }
 
-// take returns the next unsent run of bytes and moves the cursor behind it; nil
-// data when there is nothing to send.
+// take returns the next unsent run of bytes and moves the cursor after it; nil data when
+// there is nothing to send. For the use of data see chunk.
 func (s *spool) take(c *cursor) (stream int, off int64, data []byte) {
 	for {
 		c.next = max(c.next, s.first) // what was confirmed is gone
@@ -128,7 +193,8 @@ func (s *spool) take(c *cursor) (stream int, off int64, data []byte) {
 			return 0, 0, nil
 		}
 		k := &s.chunks[i]
-		if from := c.sent[k.stream]; from < k.end() {
+		// A follower has all before the chunk; a reader may have missed what was dropped.
+		if from := max(c.sent[k.stream], k.off); from < k.end() {
 			c.sent[k.stream] = k.end()
 			return k.stream, from, k.data[from-k.off:]
 		}

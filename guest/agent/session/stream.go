@@ -24,10 +24,12 @@ const goodbyeTimeout = 5 * time.Second
 type follower struct {
 	s        *session
 	at       cursor
-	held     bool // the answer waits
+	held     bool // the answer is kept back, see hold
 	stdinAck int64
 	err      error // what the client is told before the stream ends early
 	gone     bool  // the client's side broke or said goodbye
+
+	until *[2]int64 // offsets where a reader ends that doesn't follow the session to its end
 }
 
 // Exec answers an ExecRequest on conn, of which r is the reading side, and
@@ -43,6 +45,9 @@ func (t *Table) Exec(conn net.Conn, r *bufio.Reader, version int, req guest.Exec
 	}
 	var f *follower
 	var at guest.Attached
+	if err == nil && !req.Follow && !req.Attach {
+		s.awaitStart() // the answer is whether it could be started
+	}
 	if err == nil {
 		f, at, err = s.attach(req)
 	}
@@ -73,8 +78,8 @@ func (t *Table) Exec(conn net.Conn, r *bufio.Reader, version int, req guest.Exec
 	return nil
 }
 
-// hold keeps the answer to a new command back for a moment: what the command says
-// first, or its end, mostly comes with it, which wakes the host once.
+// hold keeps the answer to a new command back for a moment, so that it is sent together
+// with the command's first output or its end and wakes the host only once.
 func (f *follower) hold() *time.Timer {
 	s := f.s
 	s.mu.Lock()
@@ -111,7 +116,7 @@ func (s *session) attach(req guest.ExecRequest) (*follower, guest.Attached, erro
 	if s.proc != nil {
 		d.PID = s.proc.pid
 	}
-	if s.over {
+	if s.stage == over {
 		d.Exit = s.exit
 	}
 	if !req.Follow {
@@ -125,7 +130,7 @@ func (s *session) attach(req guest.ExecRequest) (*follower, guest.Attached, erro
 	}
 	s.lossy = false
 	s.client, s.try = req.Client, req.Try
-	s.follower = &follower{s: s, at: at} // confirms all of stdin anew: the last time may have been lost
+	s.follower = &follower{s: s, at: at} // it confirms stdin again: the last message may have been lost
 	s.out.ack(at.sent)
 	s.wake.Broadcast()
 	return s.follower, d, nil
@@ -146,13 +151,13 @@ func (f *follower) leave(err error) {
 		s.abandoned()
 	}
 	s.wake.Broadcast()
-	if s.over {
+	if s.stage == over {
 		go s.t.prune()
 	}
 }
 
-// transmit sends hello and then what the session has, until it has ended, the
-// client has gone, or the stream breaks; that last one is returned.
+// transmit sends hello and then what the session has, until the session has ended, the
+// client has gone, or the stream breaks, which is an error.
 func (f *follower) transmit(conn net.Conn, hello []byte) error {
 	for buf, last := hello, false; ; buf = buf[:0] {
 		if buf, last = f.gather(buf); buf == nil {
@@ -177,7 +182,7 @@ func (f *follower) gather(buf []byte) (_ []byte, last bool) {
 		if f.err != nil {
 			return guest.AppendFrame(buf, errorFrame(f.err)), true
 		}
-		if in := &s.in; in.taken > f.stdinAck && (len(in.buf) == 0 || in.taken-f.stdinAck >= stdinAckEvery) {
+		if in := &s.in; in.taken > f.stdinAck && (in.buf.Len() == 0 || in.taken-f.stdinAck >= stdinAckEvery) {
 			f.stdinAck = in.taken
 			buf = guest.AppendFrame(buf, guest.Frame{Type: guest.FrameStdinAck, Offset: in.taken})
 		}
@@ -189,8 +194,8 @@ func (f *follower) gather(buf []byte) (_ []byte, last bool) {
 			typ := guest.FrameStdout + guest.FrameType(stream)
 			buf = guest.AppendFrame(buf, guest.Frame{Type: typ, Offset: off, Data: data})
 		}
-		if s.over && !s.out.pending(f.at) {
-			return guest.AppendFrame(buf, s.exitFrame()), true
+		if s.stage == over && !s.out.pending(f.at) || f.sated() {
+			return guest.AppendFrame(buf, f.final()), true
 		}
 		if len(buf) > empty || len(buf) > 0 && !f.held {
 			return buf, false
@@ -199,8 +204,16 @@ func (f *follower) gather(buf []byte) (_ []byte, last bool) {
 	}
 }
 
-func (s *session) exitFrame() guest.Frame {
-	raw, _ := json.Marshal(guest.Final{Exit: *s.exit, Stdout: s.out.end[stdout], Stderr: s.out.end[stderr]})
+// final is the last frame. To one that ends before the session does, all is what it got.
+func (f *follower) final() guest.Frame {
+	last := guest.Final{Stdout: f.s.out.end[stdout], Stderr: f.s.out.end[stderr]}
+	if f.s.out.pending(f.at) {
+		last.Stdout, last.Stderr = f.at.sent[stdout], f.at.sent[stderr]
+	}
+	if f.s.stage == over {
+		last.Exit = *f.s.exit
+	}
+	raw, _ := json.Marshal(last)
 	return guest.Frame{Type: guest.FrameExit, Data: raw}
 }
 
@@ -227,7 +240,7 @@ func (f *follower) receive(r io.Reader) error {
 	}
 }
 
-// take does what one frame of the client says.
+// take handles one frame of the client.
 func (f *follower) take(fr guest.Frame) error {
 	s := f.s
 	if !f.current() {
@@ -276,7 +289,7 @@ func (f *follower) current() bool {
 	return s.follower == f
 }
 
-// confirm notes what a client has, which can't be more than it was sent.
+// confirm notes what a client has. It is an error if that is more than it was sent.
 func (f *follower) confirm(have [2]int64) error {
 	s := f.s
 	s.mu.Lock()

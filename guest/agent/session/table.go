@@ -10,11 +10,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/tool"
 	"banger/guest"
+	"banger/guest/agent/tool"
 )
 
-// Bounds of a Table. Whatever a client asks for, it stays within them.
+// Bounds of a Table, for any client.
 const (
 	maxRunning       = 128
 	maxFinished      = 64
@@ -26,19 +26,26 @@ const (
 // Table holds the sessions of one agent. The zero Table works.
 type Table struct {
 	// Cgroup is a cgroup v2 directory of our own below which each session gets a
-	// group, "/sys/fs/cgroup/banger.exec". Empty, or not to be made: sessions stay
-	// in the agent's group and an out-of-memory kill looks like any other.
+	// group, "/sys/fs/cgroup/banger.exec". If it is empty or can't be made, sessions stay in
+	// the agent's group, and an out-of-memory kill can't be told from other kills.
 	Cgroup string
 	// Grace is how long a command whose client's stream broke is held back rather
 	// than its output dropped; 0: a minute.
 	Grace time.Duration
-	// Hold is how long the answer to a new command waits for its first output or its
-	// end, to come with it; 0: 100 ms. A client's signals wait for the answer.
+	// Hold is how long the answer to a new command waits to be sent together with its first
+	// output or its end; 0: 100 ms. A client's signals wait for the answer.
 	Hold time.Duration
 
-	groups cgroups
-	forkMu sync.Mutex // held while the agent's own OOM score is another
+	resolve func(*guest.ExecSpec) (*program, error) // nil: resolve; set by tests
 
+	groups cgroups
+	forkMu sync.Mutex // held while the agent's own OOM score is changed
+
+	roll
+}
+
+// roll is the sessions there are.
+type roll struct {
 	mu       sync.Mutex // guards what follows; taken before a session's lock, never after
 	sessions map[string]*session
 	order    []*session // as started
@@ -68,7 +75,7 @@ func (t *Table) List() []guest.Session {
 	return list
 }
 
-func (t *Table) all() []*session {
+func (t *roll) all() []*session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.order)
@@ -134,7 +141,7 @@ func (t *Table) Forget(id string) error {
 	return nil
 }
 
-func (t *Table) find(id string) (*session, error) {
+func (t *roll) find(id string) (*session, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.sessions[id]; s != nil {
@@ -144,7 +151,7 @@ func (t *Table) find(id string) (*session, error) {
 }
 
 // remove needs t.mu.
-func (t *Table) remove(s *session) {
+func (t *roll) remove(s *session) {
 	if t.sessions[s.spec.ID] != s {
 		return
 	}
@@ -152,7 +159,7 @@ func (t *Table) remove(s *session) {
 	t.order = slices.DeleteFunc(t.order, func(o *session) bool { return o == s })
 }
 
-// open returns the session of a spec, started now unless it already was. A
+// open returns the session of a spec, and starts it unless it was started before. A
 // command that can't be started is a session that has ended.
 func (t *Table) open(spec guest.ExecSpec) (*session, error) {
 	if err := check(&spec); err != nil {
@@ -173,19 +180,21 @@ func (t *Table) open(spec guest.ExecSpec) (*session, error) {
 	}
 	t.sessions[spec.ID] = s
 	t.order = append(t.order, s)
-	s.mu.Lock() // whoever finds the session now waits until it was started
 	t.mu.Unlock()
-	defer s.mu.Unlock()
-	p, err := resolve(&s.spec)
-	if err == nil {
-		s.proc, err = t.start(p, &s.spec)
-	}
-	if err != nil {
-		s.neverRan(err)
-		go t.prune()
-		return s, nil
-	}
-	s.run()
+	// Without a lock, and without anybody waiting: looking up a file on a network that is
+	// gone may take for ever.
+	go func() {
+		look := resolve
+		if t.resolve != nil {
+			look = t.resolve
+		}
+		p, err := look(&s.spec)
+		var proc *process
+		if err == nil {
+			proc, err = t.start(p, &s.spec)
+		}
+		s.begin(proc, err)
+	}()
 	return s, nil
 }
 
@@ -229,10 +238,21 @@ func check(spec *guest.ExecSpec) error {
 	return nil
 }
 
+// awaitStart returns when the command runs, or can't be started.
+func (s *session) awaitStart() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.stage == starting {
+		s.wake.Wait()
+	}
+}
+
+// neverRan needs s.mu.
 func (s *session) neverRan(err error) {
 	st := guest.ExitStatus{Code: 126, Error: err.Error()}
 	if e, ok := errors.AsType[*exitError](err); ok {
 		st.Code = e.code
 	}
-	s.exit, s.over, s.in.closed = &st, true, true
+	s.exit, s.stage, s.in.closed = &st, over, true
+	s.in.taken = s.in.received
 }

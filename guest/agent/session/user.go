@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// account is who a command runs as.
+// account is the user that a command runs as.
 type account struct {
 	name, home, shell string
 	uid, gid          uint32
@@ -76,7 +76,7 @@ func findUser(file, name string) (account, error) {
 		}
 		a = account{name: f[0], home: f[5], shell: f[6], uid: uint32(uid), gid: uint32(gid)}
 		found = true
-		return f[0] != name && numErr == nil // a name beats a number that looks like it
+		return f[0] != name && numErr == nil // a name that looks like a number is a name
 	})
 	switch {
 	case err != nil:

@@ -1,8 +1,9 @@
-// Package tool holds the small programs the agent is itself, run under another
-// name so that they work in any image, as the user who asked: tar, untar, cp, true.
+// Package tool has the small programs that are part of the agent: tar, untar, cp and true.
+// The agent runs itself under another name, so that they work in any image, as the user
+// who asked.
 //
-// It refuses to know about sessions and streams: stdin, stdout, stderr and an
-// exit status are its whole world.
+// It knows nothing of sessions and streams: a tool has stdin, stdout, stderr and an exit
+// status.
 package tool
 
 import (
@@ -11,14 +12,14 @@ import (
 	"os"
 	"runtime"
 
-	"banger/tartree"
+	"banger/guest/tartree"
 )
 
 // Name is argv[0] of an agent that is to be a tool.
 const Name = "banger-tool"
 
-// tools are the programs by name. Each gets its arguments and the three
-// streams' two that carry data; an error is printed and makes the status 1.
+// tools are the programs by name. Each gets its arguments, stdin and stdout; an error is
+// printed on stderr and makes the status 1.
 var tools = map[string]func(args []string, in io.Reader, out io.Writer) error{
 	"tar":   pack,
 	"untar": unpack,
@@ -45,8 +46,7 @@ func unpack(args []string, in io.Reader, _ io.Writer) error {
 	return tartree.Unpack(in, tartree.Place{Dir: args[0]})
 }
 
-// place is cp NAME DEST: it unpacks a tar of a tree of that name where cp would
-// put that.
+// place is cp NAME DEST: it unpacks a tar of a tree of that name to where cp would put it.
 func place(args []string, in io.Reader, _ io.Writer) error {
 	if len(args) != 2 {
 		return errors.New("a name and its place, please")
@@ -68,10 +68,10 @@ func Main(args []string) int {
 		_, _ = os.Stderr.WriteString("no such tool\n")
 		return 127
 	}
-	// With one place to run goroutines, Go's monitor gives it to another thread at
-	// every system call that lasts over 20 µs, as nearly all do in an emulated guest;
-	// where one is idle, not before 10 ms (retake in the runtime's proc.go). Unpacking
-	// takes half the time. Not for the agent: a command's round trip takes longer.
+	// With GOMAXPROCS 1, Go's runtime switches threads at every system call of over 20 µs,
+	// and nearly all take that in an emulated guest. With an idle P it waits 10 ms (retake in
+	// the runtime's proc.go), and unpacking takes half the time. The agent itself doesn't do
+	// this: a command's round trip would take longer.
 	if runtime.GOMAXPROCS(0) == 1 {
 		runtime.GOMAXPROCS(2)
 	}

@@ -1,8 +1,8 @@
-// Package uevent waits for what the kernel says of devices: that one is there, or
-// more than it was. Looking again and again is no way to wait in a guest whose one
-// processor is emulated: it takes the time of the driver that is waited for.
+// Package uevent waits for the kernel's messages about devices: that one is there or has
+// changed. Looking again and again doesn't work well in a guest with one emulated CPU: it
+// would take CPU time from the driver that is waited for.
 //
-// It refuses to know which device is wanted. Who waits looks for it after each event.
+// It knows nothing of which device is wanted: the caller looks for it after each event.
 package uevent
 
 import (
@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Events are those of one subsystem, since Listen.
+// Events are the events of one subsystem since Listen.
 type Events struct {
-	f         *os.File // nil where the kernel tells nobody
+	f         *os.File // nil if the kernel gives no events
 	subsystem []byte
 	buf       []byte
 }
@@ -44,10 +44,10 @@ func Listen(subsystem string) *Events {
 	return e
 }
 
-// LookAgain is how long to Wait for a device: not all that is waited for is announced.
+// LookAgain is how long to Wait before looking anyway: not every change has an event.
 const LookAgain = 50 * time.Millisecond
 
-// Wait returns after the next event, and after so long at the latest.
+// Wait returns after the next event, or after atMost.
 func (e *Events) Wait(atMost time.Duration) {
 	end := time.Now().Add(atMost)
 	err := e.f.SetReadDeadline(end) // an error where there is no file

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/agent/uevent"
+	"banger/guest/agent/uevent"
 )
 
 // inNetns puts the test's thread into a network namespace of its own: a network

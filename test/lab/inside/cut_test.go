@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,13 +17,17 @@ import (
 	"banger"
 )
 
-// recordFile is where one boot of the lab tells the next what a user would know.
-var recordFile = filepath.Join(os.Getenv("HOME"), "record.json")
+// recordFile is where one boot of the lab tells the next what a user would know. It
+// isn't on the disk that the power cuts take writes from: to make it durable would make
+// more durable there.
+var recordFile = filepath.Join(os.Getenv("BANGER_LAB"), "record.json")
 
 type record struct {
-	Doing string                       // the operation on "made" that may have been cut
-	Files map[string]map[string]string // by VM, the sums of files whose sync was acknowledged
-	Took  map[string]time.Duration     // by operation
+	Doing    string                       // the operation that may have been cut
+	Answered bool                         // and that was acknowledged before
+	Files    map[string]map[string]string // by VM, the sums of files whose sync was acknowledged
+	Stopped  map[string]string            // those of files that "made" has once its stop is acknowledged
+	Took     map[string]time.Duration     // by operation
 }
 
 // user is root with banger's defaults.
@@ -35,6 +40,10 @@ type user struct {
 // operation again and again, saying when it begins, until the power is cut.
 func TestPowerCut(t *testing.T) {
 	inLab(t)
+	cached(t, "the lab's root", "cat", "/sys/block/vda/queue/write_cache")
+	if out, err := exec.Command("findmnt", "-no", "OPTIONS", "/").Output(); err != nil || !bytes.Contains(out, []byte("noauto_da_alloc")) {
+		t.Fatalf("the lab's root is mounted with %s, %v: it would write files that nobody syncs", out, err)
+	}
 	u := &user{T: t, record: record{Files: map[string]map[string]string{}, Took: map[string]time.Duration{}}}
 	data, err := os.ReadFile(recordFile)
 	switch {
@@ -48,28 +57,56 @@ func TestPowerCut(t *testing.T) {
 		}
 		u.recovered()
 	}
-	op := operation(t)
+	op := parameter(t, "lab.op=")
+	if parameter(t, "lab.eager=") == "true" {
+		eager(t)
+	}
 	if op == "" {
 		u.banger("vm", "delete", "kept")
 		u.nothingHeld(nil)
 		return
 	}
-	for range 20 {
-		u.once(op)
-	}
+	u.once(op)
+	time.Sleep(time.Minute) // the power goes within a second
 	t.Fatal("the power was never cut")
 }
 
-// operation is what the host asks for on the kernel's command line.
-func operation(t *testing.T) string {
+// cached checks that a kernel knows of a disk's write cache, so that it flushes it.
+func cached(t *testing.T, whose string, argv ...string) {
+	t.Helper()
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	for _, cache := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		if err != nil || cache != "write back" {
+			t.Errorf("the kernel takes the cache of %s disk for %q: %v", whose, out, err)
+		}
+	}
+}
+
+// parameter is what the host asks for on the kernel's command line.
+func parameter(t *testing.T, key string) string {
 	t.Helper()
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, op, _ := strings.Cut(string(line), "lab.op=")
-	op, _, _ = strings.Cut(strings.TrimSpace(op), " ")
-	return op
+	for _, word := range strings.Fields(string(line)) {
+		if value, ok := strings.CutPrefix(word, key); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// eager has the kernel write to disk within a second what nobody syncs, where the
+// power cut may lose any of it. It keeps that in memory for half a minute otherwise, and
+// the power cut loses all of it.
+func eager(t *testing.T) {
+	t.Helper()
+	for name, value := range map[string]string{"dirty_expire_centisecs": "20", "dirty_writeback_centisecs": "10"} {
+		if err := os.WriteFile("/proc/sys/vm/"+name, []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // hypervisor is what VMs run on; with none named it would be whatever lies there.
@@ -107,34 +144,46 @@ func (u *user) install() {
 	u.write("kept")
 }
 
-// once brings "made" to where op begins, tells the host, and does it.
+// once brings "made" to where op begins, tells the host, and does it. What follows
+// an acknowledgement syncs nothing more.
 func (u *user) once(op string) {
 	u.Helper()
 	create := []string{"vm", "create", "--name", "made", "--image", "small", "--memory", "256"}
-	does := map[string][]string{"create": create, "start": {"vm", "start", "made"}, "stop": {"vm", "stop", "made"}, "delete": {"vm", "delete", "made"}}[op]
+	var tar string
 	switch op {
 	case "start":
 		u.banger(append(create, "--no-start")...)
 	case "stop", "delete":
 		u.banger(create...)
 		u.write("made")
+	case "import":
+		tar = rootTar(u.T)
 	}
 	u.write("kept")
+	if op == "stop" { // its guest syncs what it has when it is asked to stop
+		u.Stopped = map[string]string{}
+		u.Stopped["/root/stopped"] = u.make("made", "/root/stopped", "true")
+	}
 	u.Doing = op
 	u.save()
 	took, known := u.Took[op]
 	if !known { // a start is most of a creation; of the others it is a guess, and LAB-END says when it was too long
-		took = u.Took["create"] / map[string]time.Duration{"start": 1, "stop": 8, "delete": 20}[op]
+		took = u.Took["create"] / map[string]time.Duration{"start": 1, "stop": 8, "delete": 20, "import": 20, "sync": 20}[op]
 	}
 	fmt.Printf("LAB-BEGIN %s %d\n", op, took.Milliseconds())
-	u.timed(op, does...)
-	fmt.Println("LAB-END")
-	u.Doing = ""
-	delete(u.Files, "made")
-	u.save()
-	if op != "delete" {
-		u.banger("vm", "delete", "made")
+	switch op {
+	case "create":
+		u.timed(op, create...)
+	case "import":
+		u.timed(op, "image", "import", "-q", "--name", "other", tar)
+	case "sync":
+		u.write("kept")
+	default:
+		u.timed(op, "vm", op, "made")
 	}
+	u.Answered = true
+	u.save()
+	fmt.Println("LAB-END")
 }
 
 func (u *user) timed(op string, args ...string) {
@@ -145,12 +194,13 @@ func (u *user) timed(op string, args ...string) {
 	u.Logf("%s took %v", op, u.Took[op])
 }
 
-// recovered checks that the daemon of this boot ends what was begun, holds
-// nothing that no VM owns, and has every file whose sync was acknowledged.
+// recovered checks that the daemon of this boot ends what was begun, has what was
+// acknowledged, holds nothing that no VM owns, and has every file whose sync was
+// acknowledged.
 func (u *user) recovered() {
 	u.Helper()
 	states := u.rest()
-	u.Logf("after %q: %v", u.Doing, states)
+	u.Logf("after %q, answered %v: %v", u.Doing, u.Answered, states)
 	if states["kept"] != banger.Stopped {
 		u.Errorf("the VM that ran through it is %q, want stopped", states["kept"])
 	}
@@ -158,27 +208,81 @@ func (u *user) recovered() {
 	if there && state != banger.Stopped {
 		u.Errorf("the VM in the middle of %s is %q", u.Doing, state)
 	}
-	if !there && (u.Doing == "start" || u.Doing == "stop") {
-		u.Errorf("the VM in the middle of %s is gone", u.Doing)
+	lasts := u.Doing == "start" || u.Doing == "stop" || u.Doing == "create" && u.Answered
+	if !there && lasts {
+		u.Errorf("the VM is gone after %s", u.Doing)
+	}
+	if there && u.Doing == "delete" && u.Answered {
+		u.Errorf("the VM that was deleted is there")
 	}
 	u.nothingHeld(states)
+	u.imagesWhole()
+	if u.Failed() {
+		u.FailNow()
+	}
+	if u.Doing == "stop" && u.Answered {
+		maps.Copy(u.Files["made"], u.Stopped)
+	}
 	for name := range states {
 		u.banger("vm", "start", name)
-		for file, sum := range u.Files[name] {
-			if got, _, _ := strings.Cut(u.banger("vm", "exec", name, "--", "sha256sum", file), " "); got != sum {
-				u.Errorf("%s: %s has the sum %s, and was synced with %s", name, file, got, sum)
-			}
-		}
-		u.Logf("%s: %d synced files intact", name, len(u.Files[name]))
+		u.filesWhole(name)
 	}
 	if there {
 		u.banger("vm", "delete", "made")
 	}
 	delete(u.Files, "made")
-	u.Doing = ""
+	u.Doing, u.Answered = "", false
 	u.save()
 	if u.Failed() {
 		u.FailNow()
+	}
+}
+
+// filesWhole checks what a guest had synced.
+func (u *user) filesWhole(name string) {
+	u.Helper()
+	cached(u.T, "the guest's", "banger", "vm", "exec", name, "--", "sh", "-c", "cat /sys/block/vd*/queue/write_cache")
+	got := map[string]string{}
+	for line := range strings.Lines(u.banger("vm", "exec", name, "--", "sh", "-c", "sha256sum /root/* || true")) {
+		sum, file, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		got[file] = sum
+	}
+	for file, sum := range u.Files[name] {
+		if got[file] != sum {
+			u.Errorf("%s: %s has the sum %q, and was synced with %s", name, file, got[file], sum)
+		}
+	}
+	u.Logf("%s: %d files that were synced", name, len(u.Files[name]))
+}
+
+// imagesWhole checks that an image is there when its import was acknowledged, and
+// that each has a file with the contents that its id was made of. There is no other file.
+func (u *user) imagesWhole() {
+	u.Helper()
+	images, err := results[banger.Image](u.banger("image", "list", "--json"))
+	if err != nil {
+		u.Fatal(err)
+	}
+	dir := filepath.Join(os.Getenv("HOME"), ".local/share/banger/images")
+	if files, err := filepath.Glob(filepath.Join(dir, "[^.]*")); err != nil || len(files) != len(images) {
+		u.Errorf("%d images have the files %v, %v", len(images), files, err)
+	}
+	if temps, err := filepath.Glob(filepath.Join(dir, ".import-*")); err != nil || len(temps) > 0 {
+		u.Errorf("of an import there is left: %v, %v", temps, err)
+	}
+	other := false
+	for _, img := range images {
+		out, err := exec.Command("sh", "-c", "sha256sum "+filepath.Join(dir, img.ID)+"*").CombinedOutput()
+		if err != nil || !bytes.HasPrefix(out, []byte(img.ID)) {
+			u.Errorf("the file of image %s has the sum %s, its id is %s: %v", img.Name, out, img.ID, err)
+		}
+		other = other || img.Name == "other"
+	}
+	if !other && u.Doing == "import" && u.Answered {
+		u.Errorf("the image that was imported is gone")
+	}
+	if other {
+		u.banger("image", "delete", "other")
 	}
 }
 
@@ -189,9 +293,16 @@ func (u *user) write(name string) {
 		u.Files[name] = map[string]string{}
 	}
 	file := fmt.Sprintf("/root/%d", len(u.Files[name]))
-	out := u.banger("vm", "exec", name, "--", "sh", "-c", "head -c 300000 /dev/urandom >"+file+" && sync && sha256sum "+file)
-	u.Files[name][file], _, _ = strings.Cut(out, " ")
+	u.Files[name][file] = u.make(name, file, "sync")
 	u.save()
+}
+
+// make has a guest make a file, and then do something. It returns its sum.
+func (u *user) make(name, file, then string) (sum string) {
+	u.Helper()
+	out := u.banger("vm", "exec", name, "--", "sh", "-c", "head -c 300000 /dev/urandom >"+file+" && "+then+" && sha256sum "+file)
+	sum, _, _ = strings.Cut(out, " ")
+	return sum
 }
 
 // save makes the record durable.
@@ -216,8 +327,8 @@ func (u *user) save() {
 func (u *user) rest() (states map[string]banger.State) {
 	u.Helper()
 	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		var vms []banger.VM
-		if err := json.Unmarshal([]byte(u.banger("vm", "list", "--json")), &vms); err != nil {
+		vms, err := results[banger.VM](u.banger("vm", "list", "--json"))
+		if err != nil {
 			u.Fatal(err)
 		}
 		states, busy := map[string]banger.State{}, false
@@ -239,8 +350,8 @@ func (u *user) rest() (states map[string]banger.State) {
 // the bridge and its tables, which stay until the next boot.
 func (u *user) nothingHeld(states map[string]banger.State) {
 	u.Helper()
-	var found []struct{ Claim, Kind, Name string }
-	if err := json.Unmarshal([]byte(u.banger("system", "gc", "--dry-run", "--json")), &found); err != nil {
+	found, err := results[banger.Found](u.banger("system", "gc", "--dry-run", "--json"))
+	if err != nil {
 		u.Fatal(err)
 	}
 	for _, f := range found {
@@ -303,6 +414,7 @@ func rootTar(t *testing.T) string {
 mkdir bin dev etc proc root run sys tmp var
 echo root:x:0:0:root:/root:/bin/sh >etc/passwd
 cp /bin/busybox bin/
+head -c 1000 /dev/urandom >etc/unlike-others
 for name in $(bin/busybox --list); do [ $name = busybox ] || ln -s busybox bin/$name; done
 tar -cf "$2" .`, "sh", dir, tar).CombinedOutput()
 	if err != nil {

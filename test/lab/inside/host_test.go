@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"banger/kvm"
+	"banger/vmm/kvm"
 )
 
 // inLab skips the test anywhere else: it changes the host it runs on.

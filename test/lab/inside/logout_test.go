@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"banger"
+	"banger/host/cgroup"
+	"banger/vmm/shim"
 )
 
 // who is the lab's ordinary user.
@@ -114,18 +116,36 @@ func until(t *testing.T, what string, cond func() bool) {
 // show asks for the VM, and for its guest's boot when it runs.
 func (s *session) show() (vm banger.VM, boot string) {
 	s.t.Helper()
-	if err := json.Unmarshal([]byte(s.do("banger vm show --json stays")), &vm); err != nil {
-		s.t.Fatal(err)
+	vms, err := results[banger.VM](s.do("banger vm show --json stays"))
+	if err != nil || len(vms) != 1 {
+		s.t.Fatalf("%d VMs, %v", len(vms), err)
 	}
+	vm = vms[0]
 	if vm.State == banger.Running {
 		boot = s.do("banger vm exec stays -- cat /proc/sys/kernel/random/boot_id")
 	}
 	return vm, boot
 }
 
+// bounded looks whether shim and VMM are in a group of their own that has a bound.
+func bounded(t *testing.T, vm banger.VM, want bool) {
+	t.Helper()
+	for _, p := range []banger.Process{vm.Held.Shim, vm.Held.VMM} {
+		g, err := cgroup.Of(p.PID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := filepath.Base(g.Dir) == "banger-"+vm.ID+".scope"
+		if bound, err := g.Bound(); own != want || own && (err != nil || bound != shim.MemoryBound(vm.Spec.MemoryMiB)) {
+			t.Errorf("process %d is in %s, bounded to %d, %v; want a group of its own: %v", p.PID, g.Dir, bound, err, want)
+		}
+	}
+}
+
 // An ordinary user logs out, with and without linger, where logind leaves what a
 // session began alone and where it ends it. What ran on is found again; what was
-// ended is found stopped, with what its guest had synced.
+// ended is found stopped, with what its guest had synced. A VM whose memory systemd's
+// manager of the user bounds is that manager's, and lives as long as it.
 func TestLogout(t *testing.T) {
 	inLab(t)
 	top := t // sessions last longer than the tests below
@@ -160,11 +180,12 @@ func TestLogout(t *testing.T) {
 			}
 			s.do(restart)
 			s.do("banger vm restart -q stays")
-			ends := c.kills && !c.managed
+			ends := c.kills && !c.managed && !c.linger
 			vm, boot := s.show()
 			if vm.State != banger.Running {
 				t.Fatalf("it is %s: %s", vm.State, vm.Reason)
 			}
+			bounded(t, vm, c.linger || c.managed)
 			s.logout()
 			pid := vm.Held.VMM.PID
 			if ends {
@@ -201,4 +222,11 @@ func TestLogout(t *testing.T) {
 	s.do("banger vm delete stays")
 	s.do("banger daemon stop")
 	s.logout()
+}
+
+// results reads what a command with --json printed.
+func results[T any](text string) ([]T, error) {
+	var doc struct{ Results []T }
+	err := json.Unmarshal([]byte(text), &doc)
+	return doc.Results, err
 }

@@ -1,16 +1,14 @@
-// Package fcrelease fetches one pinned, official release of Firecracker: checks
-// it against the checksum published with it and unpacks its two programs into a
-// directory of the user's. Nothing is put in place before all of it was checked.
+// Package release fetches one pinned, official release of Firecracker. It has the release's
+// hash, so a server can't choose what is run. It unpacks the two programs into a directory
+// of the user, and only after the whole archive was checked.
 //
-// It refuses to know how Firecracker is driven, and to run what it fetched.
-package fcrelease
+// It knows nothing of how Firecracker is used, and doesn't run it.
+package release
 
 import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,8 +17,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"banger"
+	"banger/fetch"
 )
 
 const (
@@ -29,13 +29,14 @@ const (
 	Mirror = "https://github.com/firecracker-microvm/firecracker/releases/download"
 
 	arch = "x86_64"
+	name = "firecracker-" + Version + "-" + arch + ".tgz"
 
-	// What is fetched is not trusted, its size neither: releases take about 10 MiB,
-	// a program unpacked a few.
-	maxSum     = 4 << 10
-	maxArchive = 256 << 20
+	// Bounds the size of a program, in bytes: sizes in an archive aren't trusted.
 	maxProgram = 128 << 20
 )
+
+// archive is the release: change it with Version.
+var archive = fetch.Blob{SHA256: "382a02a869e4d6d5cb14c40577f9545e8458021ea8b0b2d3fc10ec14d9c242e6", Size: 7_486_686}
 
 // Installed are the paths of a release's programs.
 type Installed struct {
@@ -47,8 +48,11 @@ type Installed struct {
 // Installer fetches into a directory, in which each version has its own.
 type Installer struct {
 	Dir    string
-	Mirror string // empty: Mirror
-	Client *http.Client
+	Mirror string        // empty: Mirror
+	Client *http.Client  // nil: fetch.NewClient
+	Stall  time.Duration // how long a server may be silent; 0: 30 s
+
+	other *fetch.Blob // in place of archive, for tests
 }
 
 // Path is where Install puts Firecracker, there or not.
@@ -75,21 +79,28 @@ func (i Installer) Install(ctx context.Context) (Installed, error) {
 	if err := os.MkdirAll(i.Dir, 0o700); err != nil {
 		return Installed{}, err
 	}
+	if err := fetch.Sweep(i.Dir); err != nil {
+		return Installed{}, err
+	}
+	file, err := i.fetch(ctx)
+	if err != nil {
+		return Installed{}, err
+	}
+	archive, err := os.Open(file)
+	if err != nil {
+		return Installed{}, err
+	}
+	defer func() { _, _ = archive.Close(), os.Remove(file) }()
 	tmp, err := os.MkdirTemp(i.Dir, ".fetching-")
 	if err != nil {
 		return Installed{}, err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	archive, err := i.fetch(ctx, tmp)
-	if err != nil {
-		return Installed{}, err
-	}
-	defer func() { _ = archive.Close() }()
 	dir := filepath.Join(tmp, Version)
 	if err := unpack(archive, dir); err != nil {
 		return Installed{}, banger.Errorf(banger.CodeInvalid, "unpack Firecracker %s: %w", Version, err)
 	}
-	// Renaming over a directory works when it is empty only: whoever came first stays.
+	// A rename fails if the directory is there: another process was first, and its stays.
 	if err := os.Rename(dir, filepath.Join(i.Dir, Version)); err != nil {
 		if in, ferr := i.Find(); ferr == nil {
 			return in, nil
@@ -99,68 +110,24 @@ func (i Installer) Install(ctx context.Context) (Installed, error) {
 	return i.Find()
 }
 
-// fetch returns the archive, checked, at its beginning.
-func (i Installer) fetch(ctx context.Context, tmp string) (_ *os.File, err error) {
-	name := "firecracker-" + Version + "-" + arch + ".tgz"
-	var text strings.Builder
-	if err := i.get(ctx, name+".sha256.txt", &text, maxSum); err != nil {
-		return nil, err
-	}
-	want, _, _ := strings.Cut(strings.TrimSpace(text.String()), " ")
-	if b, err := hex.DecodeString(want); err != nil || len(b) != sha256.Size {
-		return nil, banger.Errorf(banger.CodeInvalid, "%s.sha256.txt doesn't begin with a SHA-256 sum: %.80q", name, text.String())
-	}
-	f, err := os.Create(filepath.Join(tmp, "archive"))
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-		}
-	}()
-	sum := sha256.New()
-	if err := i.get(ctx, name, io.MultiWriter(f, sum), maxArchive); err != nil {
-		return nil, err
-	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != strings.ToLower(want) {
-		return nil, banger.Errorf(banger.CodeInvalid, "%s has the SHA-256 sum %s, published is %s", name, got, want).
-			WithHint("nothing was installed; try again, or another mirror")
-	}
-	_, err = f.Seek(0, io.SeekStart)
-	return f, err
-}
-
-func (i Installer) get(ctx context.Context, name string, w io.Writer, most int64) error {
-	base, client := i.Mirror, i.Client
+// fetch returns the path of the archive, checked, in Dir.
+func (i Installer) fetch(ctx context.Context) (string, error) {
+	base, want := i.Mirror, archive
 	if base == "" {
 		base = Mirror
 	}
-	if client == nil {
-		client = http.DefaultClient
+	if i.other != nil {
+		want = *i.other
 	}
-	url := strings.TrimSuffix(base, "/") + "/" + Version + "/" + name
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return banger.Errorf(banger.CodeInvalid, "mirror: %w", err)
+	address := strings.TrimSuffix(base, "/") + "/" + Version + "/" + name
+	file, err := fetch.Fetcher{Client: i.Client, Stall: i.Stall}.Download(ctx, address, i.Dir, want, func(int64) {})
+	if errors.Is(err, fetch.ErrMissing) {
+		err = banger.Errorf(banger.CodeUnavailable, "fetch %s: %w", fetch.Shown(address), err)
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return banger.Errorf(banger.CodeUnavailable, "fetch Firecracker: %w", err).
-			WithHint("nothing was installed; --mirror names another place, and one in PATH does as well")
+	if e, ok := errors.AsType[*banger.Error](err); ok {
+		return "", e.WithHint("nothing was installed; --mirror names another place, and one in PATH does as well")
 	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return banger.Errorf(banger.CodeUnavailable, "fetch %s: the server says %s", url, resp.Status)
-	}
-	n, err := io.Copy(w, io.LimitReader(resp.Body, most+1))
-	if err != nil {
-		return banger.Errorf(banger.CodeUnavailable, "fetch %s: %w", url, err)
-	}
-	if n > most {
-		return banger.Errorf(banger.CodeInvalid, "%s is larger than %d bytes", url, most)
-	}
-	return nil
+	return file, err
 }
 
 // unpack writes the release's two programs to a new directory, and nothing else
@@ -202,7 +169,7 @@ func unpack(archive io.Reader, dir string) error {
 	return nil
 }
 
-// write writes a program and has it on the disk before it gets its name's place.
+// write writes a program and syncs it, before it is renamed into place.
 func write(path string, r io.Reader) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
 	if err != nil {

@@ -1,4 +1,4 @@
-package fcrelease_test
+package release_test
 
 import (
 	"archive/tar"
@@ -14,14 +14,16 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"banger"
-	"banger/fcrelease"
+	"banger/fetch"
+	"banger/vmm/firecracker/release"
 )
 
 const (
-	suffix = "-" + fcrelease.Version + "-x86_64"
-	path   = "/" + fcrelease.Version + "/firecracker" + suffix + ".tgz"
+	suffix = "-" + release.Version + "-x86_64"
+	path   = "/" + release.Version + "/firecracker" + suffix + ".tgz"
 )
 
 // archive packs files into a tar.gz, in the order given: name, content, …
@@ -44,8 +46,8 @@ func archive(t *testing.T, files ...string) []byte {
 	return b.Bytes()
 }
 
-func sum(b []byte) string {
-	return fmt.Sprintf("%x  firecracker%s.tgz\n", sha256.Sum256(b), suffix)
+func blob(b []byte) fetch.Blob {
+	return fetch.Blob{SHA256: fmt.Sprintf("%x", sha256.Sum256(b)), Size: int64(len(b))}
 }
 
 func whole(t *testing.T) []byte {
@@ -53,21 +55,20 @@ func whole(t *testing.T) []byte {
 		"release"+suffix+"/jailer"+suffix, "a jailer")
 }
 
-// serve serves an archive with what it says of its checksum.
-func serve(t *testing.T, sum string, archive http.HandlerFunc) fcrelease.Installer {
+// serve serves an archive to an installer that wants one with this content.
+func serve(t *testing.T, want []byte, archive http.HandlerFunc) release.Installer {
 	mux := http.NewServeMux()
-	mux.HandleFunc(path+".sha256.txt", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(sum)) })
 	if archive != nil {
 		mux.HandleFunc(path, archive)
 	}
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
-	return fcrelease.Installer{Dir: t.TempDir(), Mirror: s.URL + "/"}
+	return release.Installer{Dir: t.TempDir(), Mirror: s.URL + "/", Stall: 300 * time.Millisecond}.Expect(blob(want))
 }
 
 func TestInstall(t *testing.T) {
 	b, fetched := whole(t), 0
-	i := serve(t, sum(b), func(w http.ResponseWriter, _ *http.Request) { fetched++; _, _ = w.Write(b) })
+	i := serve(t, b, func(w http.ResponseWriter, _ *http.Request) { fetched++; _, _ = w.Write(b) })
 	if _, err := i.Find(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Find before: %v, want that it doesn't exist", err)
 	}
@@ -89,7 +90,7 @@ func TestInstall(t *testing.T) {
 	if fetched != 1 {
 		t.Errorf("the archive was fetched %d times", fetched)
 	}
-	wantOnly(t, i.Dir, fcrelease.Version)
+	wantOnly(t, i.Dir, release.Version)
 }
 
 func wantOnly(t *testing.T, dir string, want ...string) {
@@ -115,28 +116,62 @@ func TestRefused(t *testing.T) {
 	}
 	half := archive(t, "release"+suffix+"/firecracker"+suffix, "a VMM")
 	for name, c := range map[string]struct {
-		sum     string
+		want    []byte
 		archive http.HandlerFunc
 		code    banger.Code
-		want    string
+		text    string
 	}{
-		"lying":     {sum(good), send(append(bytes.Clone(good), 0)), banger.CodeInvalid, "published is"},
-		"short":     {sum(good), send(good[:len(good)/2]), banger.CodeInvalid, "published is"},
-		"no sum":    {"<html>", send(good), banger.CodeInvalid, "SHA-256"},
-		"long sum":  {strings.Repeat("0", 1<<20), send(good), banger.CodeInvalid, "larger than"},
-		"missing":   {sum(good), nil, banger.CodeUnavailable, "404"},
-		"no jailer": {sum(half), send(half), banger.CodeInvalid, "no jailer"},
-		"no gzip":   {sum([]byte("hello")), send([]byte("hello")), banger.CodeInvalid, "unpack"},
-		"truncated": {sum(good), func(w http.ResponseWriter, _ *http.Request) {
+		"lying":     {good, send(append(bytes.Clone(good), 0)), banger.CodeUnavailable, "its hash"},
+		"another":   {good, send(archive(t, "release"+suffix+"/firecracker"+suffix, "an evil VMM")), banger.CodeUnavailable, "unexpected EOF"},
+		"missing":   {good, nil, banger.CodeUnavailable, "the server doesn't have it"},
+		"no jailer": {half, send(half), banger.CodeInvalid, "no jailer"},
+		"no gzip":   {[]byte("hello"), send([]byte("hello")), banger.CodeInvalid, "unpack"},
+		"silent":    {good, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, banger.CodeTimeout, "no data arrived"},
+	} {
+		i := serve(t, c.want, c.archive)
+		_, err := i.Install(t.Context())
+		if banger.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: error %v, want code %q and %q in it", name, err, c.code, c.text)
+		}
+		if _, err := i.Find(); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: installed: %v", name, err)
+		}
+	}
+}
+
+// The release that is fetched is the one this program was made for, whatever a
+// mirror says of what it serves.
+func TestPinned(t *testing.T) {
+	evil := whole(t)
+	mux := http.NewServeMux()
+	mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(evil) })
+	mux.HandleFunc(path+".sha256.txt", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "%s  firecracker%s.tgz\n", blob(evil).SHA256, suffix)
+	})
+	s := httptest.NewServer(mux)
+	defer s.Close()
+	i := release.Installer{Dir: t.TempDir(), Mirror: s.URL}
+	if _, err := i.Install(t.Context()); banger.CodeOf(err) != banger.CodeUnavailable {
+		t.Errorf("installed what a mirror vouches for: %v", err)
+	}
+}
+
+// What arrived before a line broke is of use the next time.
+func TestResume(t *testing.T) {
+	good, asked := whole(t), []string{}
+	i := serve(t, good, func(w http.ResponseWriter, r *http.Request) {
+		if asked = append(asked, r.Header.Get("Range")); len(asked) == 1 {
 			w.Header().Set("Content-Length", strconv.Itoa(len(good)))
 			_, _ = w.Write(good[:len(good)/2])
-		}, banger.CodeUnavailable, "unexpected EOF"},
-	} {
-		i := serve(t, c.sum, c.archive)
-		_, err := i.Install(t.Context())
-		if banger.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: error %v, want code %q and %q in it", name, err, c.code, c.want)
+			return
 		}
-		wantOnly(t, i.Dir)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(good))
+	})
+	if _, err := i.Install(t.Context()); err != nil {
+		t.Fatal(err)
 	}
+	if want := fmt.Sprintf("bytes=%d-", len(good)/2); len(asked) != 2 || asked[1] != want {
+		t.Errorf("asked for %q, want the second to be %q", asked, want)
+	}
+	wantOnly(t, i.Dir, release.Version)
 }

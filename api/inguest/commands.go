@@ -1,0 +1,240 @@
+package inguest
+
+import (
+	"context"
+	"net/http"
+	"reflect"
+	"strings"
+	"time"
+
+	"banger"
+	"banger/api/wire"
+	"banger/guest"
+)
+
+// StartCommandRequest is a command that nobody waits for.
+type StartCommandRequest struct {
+	ID   string   `json:"id,omitempty" jsonschema:"pattern=^([0-9a-f]{32})?$"` // 32 hex digits; starting an id a second time starts nothing. Empty: the daemon chooses one
+	Argv []string `json:"argv" jsonschema:"required,minItems=1"`
+	Env  []string `json:"env,omitempty"`  // KEY=value
+	Dir  string   `json:"dir,omitempty"`  // empty: the VM's workspace, else the user's home
+	User string   `json:"user,omitempty"` // empty: root
+}
+
+// Command is a command in a VM's guest, as the agent there keeps it: while it runs, and
+// after it has ended until the VM stops, or 64 others have ended later, or the output of
+// those that ended later takes 16 MiB.
+type Command struct {
+	ID      string    `json:"id"`
+	VM      string    `json:"vm"`             // VM id
+	Argv    []string  `json:"argv"`           // cut after half a kilobyte
+	Dir     string    `json:"dir,omitempty"`  // as it was asked for
+	User    string    `json:"user,omitempty"` // as it was asked for; empty: root
+	Running bool      `json:"running"`
+	Started time.Time `json:"started,omitzero"` // by the guest's clock; none: it never ran
+
+	// Exit is the status of a command that has ended: 128+n when a signal ended it; 126 or
+	// 127 when it couldn't be run.
+	Exit   *int   `json:"exit,omitempty"`
+	Signal string `json:"signal,omitempty"` // which one ended it, "KILL"
+	OOM    bool   `json:"oom,omitempty"`    // the guest had no memory left, and its kernel ended it
+	Error  string `json:"error,omitempty"`  // why it never ran
+	TookMS int64  `json:"took_ms,omitempty"`
+
+	Stdout  int64 `json:"stdout"`  // bytes written so far
+	Stderr  int64 `json:"stderr"`  // bytes written so far
+	Dropped int64 `json:"dropped"` // bytes of both that aren't kept
+}
+
+// CommandOutput is a piece of what a command wrote.
+type CommandOutput struct {
+	Stream string      `json:"stream" jsonschema:"enum=stdout,enum=stderr"`
+	Offset int64       `json:"offset"` // of the first byte of data in the stream
+	Data   guest.Bytes `json:"data"`
+	Lost   int64       `json:"lost,omitempty"` // bytes just before the offset that aren't kept any more
+}
+
+// CommandOutputQuery says from where output is wanted.
+type CommandOutputQuery struct {
+	Stdout int64 `json:"stdout,omitempty" jsonschema:"minimum=0"` // bytes of it that the client has
+	Stderr int64 `json:"stderr,omitempty" jsonschema:"minimum=0"` // bytes of it that the client has
+	Follow bool  `json:"follow,omitempty"`                        // go on until the command has ended
+}
+
+// SignalCommandRequest names a signal.
+type SignalCommandRequest struct {
+	Signal string `json:"signal,omitempty"` // "INT"; empty: TERM
+}
+
+func (s handlers) commandRoutes() []wire.Route {
+	return []wire.Route{
+		wire.List("Commands", "GET /v2/vms/{vm}/commands", wire.Owner, "Lists the commands that a VM's guest keeps, oldest first: those that run, and the latest that have ended.", s.commands),
+		wire.Value("StartCommand", "POST /v2/vms/{vm}/commands", wire.Owner, "Starts a command and answers when it runs, or couldn't be run. Of its output the last 4 MiB are kept; it is never held back.", s.startCommand),
+		wire.Value("Command", "GET /v2/vms/{vm}/commands/{command}", wire.Owner, "Gives one command.", s.command),
+		wire.Value("ForgetCommand", "DELETE /v2/vms/{vm}/commands/{command}", wire.Owner, "Forgets a command that has ended, and its output. It is a conflict while it runs.",
+			func(ctx context.Context, r *http.Request, _ wire.Nothing) (wire.Nothing, error) {
+				c, cmd, err := s.find(ctx, r)
+				if err == nil {
+					err = guestError(c.Forget(ctx, cmd.ID))
+				}
+				return wire.Nothing{}, err
+			}),
+		wire.Value("SignalCommand", "POST /v2/vms/{vm}/commands/{command}/signal", wire.Owner, "Sends a signal to a command's process group. It is a conflict when the command has ended.",
+			func(ctx context.Context, r *http.Request, in SignalCommandRequest) (wire.Nothing, error) {
+				c, cmd, err := s.find(ctx, r)
+				if in.Signal == "" {
+					in.Signal = "TERM"
+				}
+				if err == nil {
+					err = guestError(c.Signal(ctx, cmd.ID, in.Signal))
+				}
+				return wire.Nothing{}, err
+			}),
+		s.outputRoute(),
+	}
+}
+
+// outputRoute answers with what a command wrote, in the order in which it did, and with
+// the command.
+func (s handlers) outputRoute() wire.Route {
+	rt := wire.Lines[CommandOutputQuery, Command]("CommandOutput", "GET /v2/vms/{vm}/commands/{command}/output", wire.Owner,
+		"Gives what a command wrote and is still kept, in order, and then the command. Reading changes nothing: any number of clients may, from anywhere, while it runs and later. One whose daemon has ended asks the next one, from where it was.", "",
+		func(w http.ResponseWriter, r *http.Request, in CommandOutputQuery) error {
+			ctx := r.Context()
+			if in.Stdout < 0 || in.Stderr < 0 {
+				return banger.Errorf(banger.CodeInvalid, "offsets are %d and %d: they can't be negative", in.Stdout, in.Stderr)
+			}
+			c, cmd, err := s.find(ctx, r)
+			if err != nil {
+				return err
+			}
+			if in.Stdout > cmd.Stdout || in.Stderr > cmd.Stderr {
+				return banger.Errorf(banger.CodeInvalid, "the command has written %d bytes to stdout and %d to stderr, and %d and %d are said to be had", cmd.Stdout, cmd.Stderr, in.Stdout, in.Stderr)
+			}
+			lines := wire.NewLines(w)
+			err = c.Output(ctx, cmd.ID, [2]int64{in.Stdout, in.Stderr}, in.Follow, func(o guest.Output) error {
+				lines.Write(outputLine{Output: &CommandOutput{o.Stream, o.Offset, o.Data, o.Lost}})
+				return nil
+			})
+			if guest.CodeOf(err) == guest.CodeInvalid { // it can't be our request
+				err = banger.Errorf(banger.CodeUnavailable, "the guest's agent: %s", err).WithHint("it is of an earlier banger: restart the VM, and it is of this one")
+			}
+			if err == nil {
+				_, cmd, err = s.find(ctx, r)
+			}
+			switch {
+			case ctx.Err() != nil: // the client or the daemon ends: no last line, so that it isn't taken for a whole answer
+				panic(http.ErrAbortHandler)
+			case err == nil:
+				lines.Write(outputLine{Result: &cmd})
+			case lines.Begun():
+				lines.Write(wire.Line{Error: banger.AsError(guestError(err))})
+			default:
+				return guestError(err)
+			}
+			return nil
+		})
+	rt.Line = reflect.TypeFor[CommandOutput]()
+	return rt
+}
+
+// outputLine is a line of that answer, if it is no error.
+type outputLine struct {
+	Output *CommandOutput `json:"output,omitempty"`
+	Result *Command       `json:"result,omitempty"`
+}
+
+func (s handlers) startCommand(ctx context.Context, r *http.Request, in StartCommandRequest) (Command, error) {
+	if len(in.Argv) == 0 {
+		return Command{}, errNoArgv
+	}
+	vm, err := s.VM(ctx, r.PathValue("vm"))
+	if err != nil {
+		return Command{}, err
+	}
+	spec := guest.ExecSpec{ID: in.ID, Argv: in.Argv, Env: in.Env, Dir: in.Dir, User: in.User}
+	if spec.ID == "" {
+		spec.ID = guest.NewID()
+	}
+	if spec.Dir == "" {
+		spec.Dir = vm.Spec.Workspace
+	}
+	c := s.guest(vm)
+	// One that couldn't be run is there, too, and says why.
+	if err := c.Start(ctx, spec); err != nil && guest.CodeOf(err) != guest.CodeNotStarted {
+		return Command{}, guestError(err)
+	}
+	return findCommand(ctx, c, vm, spec.ID)
+}
+
+func (s handlers) command(ctx context.Context, r *http.Request, _ wire.Nothing) (Command, error) {
+	_, cmd, err := s.find(ctx, r)
+	return cmd, err
+}
+
+// commands lists what users run; the agent's own tools are no commands.
+func (s handlers) commands(ctx context.Context, r *http.Request, _ wire.Nothing) ([]Command, error) {
+	vm, err := s.VM(ctx, r.PathValue("vm"))
+	if err != nil {
+		return nil, err
+	}
+	return listCommands(ctx, s.guest(vm), vm)
+}
+
+func listCommands(ctx context.Context, c *guest.Client, vm banger.VM) ([]Command, error) {
+	all, err := c.Sessions(ctx)
+	var list []Command
+	for _, d := range all {
+		if d.Spec.Tool == "" {
+			list = append(list, commandOf(vm, d))
+		}
+	}
+	return list, guestError(err)
+}
+
+// find returns the command that a request is about, and a client of its guest.
+func (s handlers) find(ctx context.Context, r *http.Request) (*guest.Client, Command, error) {
+	vm, err := s.VM(ctx, r.PathValue("vm"))
+	if err != nil {
+		return nil, Command{}, err
+	}
+	c := s.guest(vm)
+	cmd, err := findCommand(ctx, c, vm, r.PathValue("command"))
+	return c, cmd, err
+}
+
+// findCommand finds a command by its id, or the first four digits of it or more.
+func findCommand(ctx context.Context, c *guest.Client, vm banger.VM, ref string) (Command, error) {
+	all, err := listCommands(ctx, c, vm)
+	if err != nil {
+		return Command{}, err
+	}
+	var found []Command
+	for _, cmd := range all {
+		if cmd.ID == ref || len(ref) >= 4 && strings.HasPrefix(cmd.ID, ref) {
+			found = append(found, cmd)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return Command{}, banger.Errorf(banger.CodeNotFound, "vm %s keeps no command %q", vm.Spec.Name, ref).
+			WithHint("it keeps those that run and the last 64 that have ended, until it stops")
+	}
+	return Command{}, banger.Errorf(banger.CodeConflict, "%q names %d commands", ref, len(found)).WithHint("use more digits of the id")
+}
+
+func commandOf(vm banger.VM, d guest.Session) Command {
+	cmd := Command{
+		ID: d.Spec.ID, VM: vm.ID, Argv: d.Spec.Argv, Dir: d.Spec.Dir, User: d.Spec.User, Running: d.Exit == nil, Started: d.Started,
+		Stdout: d.Stdout, Stderr: d.Stderr, Dropped: d.Dropped,
+	}
+	if cmd.Argv == nil {
+		cmd.Argv = []string{} // a login shell
+	}
+	if st := d.Exit; st != nil {
+		cmd.Exit, cmd.Signal, cmd.OOM, cmd.Error, cmd.TookMS = &st.Code, st.Signal, st.OOM, st.Error, st.TookUS/1000
+	}
+	return cmd
+}

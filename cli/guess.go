@@ -1,0 +1,201 @@
+package cli
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"banger"
+)
+
+// ends are the names of commands that end or delete something. They are never guessed:
+// only who types one of their own names is told of them.
+var ends = []string{"delete", "rm", "prune", "kill", "stop", "restart", "gc", "cancel", "uninstall"}
+
+// otherWords are commands of other tools that banger does in another way, with what to
+// do instead.
+var otherWords = map[string]string{
+	"attach":    "`banger exec VM` runs a shell in a VM, `banger logs VM` prints its console",
+	"build":     "`banger image build` makes an image of Debian packages; `banger image import` makes one of a root file system",
+	"clone":     "`banger image warm IMAGE --after COMMAND` keeps an image with what a command made in it; each VM of it is a copy",
+	"commit":    "`banger image warm IMAGE --after COMMAND` keeps an image with what a command made in it",
+	"compose":   "each VM is made by `banger run`",
+	"container": "banger has VMs: `banger ps` lists them",
+	"disk":      "a VM has one disk: `banger vm set --disk-size 40G VM` makes it larger",
+	"edit":      "`banger vm set` changes a VM; `banger config show` names the file of the settings",
+	"export":    "`banger cp VM:/ - > root.tar` prints the files of a VM as a tar",
+	"images":    "`banger image list` lists the images",
+	"info":      "`banger doctor` tells of this host, `banger vm show VM` of a VM",
+	"instance":  "banger has VMs: `banger ps` lists them",
+	"load":      "`banger image import` makes an image of a root file system, as `docker export` prints one",
+	"login":     "banger has no accounts: `banger exec VM` runs a shell in a VM",
+	"machine":   "banger has VMs: `banger ps` lists them",
+	"network":   "a VM's network is chosen when it is made: `banger run --net none`",
+	"pause":     "`banger vm kill --signal STOP VM` freezes a VM, `banger vm kill --signal CONT VM` lets it go on",
+	"port":      "ports of a VM can't be reached from the host yet; `banger exec VM -- COMMAND` runs what uses them",
+	"prune":     "`banger system prune` deletes what can be had again and keeps VMs; `banger vm prune` deletes stopped VMs",
+	"pull":      "banger has no registry of images: `banger image build` and `banger image import` make them. `banger kernel pull` fetches a kernel",
+	"push":      "banger has no registry of images; `banger image show --lock IMAGE` prints what makes the same image elsewhere",
+	"rmi":       "`banger image delete IMAGE` deletes an image",
+	"save":      "`banger image show --lock IMAGE` prints what makes the same image elsewhere",
+	"search":    "banger has no registry of images; `banger image list` lists those of this host",
+	"show-ssh":  "`banger exec VM` runs a shell in a VM, without a network",
+	"snapshot":  "`banger image warm IMAGE --after COMMAND` keeps an image with what a command made in it",
+	"ssh":       "`banger exec VM` runs a shell in a VM, without a network",
+	"top":       "`banger vm stats` shows what VMs use of this host, `banger exec VM -- top` what runs in one",
+	"unpause":   "`banger vm kill --signal CONT VM` lets a frozen VM go on",
+	"up":        "`banger run` makes a VM, `banger start VM` starts one that is stopped",
+	"update":    "`banger vm set` changes a VM's CPUs, memory and disk",
+	"volume":    "a VM keeps its files on its own disk; `banger cp` copies files in and out",
+	"wait":      "`banger vm health VM` asks a VM for a sign of life; `banger run` waits for its command",
+}
+
+// otherFlags are flags of other tools that banger has no use for, with what to do
+// instead. Where command is empty, any command may have been given them.
+var otherFlags = []struct{ command, flags, says string }{
+	{"", "v volume mount tmpfs", "a VM sees no directory of the host: `banger run ./DIR` copies one into a new VM, `banger cp` copies files in and out"},
+	{"", "p publish P publish-all port-forward expose", "ports of a VM can't be reached from the host yet; `banger exec VM -- COMMAND` runs what uses them"},
+	{"", "hostname", "a VM's name is its host name: --name"},
+	{"", "privileged cap-add cap-drop security-opt device", "a command in a VM is root of the whole VM, unless --user says otherwise"},
+	{"", "entrypoint", "an image has no entry point: the command is what stands after --"},
+	{"", "restart", "a VM that ended stays stopped; `banger start VM` starts it"},
+	{"", "platform arch", "VMs have the architecture of this host"},
+	{"", "pull", "`banger image list` lists the images of this host; `banger image build` makes one"},
+	{"", "gpus", "a VM has no GPU"},
+	{"", "format", "--json prints JSON, of which jq takes what you want"},
+	{"run", "template", "an image is chosen by --image: `banger image list`"},
+	{"logs", "tail n since until timestamps", "pass the output on: `banger logs VM | tail -n 100`"},
+	{"start", "name", "a VM gets its name when it is made: `banger vm create --name NAME`"},
+}
+
+// helpOrUsage is what a command does that only holds others.
+func (a *App) helpOrUsage(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(args) > 0:
+		return unknown(cmd, args[0])
+	case a.json:
+		return banger.Errorf(banger.CodeInvalid, "%s: a command is missing", cmd.CommandPath()).WithHint("`%s --help` lists them", cmd.CommandPath())
+	}
+	return cmd.Help()
+}
+
+// unknown is the error of a command that isn't there.
+func unknown(cmd *cobra.Command, word string) error {
+	err := banger.Errorf(banger.CodeInvalid, "%s has no command %q", cmd.CommandPath(), word)
+	if says := otherWords[word]; says != "" && (cmd == cmd.Root() || cmd.Name() == "vm") {
+		return err.WithHint("%s", says)
+	}
+	if cmd.Name() == "config" && word == "set" {
+		return err.WithHint("settings are changed in a file, which `banger config check` names")
+	}
+	if c := meant(cmd, word); c != nil {
+		return err.WithHint("did you mean `%s`?", c.CommandPath())
+	}
+	return err.WithHint("`%s --help` lists them", cmd.CommandPath())
+}
+
+// meant guesses which command was meant by a word, nil if none. What ends or deletes
+// something is never guessed.
+func meant(cmd *cobra.Command, word string) *cobra.Command {
+	near := cmd.Commands()
+	if vm, _, err := cmd.Root().Find([]string{"vm"}); err == nil && cmd == cmd.Root() {
+		near = slices.Concat(near, vm.Commands())
+	} else if cmd == vm {
+		near = slices.Concat(near, cmd.Root().Commands())
+	}
+	for _, c := range near {
+		if c.Name() == word || c.HasAlias(word) || slices.Contains(c.SuggestFor, word) {
+			return c
+		}
+	}
+	if len(word) < 3 {
+		return nil // like everything
+	}
+	for letters := 1; letters <= 2; letters++ {
+		cmd.SuggestionsMinimumDistance = letters
+		for _, name := range cmd.SuggestionsFor(word) {
+			i := slices.IndexFunc(cmd.Commands(), func(c *cobra.Command) bool { return c.Name() == name })
+			if i >= 0 && !slices.Contains(ends, name) {
+				return cmd.Commands()[i]
+			}
+		}
+	}
+	return nil
+}
+
+// flagError is the error of a flag that can't be read.
+func (a *App) flagError(cmd *cobra.Command, err error) error {
+	a.json = a.json || asksJSON(a.args) // it may stand behind what is wrong
+	if word := a.wordAfter(cmd); word != "" && cmd.HasSubCommands() {
+		return unknown(cmd, word) // whose flag it may be
+	}
+	e := banger.Errorf(banger.CodeInvalid, "%w", err)
+	if none, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		for _, o := range otherFlags {
+			if (o.command == "" || o.command == cmd.Name()) && slices.Contains(strings.Fields(o.flags), none.GetSpecifiedName()) {
+				return e.WithHint("%s", o.says)
+			}
+		}
+	}
+	return e.WithHint("`%s --help` lists the flags; the flags of a command in the VM go after --", cmd.CommandPath())
+}
+
+// wordAfter returns the word of the command line that follows those of a command.
+func (a *App) wordAfter(cmd *cobra.Command) string {
+	n := len(strings.Fields(cmd.CommandPath())) - 1
+	for _, arg := range a.args {
+		if strings.HasPrefix(arg, "-") {
+			continue
+		}
+		if n == 0 {
+			return arg
+		}
+		n--
+	}
+	return ""
+}
+
+// spelled makes one flag of several spellings.
+func spelled(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	switch name {
+	case "cpus":
+		name = "vcpu"
+	case "network":
+		name = "net"
+	case "disk":
+		name = "disk-size"
+	case "time":
+		name = "timeout"
+	}
+	return pflag.NormalizedName(name)
+}
+
+// accept has a command take a flag that other tools need and banger doesn't.
+func accept(cmd *cobra.Command, name, short, why string) {
+	cmd.Flags().BoolP(name, short, false, why)
+	_ = cmd.Flags().MarkHidden(name)
+}
+
+// commandAfter returns what is to be run in a VM, where rest is what follows the first
+// word of a command whose flags end at that word. Flags that come next are banger's,
+// up to the command or a --.
+func commandAfter(cmd *cobra.Command, rest []string) ([]string, error) {
+	switch {
+	case len(rest) == 0:
+		return nil, nil
+	case rest[0] == "--":
+		return rest[1:], nil
+	case len(rest[0]) < 2 || rest[0][0] != '-':
+		return rest, nil
+	}
+	if err := cmd.ParseFlags(rest); err != nil {
+		return nil, cmd.FlagErrorFunc()(cmd, err)
+	}
+	if help, err := cmd.Flags().GetBool("help"); err == nil && help {
+		return nil, pflag.ErrHelp
+	}
+	return cmd.Flags().Args(), nil
+}

@@ -1,4 +1,0 @@
-package rootfs
-
-// WriteWithin is Write with another bound than MaxBytes.
-var WriteWithin = write

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"banger"
+	"banger/guest"
+)
+
+const (
+	bulkSize   = 64 << 20 // dd's 1024 blocks of 64 KiB below: cat and head differ between images
+	keystrokes = 200
+	// typing is the pause between two keystrokes: nobody types into a machine that is
+	// still busy with the last one.
+	typing = 2 * time.Millisecond
+)
+
+// channels compares what goes through a real guest's channel, by a command's stdin and
+// stdout, with a bare reader and writer on the same port of a machine with the same
+// command line, in turn; and a keystroke's echo in a terminal on an idle channel with
+// one beside bulk.
+type channels struct {
+	*bench
+	floor  *bare
+	client *guest.Client
+}
+
+func (c *channels) run(ctx context.Context) error {
+	end, err := c.boot(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	vm, err := c.bench.client.VMs().CreateVM(ctx, banger.Spec{Name: "bench-channel", Image: c.image, Hypervisor: qemu, Cold: true}, true, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.bench.client.VMs().DeleteVM(ctx, vm.ID) }()
+	c.client = &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return c.bench.client.VMs().Dial(ctx, vm.ID) }}
+	if err := settle(ctx, c.client); err != nil {
+		return err
+	}
+	if err := c.throughput(ctx); err != nil {
+		return err
+	}
+	return c.keystroke(ctx)
+}
+
+// boot boots a bare guest in the directory, and by the command line, of a VM.
+func (c *channels) boot(ctx context.Context) (end func(), err error) {
+	vms := c.bench.client.VMs()
+	vm, err := vms.CreateVM(ctx, banger.Spec{Name: "bench-bare", Image: c.image, Hypervisor: qemu, Net: banger.NetNone, Cold: true}, true, nil)
+	if err != nil {
+		return nil, err
+	}
+	remove := func() { _ = vms.DeleteVM(ctx, vm.ID) }
+	argv, err := c.argv(vm.ID)
+	if err == nil {
+		_, err = vms.StopVM(ctx, vm.ID, banger.StopOptions{Force: true})
+	}
+	if err == nil {
+		c.floor, err = startBare(argv, filepath.Join(c.dirs.Data, "kernels", vm.KernelID), c.vmDir(vm.ID))
+	}
+	if err != nil {
+		remove()
+		return nil, err
+	}
+	return func() { c.floor.Close(); remove() }, nil
+}
+
+// settle waits for the guest's init: what it is still starting would be measured too.
+func settle(ctx context.Context, client *guest.Client) error {
+	for {
+		h, err := client.Health(ctx)
+		if err != nil || !slices.Contains([]string{"", "initializing", "starting"}, h.Init) {
+			return err
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+func (c *channels) throughput(ctx context.Context) error {
+	var bareIn, bareOut, in, out []time.Duration
+	for range c.n {
+		d, err := c.floor.reads(bulkSize)
+		if err != nil {
+			return err
+		}
+		bareIn = append(bareIn, d)
+		if d, err = timed(ctx, c.client, guest.ExecSpec{Argv: []string{"sh", "-c", "exec dd bs=64k >/dev/null 2>&1"}, Stdin: true}, guest.IO{Stdin: io.LimitReader(zeros{}, bulkSize)}); err != nil {
+			return err
+		}
+		in = append(in, d)
+		if d, err = c.floor.writes(bulkSize); err != nil {
+			return err
+		}
+		bareOut = append(bareOut, d)
+		var n counter
+		if d, err = timed(ctx, c.client, guest.ExecSpec{Argv: []string{"sh", "-c", "exec dd if=/dev/zero bs=64k count=1024 2>/dev/null"}}, guest.IO{Stdout: &n}); err != nil || n != bulkSize {
+			return fmt.Errorf("%d bytes came, %w", n, err)
+		}
+		out = append(out, d)
+	}
+	print("64 MiB into a bare reader", bareIn)
+	print("64 MiB into a command's stdin", in)
+	print("64 MiB from a bare writer", bareOut)
+	print("64 MiB from a command's stdout", out)
+	fmt.Printf("of the bare one's rate: stdin %.2f, stdout %.2f (bound 0.7)\n", float64(median(bareIn))/float64(median(in)), float64(median(bareOut))/float64(median(out)))
+	return nil
+}
+
+func timed(ctx context.Context, client *guest.Client, spec guest.ExecSpec, near guest.IO) (time.Duration, error) {
+	start := time.Now()
+	status, err := client.Exec(ctx, spec, near)
+	if err == nil && status.Code != 0 {
+		err = fmt.Errorf("%q: %+v", spec.Argv, status)
+	}
+	return time.Since(start), err
+}
+
+type counter int
+
+func (c *counter) Write(p []byte) (int, error) { *c += counter(len(p)); return len(p), nil }
+
+// keystroke types into a terminal, while nothing else goes on, and beside bulk of
+// another command each way.
+func (c *channels) keystroke(ctx context.Context) error {
+	bare, err := c.floor.echoes(keystrokes)
+	if err != nil {
+		return err
+	}
+	print("a byte's echo by the bare guest", bare)
+	ctx, cancel := context.WithCancel(ctx)
+	keys, stdin := io.Pipe()
+	stdout, screen := io.Pipe()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, err := c.client.Exec(ctx, guest.ExecSpec{Argv: []string{"cat"}, Stdin: true, TTY: &guest.WinSize{Rows: 24, Cols: 80}}, guest.IO{Stdin: keys, Stdout: screen})
+		_ = screen.CloseWithError(fmt.Errorf("the terminal's command ended: %w", err))
+	}()
+	defer func() { cancel(); _, _ = stdin.Close(), stdout.Close(); <-ended }()
+	if _, err := strokes(20, stdin, stdout); err != nil { // it is up
+		return err
+	}
+	var idle time.Duration
+	for _, beside := range []struct {
+		what string
+		argv []string
+		up   bool
+	}{
+		{what: "a keystroke's echo on an idle channel"},
+		{"beside bulk from the guest", []string{"cat", "/dev/zero"}, false},
+		{"beside bulk to the guest", []string{"sh", "-c", "exec cat >/dev/null"}, true},
+		{what: "on an idle channel again"},
+	} {
+		stop := func() {}
+		if beside.argv != nil {
+			stop = bulk(ctx, c.client, beside.argv, beside.up)
+		}
+		took, err := strokes(keystrokes, stdin, stdout)
+		stop()
+		if err != nil {
+			return err
+		}
+		print(beside.what, took)
+		if idle == 0 {
+			idle = median(took)
+		} else {
+			fmt.Printf("%44s %.2f (bound 2)\n", "over the idle channel's:", float64(median(took))/float64(idle))
+		}
+	}
+	return nil
+}
+
+// bulk keeps a command's stream full until it is stopped.
+func bulk(ctx context.Context, client *guest.Client, argv []string, up bool) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan string, 1)
+	var moved counter
+	near := guest.IO{Stdout: &moved, Signals: signals}
+	if up {
+		near.Stdin = zeros{}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = client.Exec(ctx, guest.ExecSpec{Argv: argv, Stdin: up}, near) // it is killed
+	}()
+	time.Sleep(time.Second) // it flows
+	return func() {
+		signals <- "KILL"
+		select {
+		case <-done:
+		case <-time.After(10 * time.Second):
+		}
+		cancel()
+		<-done
+	}
+}
+
+// strokes sends n bytes, one when the last has come back, and says how long each took.
+func strokes(n int, to io.Writer, from io.Reader) ([]time.Duration, error) {
+	var took []time.Duration
+	one := []byte{'k'}
+	for range n {
+		time.Sleep(typing)
+		start := time.Now()
+		if _, err := to.Write(one); err != nil {
+			return nil, err
+		}
+		if _, err := io.ReadFull(from, one); err != nil {
+			return nil, err
+		}
+		took = append(took, time.Since(start))
+	}
+	return took, nil
+}
