@@ -78,10 +78,12 @@ func openNetwork(what orders) (*network, error) {
 
 func (n *network) attacks() []attack {
 	return []attack{
+		// Those that need places for connections come before those that take all of them.
+		{"unread connections", n.unread(portHose, 300)},
+		{"more unread connections", n.unread(portHose, 3000)},
+		{"unacknowledged connections", n.unacknowledged},
 		{"closed addresses", n.closedAddresses},
 		{"half-open connections", n.flood(n.synFrame)},
-		{"unread connections", n.unread(portHose, 300)},
-		{"unacknowledged connections", n.unacknowledged},
 		{"filled connections", n.filled},
 		{"short connections", n.short},
 		{"UDP to many ports", n.flood(n.udpFrame)},
@@ -95,7 +97,6 @@ func (n *network) attacks() []attack {
 		{"oversized frames", n.flood(n.oversizedFrame)},
 		{"TCP out of order", n.flood(n.strayTCPFrame)},
 		{"names", n.names},
-		{"more unread connections", n.unread(portHose, 3000)},
 	}
 }
 

@@ -28,7 +28,9 @@ func TestEndings(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			name := vmtest.Shared.NewVM(t)
-			if strings.HasPrefix(c.script, "systemctl") { // the others don't ask systemd, up or not
+			// With -f, too: a kernel that ends takes the drives away first, and an init that
+			// is still reading its programs dies of that, which is a panic.
+			if c.kind != banger.ExitPanic {
 				vmtest.Shared.Booted(t, name)
 			}
 			before := vmtest.Shared.Show(t, name)
