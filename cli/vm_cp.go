@@ -211,8 +211,8 @@ func (c *copying) fault(ctx context.Context, source string, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return banger.Errorf(banger.CodeCanceled, "%s: %w", what, context.Cause(ctx))
-	case ours && g.Code == guest.CodeInvalid:
-		return banger.Errorf(banger.CodeInvalid, "%s: in vm %s: %w", what, c.vm.Spec.Name, err)
+	case ours && (g.Code == guest.CodeInvalid || g.Code == guest.CodeNotFound):
+		return banger.Errorf(banger.Code(g.Code), "%s: in vm %s: %w", what, c.vm.Spec.Name, err)
 	case ours:
 		return banger.Errorf(banger.CodeUnavailable, "%s: the agent of vm %s: %w", what, c.vm.Spec.Name, err)
 	case banger.CodeOf(err) == banger.CodeNotRunning:

@@ -43,6 +43,9 @@ func (c *Client) Get(ctx context.Context, path string, w io.Writer) error {
 	return c.tool(ctx, ExecSpec{Tool: "tar", Argv: []string{"tar", path}, Dir: "/"}, IO{Stdout: w})
 }
 
+// ToolNotFound is the exit status of an agent's tool that misses a file or a directory.
+const ToolNotFound = 2
+
 // tool runs a tool of the agent; its error is what the tool prints on stderr.
 func (c *Client) tool(ctx context.Context, spec ExecSpec, near IO) error {
 	var said head
@@ -55,6 +58,8 @@ func (c *Client) tool(ctx context.Context, spec ExecSpec, near IO) error {
 		return Errorf(CodeNotStarted, "%s", st.Error)
 	case st.Signal != "":
 		return Errorf(CodeInternal, "%s %s in the guest was ended by SIG%s", spec.Tool, spec.Argv[1], st.Signal)
+	case st.Code == ToolNotFound:
+		return Errorf(CodeNotFound, "%s", clean(strings.TrimSpace(string(said))))
 	case st.Code != 0:
 		return Errorf(CodeInvalid, "%s", clean(strings.TrimSpace(string(said))))
 	}

@@ -110,7 +110,7 @@ type ShutdownRequest struct {
 // The codes of an Error.
 const (
 	CodeInvalid     = "invalid"     // the request can't succeed as it is
-	CodeNotFound    = "not_found"   // no such session
+	CodeNotFound    = "not_found"   // no such session, no such file
 	CodeConflict    = "conflict"    // not in this state
 	CodeVersion     = "version"     // no common protocol version
 	CodeUnavailable = "unavailable" // a bound of the agent is reached, or it isn't configured

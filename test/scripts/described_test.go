@@ -418,7 +418,7 @@ func (d *described) files(tree string) {
 	d.call("PUT /v2/vms/web/files?path=made", tree, 400)
 	d.call("PUT /v2/vms/web/files?path="+dir+"/made", "no tar", 400)
 	d.call("PUT /v2/vms/web/files", tree, 400)
-	d.call("GET /v2/vms/web/files?path="+dir+"/nosuch", "", 400)
+	d.call("GET /v2/vms/web/files?path="+dir+"/nosuch", "", 404)
 	d.call("GET /v2/vms/web/files?path="+dir+"/made&user=root", "", 400)
 }
 

@@ -9,9 +9,11 @@ package tool
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 
+	"banger/guest"
 	"banger/guest/tartree"
 )
 
@@ -19,7 +21,7 @@ import (
 const Name = "banger-tool"
 
 // tools are the programs by name. Each gets its arguments, stdin and stdout; an error is
-// printed on stderr and makes the status 1.
+// printed on stderr and makes the status 1, or guest.ToolNotFound.
 var tools = map[string]func(args []string, in io.Reader, out io.Writer) error{
 	"tar":   pack,
 	"untar": unpack,
@@ -78,6 +80,9 @@ func Main(args []string) int {
 	err := tools[args[1]](args[2:], os.Stdin, os.Stdout)
 	if err != nil {
 		_, _ = os.Stderr.WriteString(args[1] + ": " + err.Error() + "\n")
+		if errors.Is(err, fs.ErrNotExist) {
+			return guest.ToolNotFound
+		}
 		return 1
 	}
 	return 0
