@@ -46,7 +46,7 @@ assert done["stdout"].split()[0] == "100000", done
 with tarfile.open(fileobj=banger.request("GET", f"/vms/py/files?path={scratch}/in/."), mode="r|") as tar:
     sizes = {member.name: member.size for member in tar if member.isfile()}
 assert list(sizes.values()) == [100000], sizes
-refused("invalid", "GET", f"/vms/py/files?path={scratch}/nosuch")
+refused("not_found", "GET", f"/vms/py/files?path={scratch}/nosuch")
 
 # What happened is told, as it happens too.
 seen = []
