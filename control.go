@@ -79,6 +79,10 @@ type SystemService interface {
 	Collect(ctx context.Context, opt CollectOptions) ([]Found, error)
 	// Space says what banger's files take of the host; what is shared counts once.
 	Space(ctx context.Context) ([]Space, error)
+	// Missing lists what a VM of this image and this kernel needs and what isn't here yet,
+	// in the order in which it is to be made: the kernel first. Empty names mean the
+	// defaults. CodeNotFound: there is no such thing, and it can't be made by its name alone.
+	Missing(ctx context.Context, image, kernel string) ([]Missing, error)
 	// Prune removes what no VM uses and can be made or fetched again.
 	Prune(ctx context.Context, opt PruneOptions) ([]Pruned, error)
 }

@@ -66,6 +66,7 @@ const UnfinishedImage = "unfinished/"
 type Recipe struct {
 	Name     string   `json:"name"`               // the image's; empty: the suite's, "debian-12"
 	Suite    string   `json:"suite,omitempty"`    // "bookworm", which is the default; with Lock: empty
+	Minimal  bool     `json:"minimal,omitempty"`  // without packages of one's own: those of the minimal list, in place of the default one
 	Packages []string `json:"packages,omitempty"` // beside the essential ones; none: those of the default image; with Lock: none
 	Lock     *Lock    `json:"lock,omitempty"`     // exactly these packages
 	Snapshot string   `json:"snapshot,omitempty"` // URL for a lock's packages that the mirror no longer has; empty: snapshot.debian.org
@@ -80,6 +81,17 @@ type ImageBuilder interface {
 	// of exactly these packages is returned as it is, any other loses the name. If
 	// ctx ends first, only downloads remain, and the next call uses them.
 	BuildImage(ctx context.Context, r Recipe, p Progress) (Image, error)
+}
+
+// Missing is a kernel or an image that a new VM needs, that isn't on this host, and that
+// can be fetched or built. What it takes is an estimate.
+type Missing struct {
+	Kind     string `json:"kind"` // "kernel", "image"
+	Name     string `json:"name"`
+	Source   string `json:"source"`         // the URL of the archive it comes from
+	Download int64  `json:"download_bytes"` // what is fetched
+	Disk     int64  `json:"disk_bytes"`     // what it takes of the disk
+	Seconds  int    `json:"seconds"`        // how long that takes on this host, with a fast line to the archive
 }
 
 // Kernel is a kernel with its modules, unpacked and ready to boot.

@@ -44,6 +44,12 @@ type ImportImageQuery struct {
 	Replace bool   `json:"replace,omitempty"`          // take the name from the image that has it
 }
 
+// MissingQuery says what a VM is made of.
+type MissingQuery struct {
+	Image  string `json:"image,omitempty"`  // empty: the default one
+	Kernel string `json:"kernel,omitempty"` // empty: the default one
+}
+
 // PullKernelRequest names a kernel to fetch.
 type PullKernelRequest struct {
 	Name   string `json:"name,omitempty"`   // "debian-12-cloud"; empty: the default one

@@ -73,6 +73,13 @@ func (c *controlled) Prune(_ context.Context, opt banger.PruneOptions) ([]banger
 	return []banger.Pruned{{Kind: "kernel", ID: "n", Name: "v", Bytes: 5, Removed: true, Detail: "d"}}, c.err
 }
 
+func (c *controlled) Missing(_ context.Context, image, kernel string) ([]banger.Missing, error) {
+	c.got = []any{image, kernel}
+	return lacking, c.err
+}
+
+var lacking = []banger.Missing{{Kind: "image", Name: "n", Source: "http://s", Download: 1, Disk: 2, Seconds: 3}}
+
 func (c *controlled) Space(context.Context) ([]banger.Space, error) {
 	c.got = []any{}
 	return []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, c.err
@@ -121,7 +128,9 @@ func TestControlCrosses(t *testing.T) {
 		"collect": {func() (any, error) { return sys.Collect(ctx, collect) }, s.list, []any{collect}},
 		"prune all": {func() (any, error) { return sys.Prune(ctx, banger.PruneOptions{DryRun: true, All: true}) },
 			[]banger.Pruned{{Kind: "kernel", ID: "n", Name: "v", Bytes: 5, Removed: true, Detail: "d"}}, []any{banger.PruneOptions{DryRun: true, All: true}}},
-		"space": {func() (any, error) { return sys.Space(ctx) }, []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, []any{}},
+		"space":    {func() (any, error) { return sys.Space(ctx) }, []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, []any{}},
+		"missing":  {func() (any, error) { return sys.Missing(ctx, ref, "") }, lacking, []any{ref, ""}},
+		"missing ": {func() (any, error) { return sys.Missing(ctx, "", ref) }, lacking, []any{"", ref}},
 		"events": {func() (any, error) {
 			err := sys.Events(ctx, false, func(e banger.Event) { events = append(events, e) })
 			return events, err

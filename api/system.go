@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"net/url"
 
 	"banger"
 	"banger/api/wire"
@@ -19,6 +20,10 @@ func (s *Server) systemRoutes() []wire.Route {
 		wire.List("Space", "GET /v2/space", wire.Owner, "Says what banger's files take of the host, each thing once.",
 			func(ctx context.Context, _ *http.Request, _ wire.Nothing) ([]banger.Space, error) {
 				return system.Space(ctx)
+			}),
+		wire.List("Missing", "GET /v2/missing", wire.Owner, "Lists what a VM needs and this host doesn't have yet, in the order in which it is to be made.",
+			func(ctx context.Context, _ *http.Request, in MissingQuery) ([]banger.Missing, error) {
+				return system.Missing(ctx, in.Image, in.Kernel)
 			}),
 		wire.List("Prune", "POST /v2/prune", wire.Owner, "Removes what no VM uses and what can be made or fetched again.",
 			func(ctx context.Context, _ *http.Request, in banger.PruneOptions) ([]banger.Pruned, error) {
@@ -68,6 +73,17 @@ func (c system) Collect(ctx context.Context, opt banger.CollectOptions) ([]bange
 // Space implements banger.SystemService.
 func (c system) Space(ctx context.Context) ([]banger.Space, error) {
 	return listed[banger.Space](ctx, c.Client, "/v2/space")
+}
+
+// Missing implements banger.SystemService.
+func (c system) Missing(ctx context.Context, image, kernel string) ([]banger.Missing, error) {
+	q := url.Values{}
+	for key, value := range map[string]string{"image": image, "kernel": kernel} {
+		if value != "" {
+			q.Set(key, value)
+		}
+	}
+	return listed[banger.Missing](ctx, c.Client, "/v2/missing?"+q.Encode())
 }
 
 // Prune implements banger.SystemService. It isn't repeated: the second answer would

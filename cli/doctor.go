@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger"
+	"banger/config"
+	"banger/host/xdg"
 )
 
 // askTime is how long doctor waits for a daemon's answer.
@@ -126,7 +128,7 @@ func kernelCheck(name string, have []banger.Kernel) banger.Check {
 		}
 	}
 	return banger.Check{Name: "kernel", Level: banger.LevelNote, Found: "the default kernel " + name + " isn't here yet",
-		Means: "the first VM fetches it", Mend: "banger kernel pull"}
+		Means: "the first `banger run` fetches it", Mend: "banger kernel pull"}
 }
 
 // imageCheck judges whether the image that new VMs get is here.
@@ -136,6 +138,10 @@ func imageCheck(name string, have []banger.Image) banger.Check {
 			return banger.Check{Name: "image", Level: banger.LevelOK, Found: name + " is here"}
 		}
 	}
-	return banger.Check{Name: "image", Level: banger.LevelWarn, Found: "the default image " + name + " isn't here yet", Means: "`banger vm run` has nothing to run in",
-		Mend: "`banger image build` makes it of Debian packages; `banger image import --name " + name + " TAR` makes it of a root file system"}
+	c := banger.Check{Name: "image", Level: banger.LevelNote, Found: "the default image " + name + " isn't here yet", Means: "the first `banger run` makes it of Debian packages",
+		Mend: "`banger image build` makes one that has more"}
+	if usual := config.Default(xdg.Dirs{}).DefaultImage; name != usual {
+		c.Level, c.Means, c.Mend = banger.LevelWarn, "`banger run` has nothing to run in", "`banger image import --name "+name+" TAR` makes it of a root file system; default_image in config.toml chooses another one"
+	}
+	return c
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,12 +18,14 @@ const maxList = 8 << 20
 
 func imageBuildCommand(a *App) *cobra.Command {
 	var list, suite, lock, snapshot string
-	var replace, quiet bool
+	var minimal, replace, quiet bool
 	cmd := answer(a, &cobra.Command{
 		Use:   "build [IMAGE]",
 		Short: "Build an image of Debian packages, without other tools on the host",
 		Long: `Builds an image of Debian packages: those of the list, the essential ones, and
-all that these need. They are resolved against the archive's signed index,
+all that these need. Without --list it is the default list: compilers, git, python3,
+editors, ssh, and what scripts ask for; with --minimal, the short one that the first VM
+of a host gets. Packages are resolved against the archive's signed index,
 fetched, checked, unpacked, and configured in a microVM.
 
 As the archive changes, a list gives newer packages. An image records its packages
@@ -33,7 +36,8 @@ If an image of that name was built before, it is left as it is; --replace builds
 anew when the archive has other packages now. What was fetched stays in the cache
 for a week, and the next build uses it.`,
 		Example: `  banger image build
-  banger image build debian-13 --suite trixie
+  banger image build --replace debian-12
+  banger image build debian-13
   banger image build mine --list packages.txt
   banger image show debian-12 --lock > debian-12.lock
   banger image build again --lock debian-12.lock`,
@@ -43,17 +47,27 @@ for a week, and the next build uses it.`,
 		if err != nil {
 			return banger.Image{}, err
 		}
-		r.Replace, r.Snapshot = replace, snapshot
+		r.Minimal, r.Replace, r.Snapshot = minimal, replace, snapshot
 		if len(args) == 1 {
 			r.Name = args[0]
 		}
 		show := a.progress(quiet)
 		defer show.end()
-		return a.Images().BuildImage(ctx, r, show.event)
+		began := time.Now()
+		img, err := a.Images().BuildImage(ctx, r, show.event)
+		if err == nil && img.Created.Before(began) {
+			hint := "; --replace builds it anew"
+			if replace {
+				hint = ", which is what would be built now"
+			}
+			show.aside("image %s was here already: %s%s", img.Name, img.Source, hint)
+		}
+		return img, err
 	}, imageName)
 	f := cmd.Flags()
 	f.StringVar(&list, "list", "", "file with one package a line, # begins a comment (default: the default image's)")
-	f.StringVar(&suite, "suite", "", `Debian's release: bookworm or trixie (default "bookworm")`)
+	f.BoolVar(&minimal, "minimal", false, "take the minimal list: an init, git, gcc, make, curl; no python3, no editor")
+	f.StringVar(&suite, "suite", "", `Debian's release: bookworm or trixie (default the name's: debian-13 is trixie; else bookworm)`)
 	f.StringVar(&lock, "lock", "", "file with the exact packages to take, from image show --lock")
 	f.StringVar(&snapshot, "snapshot", "", "archive of old packages, for those of a lock that the mirror no longer has\n(default https://snapshot.debian.org/archive)")
 	f.BoolVar(&replace, "replace", false, "take the name from the image that has it, if the packages differ")

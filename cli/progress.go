@@ -131,6 +131,23 @@ func (p *progress) sayOnce() {
 	p.spec = ""
 }
 
+// aside tells a person something that stays, beside what is shown.
+func (p *progress) aside(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return
+	}
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	if p.tty && p.last.Stage != "" {
+		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
+	}
+	p.last, p.timer = banger.Event{}, nil
+	_, _ = fmt.Fprintf(p.w, "banger: "+format+"\n", args...)
+}
+
 // end removes what is shown; later events are ignored.
 func (p *progress) end() {
 	p.mu.Lock()
@@ -191,7 +208,7 @@ func bar(done, total int64) string {
 	return "[" + strings.Repeat("#", n) + strings.Repeat(".", wide-n) + "]"
 }
 
-// rest says how long a stage will take, or how long it has taken.
+// rest says how fast a stage goes on, and how long it will take or has taken.
 func rest(e banger.Event, first int64, took time.Duration) string {
 	done := e.Done - first
 	switch {
@@ -199,7 +216,15 @@ func rest(e banger.Event, first int64, took time.Duration) string {
 		return ""
 	case e.Total > 0 && done > 0 && e.Done < e.Total:
 		left := time.Duration(float64(took) * float64(e.Total-e.Done) / float64(done))
-		return ", " + age(left+time.Second/2) + " left"
+		return rate(e, done, took) + ", " + age(left+time.Second/2) + " left"
 	}
-	return ", " + age(took)
+	return rate(e, done, took) + ", " + age(took)
+}
+
+// rate says how fast bytes come; what else is counted has none worth telling.
+func rate(e banger.Event, done int64, took time.Duration) string {
+	if e.Unit != "" || done <= 0 {
+		return ""
+	}
+	return ", " + formatBytes(int64(float64(done)/took.Seconds())) + "/s"
 }

@@ -33,8 +33,20 @@ func (a *App) confirm(flag, format string, args ...any) error {
 	if _, tty := terminal(a.In); !tty {
 		return banger.Errorf(banger.CodeInvalid, "this would "+format, args...).WithHint("there is no terminal to ask on: %s does it without asking", flag)
 	}
-	_, _ = fmt.Fprintf(a.Err, "banger: "+format+"? [y/N] ", args...)
+	return ask(a, false, format, args...)
+}
+
+// ask asks a person whether to go on. usual is what an empty line means.
+func ask(a *App, usual bool, format string, args ...any) error {
+	choices := "[y/N]"
+	if usual {
+		choices = "[Y/n]"
+	}
+	_, _ = fmt.Fprintf(a.Err, "banger: "+format+"? "+choices+" ", args...)
 	answer, _ := bufio.NewReader(a.In).ReadString('\n')
+	if usual && answer == "\n" {
+		return nil
+	}
 	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 		return banger.Errorf(banger.CodeCanceled, "nothing was done")
 	}

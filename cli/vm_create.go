@@ -10,14 +10,16 @@ import (
 
 func vmCreateCommand(a *App) *cobra.Command {
 	var spec specFlags
-	var noStart, detach, quiet bool
+	var noStart, detach, yes, quiet bool
 	var wait waitFlag
-	cmd := answer(a, &cobra.Command{
+	var cmd *cobra.Command
+	cmd = answer(a, &cobra.Command{
 		Use:   "create [flags]",
 		Short: "Make a VM and start it",
-		Long: `Makes a VM, starts it and prints its name. When it is interrupted, nothing of the VM
-remains. With -d it doesn't wait: the daemon makes the VM, and the id of the operation
-is printed, for "banger operation wait" and the like.`,
+		Long: `Makes a VM, starts it and prints its name. Kernel and image that aren't on this host
+yet are fetched and made first, after you are asked. When it is interrupted, nothing of
+the VM remains. With -d it doesn't wait for the VM: the daemon makes it, and the id of
+the operation is printed, for "banger operation wait" and the like.`,
 		Example: `  banger vm create --name web --memory 2G
   banger vm create --no-start --disk-size 40G
   banger operation wait $(banger vm create -d --name web)`,
@@ -29,6 +31,9 @@ is printed, for "banger operation wait" and the like.`,
 		}
 		show := a.progress(quiet)
 		defer show.end()
+		if err := provide(ctx, a, cmd, s, yes, show); err != nil {
+			return banger.VM{}, err
+		}
 		vm, err := a.VMs().CreateVM(ctx, s, !noStart, show.event)
 		if err == nil && !noStart {
 			if err = wait.wait(ctx, a, vm, show.event); banger.CodeOf(err) == banger.CodeCanceled {
@@ -42,12 +47,18 @@ is printed, for "banger operation wait" and the like.`,
 		if err != nil {
 			return banger.Operation{}, err
 		}
+		show := a.progress(quiet)
+		defer show.end()
+		if err := provide(ctx, a, cmd, s, yes, show); err != nil {
+			return banger.Operation{}, err
+		}
 		return a.Operations().BeginCreate(ctx, s, !noStart)
 	}, operationID))
 	spec.addFlags(a, cmd)
 	wait.add(cmd)
 	cmd.Flags().BoolVar(&noStart, "no-start", false, "leave it stopped")
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "don't wait: print the operation's id")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "don't ask: fetch and make the kernel and the image that aren't here yet")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
 }

@@ -32,6 +32,9 @@ isn't in a repository is copied as it is. Without PATH no files are copied, and
 COMMAND goes after --. The VM stays until you delete it; with --rm it is deleted when
 this command ends.
 
+Kernel and image that aren't on this host yet are fetched and made first, after you are
+asked: the first VM of a host takes some minutes.
+
 Standard input and signals go to the command; its output and status come back. The
 first Ctrl-C interrupts the command; three within two seconds stop waiting for it.
 ` + statuses,
@@ -58,7 +61,7 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
 		if o.timeout > 0 && o.detach {
 			return banger.Errorf(banger.CodeInvalid, "--timeout and -d contradict each other: nobody waits for the command").WithHint("in the VM, timeout(1) ends a command")
 		}
-		ran, err := o.run(ctx, a, dir, argv)
+		ran, err := o.run(ctx, a, cmd, dir, argv)
 		if ran.Exit != nil || ran.VM != "" && !o.remove { // a VM that stays is told, whatever became of the command
 			return firstError(say(ran), err)
 		}
@@ -75,12 +78,12 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
 	fs.BoolVarP(&o.detach, "detach", "d", false, "leave the command running in the VM and print the VM's name")
 	o.wait.add(cmd)
 	fs.BoolVar(&o.untracked, "include-untracked", false, "take untracked files too, but not ignored ones")
-	fs.BoolVarP(&o.yes, "yes", "y", false, "don't ask before a large directory is copied")
+	fs.BoolVarP(&o.yes, "yes", "y", false, "don't ask: fetch and make the kernel and the image that aren't here yet, copy a large directory")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress, and don't tell of a VM that stays")
 	return cmd
 }
 
-func (o *runOptions) run(ctx context.Context, a *App, dir string, argv []string) (Ran, error) {
+func (o *runOptions) run(ctx context.Context, a *App, cmd *cobra.Command, dir string, argv []string) (Ran, error) {
 	spec, err := o.specFlags.spec(a)
 	if err != nil {
 		return Ran{}, err
@@ -97,6 +100,9 @@ func (o *runOptions) run(ctx context.Context, a *App, dir string, argv []string)
 	}
 	show := a.progress(o.quiet)
 	defer show.end()
+	if err := provide(making, a, cmd, spec, o.yes, show); err != nil {
+		return Ran{}, err
+	}
 	vm, err := a.VMs().CreateVM(making, spec, true, show.event)
 	if err != nil {
 		return Ran{}, err

@@ -52,6 +52,12 @@ type host struct {
 type system struct {
 	*journal.Journal
 	*gc.Collector
+	catalog *catalog.Catalog
+}
+
+// Missing implements banger.SystemService.
+func (s system) Missing(ctx context.Context, image, kernel string) ([]banger.Missing, error) {
+	return s.catalog.Missing(ctx, image, kernel)
 }
 
 func templateDir(dirs xdg.Dirs) string { return filepath.Join(dirs.Cache, "templates") }
@@ -92,14 +98,14 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	kernels := kernelsIn(conf, dirs)
 	kernels.Agent, kernels.Flatten = agent, flatten
-	cat := &catalog.Catalog{Store: store, ImageFiles: images, Default: conf.DefaultKernel, Now: time.Now, KernelFiles: kernels}
+	cat := &catalog.Catalog{Store: store, ImageFiles: images, Default: conf.DefaultKernel, DefaultImage: conf.DefaultImage, Now: time.Now, KernelFiles: kernels, KernelCost: kernels.Cost}
 	disks, devices := hostDisks(dirs)
 	br, networks, links, err := hostNetworks(conf, dirs)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
 	h := &host{store: store, images: images.Dir, catalog: cat, bridge: br}
-	h.system.Journal = &journal.Journal{}
+	h.system.Journal, h.system.catalog = &journal.Journal{}, cat
 	h.engine = &engine.Engine{
 		Host: engine.Host{
 			Catalog: cat, Hypervisors: hv.drivers(), Disks: disks, Networks: networks,
@@ -126,8 +132,9 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	h.builder = &bootstrap.Builder{
 		Archives: bootstrap.Archives{From: archive(conf, dirs, "packages"), Noticed: kernels.Notice},
-		Images:   cat, Machines: h.idle, NewID: newID, Log: log,
+		Images:   cat, Machines: h.idle, Emulated: probed.Verdict != kvm.Works, NewID: newID, Log: log,
 	}
+	cat.ImageCost = h.builder.Cost
 	h.system.Collector = &gc.Collector{
 		Spare: h.spare(dirs, conf),
 		Dir:   dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDirs: ramDirs(dirs.State, ram), VMs: h.engine.VMs,

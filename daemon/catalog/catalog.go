@@ -8,6 +8,7 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,11 +24,15 @@ import (
 // Catalog implements banger.KernelService and most of banger.ImageService. Its exported fields are set by the wiring
 // and never change after. All methods may be called concurrently.
 type Catalog struct {
-	Store       banger.Store
-	ImageFiles  banger.Images
-	KernelFiles banger.Kernels
-	Default     string // name of the default kernel
-	Now         func() time.Time
+	Store        banger.Store
+	ImageFiles   banger.Images
+	KernelFiles  banger.Kernels
+	Default      string // name of the default kernel
+	DefaultImage string // name of the default image
+	// KernelCost and ImageCost say what it takes to fetch or build one by its name; false:
+	// it can't be had so. Nil: none can.
+	KernelCost, ImageCost func(name string) (banger.Missing, bool)
+	Now                   func() time.Time
 
 	publish sync.Mutex   // held while an image's file and record must agree
 	pulling sync.RWMutex // for writing while a kernel is deleted: its files and record must agree
@@ -261,6 +266,40 @@ func (c *Catalog) Resolve(ctx context.Context, image, kernel string, p banger.Pr
 	}
 	k, err := c.PullKernel(ctx, kernel, false, p)
 	return img.ID, k.ID, err
+}
+
+// Missing says what a VM of this image and this kernel needs that isn't here.
+func (c *Catalog) Missing(ctx context.Context, image, kernel string) ([]banger.Missing, error) {
+	image, kernel = cmp.Or(image, c.DefaultImage), cmp.Or(kernel, c.Default)
+	var list []banger.Missing
+	kernels, err := c.Store.Kernels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(kernels, func(k banger.Kernel) bool { return k.Name == kernel || k.ID == kernel }) {
+		m, ok := cost(c.KernelCost, kernel)
+		if !ok {
+			return nil, banger.Errorf(banger.CodeNotFound, "no kernel %q", kernel).
+				WithHint("`banger kernel list` shows what is here; `banger kernel pull debian-12-cloud` fetches Debian's")
+		}
+		list = append(list, m)
+	}
+	_, err = c.image(ctx, image)
+	if banger.CodeOf(err) != banger.CodeNotFound {
+		return list, err
+	}
+	m, ok := cost(c.ImageCost, image)
+	if !ok {
+		return nil, err
+	}
+	return append(list, m), nil
+}
+
+func cost(of func(string) (banger.Missing, bool), name string) (banger.Missing, bool) {
+	if of == nil {
+		return banger.Missing{}, false
+	}
+	return of(name)
 }
 
 // Files returns what a machine of this image and this kernel boots from.

@@ -2,6 +2,7 @@ package catalog_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -245,4 +246,40 @@ func TestImportUndone(t *testing.T) {
 	if s := host.String(); strings.Contains(s, "image ") {
 		t.Errorf("a file without a name stays:\n%s", s)
 	}
+}
+
+// What isn't here is named, if it can be had by its name.
+func TestMissing(t *testing.T) {
+	_, _, c := begin(t, nil)
+	c.DefaultImage = "debian"
+	c.KernelCost = func(name string) (banger.Missing, bool) {
+		return banger.Missing{Kind: "kernel", Name: name}, name == "cloud"
+	}
+	lacks := func(image, kernel string, code banger.Code, names ...string) {
+		t.Helper()
+		list, err := c.Missing(t.Context(), image, kernel)
+		want(t, err, code)
+		var got []string
+		for _, m := range list {
+			got = append(got, m.Name)
+		}
+		if !slices.Equal(got, names) {
+			t.Errorf("image %q, kernel %q: %q, want %q", image, kernel, got, names)
+		}
+	}
+	lacks("", "", banger.CodeNotFound) // no image can be built
+	c.ImageCost = func(name string) (banger.Missing, bool) {
+		return banger.Missing{Kind: "image", Name: name}, name == "debian"
+	}
+	lacks("", "", "", "cloud", "debian")
+	lacks("mine", "", banger.CodeNotFound)
+	lacks("", "mine", banger.CodeNotFound)
+	img, err := bring(t, c, "mine", "a tar")
+	want(t, err, "")
+	lacks("mine", "", "", "cloud")
+	lacks(img.ID[:6], "cloud", "", "cloud")
+	k, err := c.PullKernel(t.Context(), "cloud", false, nil)
+	want(t, err, "")
+	lacks("", "", "", "debian")
+	lacks("mine", k.ID, "")
 }

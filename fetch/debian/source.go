@@ -183,6 +183,9 @@ func PackageFile(stanza map[string]string) (File, error) {
 // Address is the address of a file, without a password, for messages.
 func (s Source) Address(f File) string { return fetch.Shown(s.mirror() + "/" + f.Path) }
 
+// Root is the address of the archive, without a password, for messages.
+func (s Source) Root() string { return fetch.Shown(s.mirror()) }
+
 // Fetch returns the path in CacheDir of a file of the archive, and fetches what is
 // missing of it. found is false when the mirror doesn't have the file.
 func (s Source) Fetch(ctx context.Context, f File, progress func(done int64)) (path string, found bool, err error) {

@@ -104,6 +104,17 @@ func TestOpenRecipe(t *testing.T) {
 	if r.Name != "debian-12" || r.Suite != "bookworm" || !slices.Contains(r.Packages, "systemd") {
 		t.Errorf("an empty recipe means %+v", r)
 	}
+	if !slices.Contains(r.Packages, "python3") {
+		t.Errorf("nobody can work in %q", r.Packages)
+	}
+	r = banger.Recipe{Minimal: true, Name: "debian-13"}
+	if err := valid(&r); err != nil || r.Suite != "trixie" || !slices.Contains(r.Packages, "systemd") || slices.Contains(r.Packages, "python3") {
+		t.Errorf("%v: a minimal debian-13 is %+v", err, r)
+	}
+	r = banger.Recipe{Minimal: true, Packages: []string{"git"}}
+	if err := valid(&r); banger.CodeOf(err) != banger.CodeInvalid {
+		t.Errorf("two lists: %v", err)
+	}
 	r = banger.Recipe{Suite: "trixie", Packages: []string{"git"}}
 	if err := valid(&r); err != nil || r.Name != "debian-13" || !slices.Equal(r.Packages, []string{"git"}) {
 		t.Errorf("%v: %+v", err, r)
@@ -353,5 +364,21 @@ func TestCache(t *testing.T) {
 	}
 	if _, err := os.Stat(stale); err == nil {
 		t.Error("an old download stays")
+	}
+}
+
+// Images of the suites' own names can be had, others can't.
+func TestCost(t *testing.T) {
+	b, a, _ := builder(t)
+	fast, ok := b.Cost("debian-13")
+	if !ok || fast.Name != "debian-13" || fast.Source != a.URL("debian") || fast.Download == 0 || fast.Disk == 0 {
+		t.Errorf("%v: %+v", ok, fast)
+	}
+	b.Emulated = true
+	if slow, ok := b.Cost("debian-12"); !ok || slow.Seconds <= fast.Seconds {
+		t.Errorf("%v: emulated %+v, else %+v", ok, slow, fast)
+	}
+	if _, ok := b.Cost("mine"); ok {
+		t.Error("anything can be built by its name")
 	}
 }

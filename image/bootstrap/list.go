@@ -1,13 +1,14 @@
 package bootstrap
 
-import (
-	_ "embed"
+import _ "embed"
 
-	"banger"
-)
+// minimalList has what a VM needs to boot and to build software: the image that a host
+// gets first, and that tests use.
+//
+//go:embed minimal.list
+var minimalList string
 
-//go:embed debian-12.list
+// defaultList has what people and agents work with beside that.
+//
+//go:embed default.list
 var defaultList string
-
-// defaultPackages are the packages of the default image.
-func defaultPackages() []string { return banger.PackageList(defaultList) }

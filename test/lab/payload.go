@@ -108,8 +108,8 @@ func stageTests(ctx context.Context, stage string, steps []step) error {
 	return err
 }
 
-// defaultList is the list of packages that the default image is made of.
-const defaultList = "image/bootstrap/debian-12.list"
+// defaultList is the list of packages that the tests' image is made of.
+const defaultList = "image/bootstrap/minimal.list"
 
 func copyDir(from, to string) error {
 	if _, err := os.Stat(from); os.IsNotExist(err) {

@@ -77,7 +77,7 @@ func fakeDaemon() error {
 	}
 	life := host.Live(nil)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Default: "debian-12-cloud", Now: time.Now}
+	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Default: "debian-12-cloud", DefaultImage: "debian-12", Now: time.Now}
 	e := &engine.Engine{
 		Host: engine.Host{
 			Catalog:     c,
@@ -116,15 +116,15 @@ func fakeDaemon() error {
 	if err != nil {
 		return err
 	}
+	c.ImageCost, c.KernelCost = builder.Cost, func(name string) (root.Missing, bool) {
+		return root.Missing{Kind: "kernel", Name: name, Source: "this test", Download: 1 << 20, Disk: 1 << 20, Seconds: 1}, strings.HasPrefix(name, "debian-")
+	}
 	return (&api.Server{
 		Stop: stop, Ending: func() { making.Close(); e.Close() }, Log: log,
 		Services: root.Parts{VM: e, Image: struct {
 			*catalog.Catalog
 			root.ImageBuilder
-		}{c, builder}, Kernel: c, Template: frozen, Operation: making, Whole: struct {
-			*journal.Journal
-			*gc.Collector
-		}{events, &gc.Collector{
+		}{c, builder}, Kernel: c, Template: frozen, Operation: making, Whole: system{events, c, &gc.Collector{
 			Dir: dirs.State, Cache: dirs.Cache, RAMDirs: []string{filepath.Join(dirs.State, "ram")}, VMs: e.VMs,
 			Spare: gc.Spare{
 				Catalog: c, Downloads: []string{filepath.Join(dirs.Cache, "packages")}, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
@@ -132,6 +132,17 @@ func fakeDaemon() error {
 			Now: time.Now,
 		}}},
 	}).Serve(ctx, l)
+}
+
+// system is all that isn't about one VM, image or kernel.
+type system struct {
+	*journal.Journal
+	catalog *catalog.Catalog
+	*gc.Collector
+}
+
+func (s system) Missing(ctx context.Context, image, kernel string) ([]root.Missing, error) {
+	return s.catalog.Missing(ctx, image, kernel)
 }
 
 // templates are made when they are asked for, and nothing is restored from them.

@@ -308,6 +308,9 @@ func TestDescription(t *testing.T) {
 	}
 	d.call("GET /v2/version", "", 200)
 	d.call("GET /v2/openapi.json", "", 200)
+	d.call("GET /v2/missing", "", 200)
+	d.call("GET /v2/missing?kernel=debian-13-cloud&image=debian-13", "", 200)
+	d.call("GET /v2/missing?image=nosuch", "", 404)
 	d.call("POST /v2/kernels", "{}", 200)
 	d.call("GET /v2/kernels", "", 200)
 	d.call("GET /v2/kernels/debian-12-cloud", "", 200)

@@ -65,7 +65,7 @@ func (h *Host) supply(dir, cache string) error {
 	if err := errors.Join(os.MkdirAll(kept, 0o700), os.MkdirAll(filepath.Dir(own), 0o700), os.Symlink(kept, own)); err != nil {
 		return err
 	}
-	give := []string{"image", "build", Image} // slower: a VM configures it, each time anew
+	give := []string{"image", "build", "--minimal", Image} // slower: a VM configures it, each time anew
 	switch {
 	case *Busybox:
 		h.Tar = filepath.Join(dir, "small.tar")
@@ -154,7 +154,7 @@ func RootTar(t *testing.T) string {
 // rootTar makes the default image's tar, unless it is there and no older than
 // the list it is made from.
 func rootTar(cache string) (tar string, err error) {
-	tar, list := filepath.Join(cache, Image+".tar"), "../../image/bootstrap/"+Image+".list"
+	tar, list := filepath.Join(cache, Image+".tar"), "../../image/bootstrap/minimal.list"
 	have, err := os.Stat(tar)
 	want, werr := os.Stat(list)
 	if werr != nil {

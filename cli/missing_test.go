@@ -1,0 +1,139 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/creack/pty"
+
+	"banger"
+	"banger/cli"
+)
+
+// fresh is a host that has neither kernel nor image, and notes what is done to it.
+type fresh struct {
+	banger.SystemService
+	banger.ImageService
+	banger.KernelService
+	banger.VMService
+	report banger.Report
+	did    []string
+}
+
+func (f *fresh) Missing(_ context.Context, image, kernel string) ([]banger.Missing, error) {
+	if image == "nosuch" {
+		return nil, banger.Errorf(banger.CodeNotFound, "no image %q", image)
+	}
+	return []banger.Missing{
+		{Kind: "kernel", Name: "cloud", Source: "http://mirror/debian", Download: 40 << 20, Disk: 140 << 20, Seconds: 20},
+		{Kind: "image", Name: "debian-13", Source: "http://mirror/debian", Download: 130 << 20, Disk: 400 << 20, Seconds: 180},
+	}, nil
+}
+
+func (f *fresh) PullKernel(_ context.Context, name string, update bool, p banger.Progress) (banger.Kernel, error) {
+	f.did = append(f.did, fmt.Sprintf("kernel %s %v", name, update))
+	p(banger.Event{Stage: "kernel", Done: 1 << 20, Total: 4 << 20})
+	return banger.Kernel{}, nil
+}
+
+func (f *fresh) BuildImage(_ context.Context, r banger.Recipe, _ banger.Progress) (banger.Image, error) {
+	f.did = append(f.did, fmt.Sprintf("image %s minimal=%v replace=%v", r.Name, r.Minimal, r.Replace))
+	return banger.Image{Name: r.Name}, nil
+}
+
+func (f *fresh) CreateVM(_ context.Context, spec banger.Spec, _ bool, _ banger.Progress) (banger.VM, error) {
+	f.did = append(f.did, "vm")
+	return banger.VM{Spec: banger.Spec{Name: "web"}}, nil
+}
+
+type host struct {
+	cli.Daemon
+	report banger.Report
+}
+
+func (h host) Examine(context.Context) (banger.Report, error) { return h.report, nil }
+
+func (f *fresh) run(in io.Reader, args ...string) (status int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	parts := banger.Parts{Whole: f, Image: f, Kernel: f, VM: struct {
+		banger.VMService
+		banger.VMControl
+		banger.Leases
+	}{VMService: f}}
+	status = cli.Run(context.Background(), cli.App{In: in, Out: &out, Err: &errs, Services: parts, Daemon: host{report: f.report}}, args)
+	return status, out.String(), errs.String()
+}
+
+// What the first VM needs is told in one list, made after a person agreed or -y, and in
+// order; without either nothing is done.
+func TestFirstRun(t *testing.T) {
+	all := []string{"kernel cloud false", "image debian-13 minimal=true replace=false", "vm"}
+	list := []string{
+		"kernel cloud: about 40.0 MiB from http://mirror/debian, 140.0 MiB on disk, 20 s",
+		"image debian-13: about 130.0 MiB from http://mirror/debian, 400.0 MiB on disk, 3 min",
+	}
+	larger := "banger image build --replace debian-13"
+	for _, c := range []struct {
+		typed  string // on a terminal; "": there is none
+		args   string
+		status int
+		did    []string
+		says   []string
+	}{
+		{"", "vm create", cli.ExitInvalid, nil, append(list, "`banger vm create -y` fetches and makes it")},
+		{"", "run -- true", cli.ExitOwn, nil, append(list, "`banger run -y` fetches and makes it")},
+		{"", "vm create -y", 0, all, append(list, larger)},
+		{"", "vm create --yes --no-start", 0, all, append(list, larger)},
+		{"\n", "vm create", 0, all, append(list, "fetch 170.0 MiB and make it, in about 3 min? [Y/n] ", larger)},
+		{"y\n", "vm create -q", 0, all, list},
+		{"n\n", "vm create", cli.ExitInterrupted, nil, append(list, "nothing was done")},
+		{"\x04", "vm create", cli.ExitInterrupted, nil, []string{"nothing was done"}},
+		{"", "vm create -y --image nosuch", cli.ExitNotFound, nil, []string{`no image "nosuch"`}},
+	} {
+		f := &fresh{report: banger.Report{Ready: true}}
+		var in io.Reader = strings.NewReader("")
+		if c.typed != "" {
+			pt, tty, err := pty.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := pt.WriteString(c.typed); err != nil {
+				t.Fatal(err)
+			}
+			in = tty
+			defer func(all ...*os.File) { _, _ = all[0].Close(), all[1].Close() }(pt, tty)
+		}
+		status, _, stderr := f.run(in, strings.Fields(c.args)...)
+		if status != c.status || !slices.Equal(f.did, c.did) {
+			t.Errorf("%q %s: status %d, did %q: %s", c.typed, c.args, status, f.did, stderr)
+		}
+		for _, want := range c.says {
+			if !strings.Contains(stderr, want) {
+				t.Errorf("%q %s: no %q in %s", c.typed, c.args, want, stderr)
+			}
+		}
+	}
+	f := &fresh{report: banger.Report{Ready: true}}
+	if status, _, stderr := f.run(strings.NewReader(""), "vm", "create", "-y", "-q"); status != 0 || stderr != "" {
+		t.Errorf("quiet: status %d, %s", status, stderr)
+	}
+}
+
+// Where no VM can run, nothing is fetched to learn that.
+func TestFirstRunNowhere(t *testing.T) {
+	f := &fresh{report: banger.Report{Checks: []banger.Check{
+		{Name: "kvm", Level: banger.LevelWarn, Found: "none"},
+		{Name: "qemu", Level: banger.LevelFail, Found: "no qemu-system-x86_64", Mend: "apt-get install qemu-system-x86"},
+	}}}
+	status, _, stderr := f.run(strings.NewReader(""), "vm", "create", "-y")
+	want := "VMs can't run on this host yet: qemu: no qemu-system-x86_64\n  apt-get install qemu-system-x86; `banger doctor` says more"
+	if status != cli.ExitUnavailable || f.did != nil || !strings.Contains(stderr, want) {
+		t.Errorf("status %d, did %q: %s", status, f.did, stderr)
+	}
+}
