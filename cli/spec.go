@@ -31,7 +31,7 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.StringVar(&f.image, "image", "", defaulted("the image it is made of", c.DefaultImage))
 	fs.StringVar(&f.kernel, "kernel", "", defaulted("the kernel it boots", c.DefaultKernel))
 	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs; also --cpus", cpus(c.VCPU)))
-	fs.VarP(&f.memory, "memory", "m", defaulted("memory: 512M, 2G; a bare number is MiB", formatMiB(c.MemoryMiB)))
+	fs.VarP(&f.memory, "memory", "m", defaulted("memory: 512M, 2G; a bare number is MiB", memory(c.MemoryMiB)))
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
 	fs.StringVar(&f.net, "net", "", defaulted(`network: "user", "none", or "bridge" (a daemon that runs as root)`, c.Net))
 	fs.StringVar(&f.hypervisor, "hypervisor", "", `hypervisor: "firecracker" or "qemu" (default what "banger hypervisor list" marks)`)
@@ -131,9 +131,17 @@ func (s *size) Type() string { return "size" }
 // cpus is the default number of virtual CPUs in words.
 func cpus(n int) string {
 	if n == 0 {
-		return "2; 1 where QEMU emulates them one at a time"
+		return "all of this host's up to 4, without KVM up to 2; 1 where QEMU emulates them one at a time"
 	}
 	return strconv.Itoa(n)
+}
+
+// memory is the default amount of memory in words.
+func memory(mib int) string {
+	if mib == 0 {
+		return "an eighth of this host's, 512M to 4G"
+	}
+	return formatMiB(mib)
 }
 
 // seconds is a flag's duration: 30s, 5m, or a bare number of seconds.

@@ -8,6 +8,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -61,8 +62,8 @@ var settings = []struct {
 }{
 	{"default_image", "the image of VMs made without --image", func(c *Config) any { return c.DefaultImage }},
 	{"default_kernel", "their kernel", func(c *Config) any { return c.DefaultKernel }},
-	{"vcpu", "their virtual CPUs; 0: two, or one where QEMU emulates them one at a time (doctor says so)", func(c *Config) any { return c.VCPU }},
-	{"memory_mib", "their memory, in MiB", func(c *Config) any { return c.MemoryMiB }},
+	{"vcpu", "their virtual CPUs; 0: all of this host's up to 4, without KVM up to 2, and 1 where QEMU emulates them one at a time (doctor says so)", func(c *Config) any { return c.VCPU }},
+	{"memory_mib", "their memory, in MiB; 0: an eighth of this host's, 512 to 4096 (doctor says how much)", func(c *Config) any { return c.MemoryMiB }},
 	{"disk_mib", "their disk, in MiB; on this host it takes only what is written to it", func(c *Config) any { return c.DiskMiB }},
 	{"hypervisor", "their hypervisor: firecracker, qemu, or auto, which is Firecracker where that and KVM work", func(c *Config) any { return c.Hypervisor }},
 	{"firecracker", "the path of Firecracker; empty: what `banger hypervisor install` fetched, else in PATH", func(c *Config) any { return c.Firecracker }},
@@ -99,7 +100,6 @@ func Default(d xdg.Dirs) Config {
 	return Config{
 		DefaultImage:  "debian-12",
 		DefaultKernel: "debian-12-cloud",
-		MemoryMiB:     1024,
 		DiskMiB:       10 << 10,
 		Hypervisor:    "auto",
 		Jailer:        true,
@@ -191,7 +191,7 @@ func (c *Config) check() error {
 		val, least, most int
 	}{
 		{"vcpu", c.VCPU, 0, banger.MaxVCPU},
-		{"memory_mib", c.MemoryMiB, banger.MinMemoryMiB, banger.MaxMemoryMiB},
+		{"memory_mib, unless it is 0,", cmp.Or(c.MemoryMiB, banger.MinMemoryMiB), banger.MinMemoryMiB, banger.MaxMemoryMiB},
 		{"disk_mib", c.DiskMiB, banger.MinDiskMiB, banger.MaxDiskMiB},
 	} {
 		if v.val < v.least || v.val > v.most {

@@ -32,7 +32,7 @@ func TestRefused(t *testing.T) {
 		{"colour = 'red'", `there is no setting "colour"`, "the settings are default_image,"},
 		{"[vm]\nvcpu = 1", `there is no setting "vm`, ""},
 		{"vcpu = -1", "vcpu is -1; it can be 0 to", ""},
-		{"memory_mib = 1", "memory_mib is 1; it can be", ""},
+		{"memory_mib = 1", "memory_mib, unless it is 0, is 1; it can be", ""},
 		{"disk_mib = -5", "disk_mib is -5; it can be", ""},
 		{"boot_deadline = '0s'", `boot_deadline is "0s"; it can be a time such as 90s or 3m, one second at least`, ""},
 		{"auto_stop_stale_after = '2'", `auto_stop_stale_after is "2"; it can be a time such as 90m or 2h, one second at least, or 0 for never`, ""},

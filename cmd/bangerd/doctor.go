@@ -44,7 +44,7 @@ func printDoctor(ctx context.Context, w io.Writer) error {
 		Filesystem: filesystem, Lock: tryLock, Owner: owner,
 		Templates: templatesIn(ctx, dirs), Obstacles: obstacles(conf), Bound: memoryBound,
 		State: dirs.State, Data: dirs.Data, Cache: dirs.Cache,
-		Settings: doctor.Settings{Path: conf.Path(), Err: err, DiskDriver: conf.DiskDriver, Net: conf.Net, MemoryMiB: conf.MemoryMiB, WarmStart: conf.WarmStart, Insecure: conf.InsecureVMM},
+		Settings: doctor.Settings{Path: conf.Path(), Err: err, DiskDriver: conf.DiskDriver, Net: conf.Net, WarmStart: conf.WarmStart, Insecure: conf.InsecureVMM},
 		RAMDir:   ram, Siblings: map[string]error{},
 	}
 	if me, err := user.Current(); err == nil {
@@ -82,6 +82,7 @@ func judgeHypervisors(ctx context.Context, h *doctor.Host, conf config.Config, d
 		return doctor.Firecracker{Path: path, Version: version, Tested: firecracker.Tested, Holes: firecracker.Holes(version)}, err
 	}
 	h.Hypervisor, h.Why = hv.chosen, hv.why
+	h.Settings.VCPU, h.Settings.MemoryMiB = hv.sizes(ctx, conf, probed.Verdict == kvm.Works)
 }
 
 // installedGit says which git would read repositories.

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"banger"
 	"banger/config"
@@ -73,20 +72,6 @@ func (h hypervisors) choose(ctx context.Context, asked, shimPath string, kvmWork
 		return "qemu", fmt.Sprintf("Firecracker's user network doesn't work here: %v", err)
 	}
 	return "firecracker", "it is here, and KVM works"
-}
-
-// vcpu is how many CPUs a VM gets by default; asked is config.toml's, and 0 means what
-// is best here. Where QEMU emulates CPUs in turn, a second one only makes a VM slower.
-func (h hypervisors) vcpu(ctx context.Context, asked int) int {
-	if asked > 0 {
-		return asked
-	}
-	if h.chosen == "qemu" {
-		if h.qemu.InTurn(ctx) {
-			return 1
-		}
-	}
-	return min(2, runtime.NumCPU())
 }
 
 // programs are the kinds of processes that run for VMs.

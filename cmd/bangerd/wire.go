@@ -88,6 +88,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	hv := openHypervisors(ctx, conf, dirs, shim, probed)
 	hv.tell(log, conf, probed)
+	vcpu, memory := hv.sizes(ctx, conf, probed.Verdict == kvm.Works)
 	images := &rootfs.Store{Dir: filepath.Join(dirs.Data, "images")}
 	if err := images.Clean(); err != nil {
 		log.Warn("half-made images of an earlier daemon could not be removed", "err", err)
@@ -114,7 +115,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Store: store, Processes: proc.Host{}, BootID: boot,
 		Defaults: engine.Defaults{
 			Hypervisor: hv.chosen, Disk: conf.DiskDriver, Net: banger.NetMode(conf.Net), Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
-			VCPU: hv.vcpu(ctx, conf.VCPU), MemoryMiB: conf.MemoryMiB, DiskMiB: conf.DiskMiB,
+			VCPU: vcpu, MemoryMiB: memory, DiskMiB: conf.DiskMiB,
 			Boot: conf.Boot(),
 		},
 		Now: time.Now, NewID: newID, Log: log,

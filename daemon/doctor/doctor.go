@@ -60,6 +60,7 @@ type Settings struct {
 	Err        error  // why it can't be used
 	DiskDriver string
 	Net        string
+	VCPU       int // what a VM gets that doesn't say
 	MemoryMiB  int
 	WarmStart  bool
 	Insecure   bool // where a VMM can't have its sandbox, it runs without

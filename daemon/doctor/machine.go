@@ -199,7 +199,7 @@ func memory(_ context.Context, h *Host, r *banger.Report) {
 			mib = kib >> 10
 		}
 	}
-	c := banger.Check{Name: "memory", Level: banger.LevelOK, Found: fmt.Sprintf("%d MiB are available; a VM gets %d MiB, in %s", mib, h.Settings.MemoryMiB, h.RAMDir)}
+	c := banger.Check{Name: "memory", Level: banger.LevelOK, Found: fmt.Sprintf("%d MiB are available; a VM gets %d MiB, in %s, and %d of the CPUs", mib, h.Settings.MemoryMiB, h.RAMDir, h.Settings.VCPU)}
 	fs, err := h.Filesystem(h.RAMDir)
 	switch {
 	case mib < h.Settings.MemoryMiB:

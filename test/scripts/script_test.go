@@ -144,6 +144,12 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("IMAGE", image)
+			if *host == "qemu" { // VMs of one size on every host
+				conf := filepath.Join(env.WorkDir, "config/banger")
+				if err := errors.Join(os.MkdirAll(conf, 0o700), os.WriteFile(filepath.Join(conf, "config.toml"), []byte("vcpu = 1\nmemory_mib = 1024\n"), 0o600)); err != nil {
+					return err
+				}
+			}
 			if dir := os.Getenv("BANGER_COVERDIR"); dir != "" { // go test -cover has a GOCOVERDIR of its own
 				env.Setenv("GOCOVERDIR", dir)
 			}

@@ -127,7 +127,7 @@ func TestBridgeNetwork(t *testing.T) {
 	config := func(lines ...string) {
 		t.Helper()
 		lines = append(lines, "warm_start = false", fmt.Sprintf("disk_driver = %q", *vmtest.DiskDriver))
-		vmtest.Write(t, filepath.Join(dir, "config/banger/config.toml"), vmtest.OnHypervisor()+strings.Join(lines, "\n")+"\n")
+		vmtest.Write(t, filepath.Join(dir, "config/banger/config.toml"), "memory_mib = 1024\n"+vmtest.OnHypervisor()+strings.Join(lines, "\n")+"\n")
 		h.Close()
 	}
 	config("net = 'bridge'")

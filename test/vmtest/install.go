@@ -28,7 +28,7 @@ func Install(dir string) (*Host, error) {
 	if err := os.MkdirAll(conf, 0o700); err != nil {
 		return nil, err
 	}
-	settings := fmt.Appendf(nil, "%swarm_start = %v\ndisk_driver = %q\nnet = %q\n", OnHypervisor(), *Warm, *DiskDriver, *Network)
+	settings := fmt.Appendf(nil, "%s%swarm_start = %v\ndisk_driver = %q\nnet = %q\n", OnHypervisor(), ofSize(""), *Warm, *DiskDriver, *Network)
 	if err := os.WriteFile(filepath.Join(conf, "config.toml"), settings, 0o600); err != nil {
 		return nil, err
 	}
@@ -115,6 +115,17 @@ func lock(dir string) (unlock func(), err error) {
 // that a busy host is no reason to give one up.
 func OnHypervisor() string {
 	return fmt.Sprintf("hypervisor = %q\nfirecracker = %q\nboot_deadline = '%v'\n", *Hypervisor, os.Getenv("BANGER_FIRECRACKER"), Patience(3*time.Minute))
+}
+
+// ofSize is what a configuration lacks to make VMs of one size on every host: one CPU, 1 GiB.
+func ofSize(toml string) string {
+	sizes := ""
+	for key, value := range map[string]int{"vcpu": 1, "memory_mib": 1024} {
+		if !strings.Contains(toml, key+" =") {
+			sizes += fmt.Sprintf("%s = %d\n", key, value)
+		}
+	}
+	return sizes
 }
 
 // noRoot says that mmdebstrap can't make a root here: an ordinary user takes a user

@@ -132,7 +132,7 @@ func Configured(t *testing.T, toml string) *Host {
 	if err := os.Mkdir(filepath.Join(dir, "banger"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	Write(t, filepath.Join(dir, "banger", "config.toml"), OnHypervisor()+toml)
+	Write(t, filepath.Join(dir, "banger", "config.toml"), OnHypervisor()+ofSize(toml)+toml)
 	Shared.Close()
 	h := Shared.With("XDG_CONFIG_HOME=" + dir)
 	t.Cleanup(h.Close) // the next test's daemon has its own settings again

@@ -114,7 +114,7 @@ var hypervisor = flag.String("hypervisor", "qemu", "what VMs run on: qemu or fir
 
 // settings have VMs hold all that a host can have for them.
 func settings() string {
-	s := fmt.Sprintf("net = \"bridge\"\ndisk_driver = \"dm-snapshot\"\nhypervisor = %q\nboot_deadline = \"3m\"\n", *hypervisor)
+	s := fmt.Sprintf("memory_mib = 1024\nnet = \"bridge\"\ndisk_driver = \"dm-snapshot\"\nhypervisor = %q\nboot_deadline = \"3m\"\n", *hypervisor)
 	if *hypervisor == "firecracker" {
 		s += fmt.Sprintf("firecracker = %q\n", os.Getenv("BANGER_FIRECRACKER"))
 	}
