@@ -159,7 +159,7 @@ var jsonSteps = []struct {
 	{"vm run --name web -- true", 125, 0, 1},
 	{"vm run ./nosuch -- true", 125, 0, 1},
 	{"vm cp thing web:$PWD/copy", 0, 1, 0},
-	{"vm cp web:$PWD/copy web:$PWD/nosuch .", 2, 1, 1},
+	{"vm cp web:$PWD/copy web:$PWD/nosuch .", 3, 1, 1},
 	{"cp web:$PWD/copy -", 2, 0, 1},
 	{"vm logs web", 0, 1, 0},
 	{"logs nosuch", 3, 0, 1},
