@@ -1,7 +1,7 @@
 // Command dist makes a release: one tarball that is installed by unpacking it
 // into a prefix such as ~/.local, and its checksum. With -docs it writes the
 // references instead that are made from the code, which a test holds to it; with
-// -record it records a session in a terminal.
+// -record it records a session in a terminal, and with -picture draws the recording.
 //
 // It owns which files a release has and where. It knows nothing of what a command
 // does. The same sources give the same bytes.
@@ -31,12 +31,15 @@ func main() {
 	version := flag.String("version", "unknown", "the release's version")
 	out := flag.String("o", "release", "the directory it is written to")
 	docs := flag.Bool("docs", false, "write the references that are made from the code, and end")
+	svg := flag.Bool("picture", false, "draw "+recording+" as "+picture+" and end")
 	cast := flag.Bool("record", false, "record a session in a terminal, with the banger in PATH, as "+recording+" and end")
 	flag.Parse()
 	do := func() error { return run(*version, *out) }
 	switch {
 	case *docs:
 		do = writeReferences
+	case *svg:
+		do = writePicture
 	case *cast:
 		do = writeRecording
 	}

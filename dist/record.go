@@ -16,12 +16,12 @@ import (
 
 // session is what a first look types. Each command must succeed.
 var session = []string{
-	"banger vm run --rm -- uname -a",
+	"banger run --rm -- uname -a",
 	"git init -q hello && echo 'echo it works on $(uname -n)' > hello/test.sh && git -C hello add test.sh",
-	"banger vm run --name lab ./hello -- sh test.sh",
+	"banger run --name lab ./hello -- sh test.sh",
 	"banger ps",
-	"banger vm exec lab -- cat /etc/debian_version",
-	"banger vm delete lab",
+	"banger exec lab cat /etc/debian_version",
+	"banger rm lab",
 }
 
 // The terminal that is recorded, and how fast its user types.
@@ -31,7 +31,7 @@ const (
 	prompt         = "$ "
 )
 
-// recording is where the README looks for one.
+// recording is what the README's picture is drawn from.
 const recording = "docs/first-look.cast"
 
 func writeRecording() error {
@@ -39,7 +39,10 @@ func writeRecording() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(recording, text, 0o644)
+	if err := os.WriteFile(recording, text, 0o644); err != nil {
+		return err
+	}
+	return writePicture()
 }
 
 // record types the session into a real shell in an empty directory and returns

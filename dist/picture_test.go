@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+)
+
+// The picture in the tree is that of the recording in the tree, and small.
+func TestPicture(t *testing.T) {
+	cast, err := os.ReadFile(recording)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := draw(cast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile(picture)
+	if err != nil || !bytes.Equal(have, want) {
+		t.Errorf("%s isn't drawn from %s: go run ./dist -picture (%v)", picture, recording, err)
+	}
+	if len(want) > mostBytes {
+		t.Errorf("%d bytes", len(want))
+	}
+}
+
+// texts are the texts of a picture: those of its last screen, and those before.
+func texts(t *testing.T, svg []byte) (last, before []string) {
+	t.Helper()
+	d := xml.NewDecoder(bytes.NewReader(svg))
+	text, hidden, in := "", false, false
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return last, before
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch token := token.(type) {
+		case xml.StartElement:
+			if token.Name.Local == "text" {
+				text, hidden, in = "", false, true
+				for _, a := range token.Attr {
+					hidden = hidden || a.Name.Local == "visibility"
+				}
+			}
+		case xml.CharData:
+			if in {
+				text += string(token)
+			}
+		case xml.EndElement:
+			if token.Name.Local == "text" && hidden {
+				before, in = append(before, text), false
+			} else if token.Name.Local == "text" {
+				last, in = append(last, text), false
+			}
+		}
+	}
+}
+
+// What a terminal would show at the end is shown where nothing moves; what was there
+// before comes at its time. What can't be drawn is an error.
+func TestDraw(t *testing.T) {
+	const head = `{"version":2,"width":80,"height":3}` + "\n"
+	svg, err := draw([]byte(head + `[0.1,"o","$ ls <dir>"]
+[0.5,"o","\r\nworking"]
+[0.9,"o","\r\u001b[Kdone"]
+[1.5,"o","\r\n"]
+[1.6,"o","$ "]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, before := texts(t, svg)
+	if strings.Join(last, "|") != "$ ls <dir>|done|$" || strings.Join(before, "|") != "working" {
+		t.Errorf("at the end %q, before %q", last, before)
+	}
+	again, _ := draw([]byte(head + `[0.1,"o","x"]`))
+	if same, _ := draw([]byte(head + `[0.1,"o","x"]`)); !bytes.Equal(again, same) {
+		t.Error("two pictures of one recording differ")
+	}
+	for what, c := range map[string]struct{ events, want string }{
+		"scrolls": {`[0.1,"o","1\r\n2\r\n3\r\n4"]`, "it scrolls"},
+		"moves":   {`[0.1,"o","\u001b[2J"]`, "isn't known here"},
+		"broken":  {`[0.1,"o"]`, "no event"},
+		"large":   {`[0.1,"o","` + strings.Repeat("x", mostBytes) + `"]`, "more than"},
+	} {
+		if _, err := draw([]byte(head + c.events)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
