@@ -39,6 +39,7 @@ var laws = []law{
 	{"cmd", []string{"*"}},
 	{"cmd/banger-agent", []string{"guest", "guest/agent", "version"}},
 	{"cmd/banger-shim", []string{"vmm/shim", "network"}},
+	{"cmd/banger-jail", []string{"vmm"}},
 	{"test", []string{"*"}},
 	{"dist", []string{"*"}},
 }
@@ -67,6 +68,7 @@ var rooms = []room{
 	{"cli", "the commands"},
 	{"cmd/banger", "wiring of the command line"},
 	{"cmd/banger-agent", "wiring of what runs in the guest"},
+	{"cmd/banger-jail", "wiring of the first process in a VMM's jail"},
 	{"cmd/banger-shim", "wiring of the process per VM"},
 	{"cmd/bangerd", "wiring of the daemon: knows every driver"},
 	{"config", "config.toml, for command line and daemon alike"},
@@ -129,10 +131,13 @@ var rooms = []room{
 	{"version", "what this build is"},
 	{"vmm/firecracker", "Firecracker, in its jailer where the daemon is root"},
 	{"vmm/firecracker/release", "fetches a pinned Firecracker release, when asked, and checks it"},
+	{"vmm/jail", "the room of a VMM that has no jailer of its own, and whether it stands on this host"},
+	{"vmm/jail/attack", "a broken kernel: tries all ways out of its jail"},
 	{"vmm/kvm", "does KVM really work here"},
 	{"vmm/machine", "a VMM's life, written once: launched, adopted, told from other processes, ended; which machines a template fits"},
 	{"vmm/qemu", "QEMU's microvm machine"},
 	{"vmm/shim", "the process per VM: channel, console, user network, exit status"},
+	{"vmm/uid", "user ids for the VMMs of a daemon of root, each one VM's"},
 	{"workspace/git", "asks git about a repository that nobody trusts"},
 	{"workspace/send", "a host repository as a tar"},
 }
@@ -142,10 +147,10 @@ type room struct{ path, owns string }
 
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
-	"os/exec":               {"test/bench", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "test/lab", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
+	"os/exec":               {"test/bench", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
 	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
-	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest"},
+	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

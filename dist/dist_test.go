@@ -134,7 +134,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, name := range []string{"banger", "bangerd", "banger-shim", "banger-agent"} {
+	for _, name := range []string{"banger", "bangerd", "banger-shim", "banger-jail", "banger-agent"} {
 		exe, err := elf.Open(filepath.Join(prefix, "bin", name))
 		if err != nil {
 			t.Fatal(err)

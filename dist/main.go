@@ -145,7 +145,7 @@ func build(version string) ([]file, error) {
 		return nil, fmt.Errorf("build: %w: %s", err, out)
 	}
 	var files []file
-	for _, name := range []string{"banger", "bangerd", "banger-shim", "banger-agent"} {
+	for _, name := range []string{"banger", "bangerd", "banger-shim", "banger-jail", "banger-agent"} {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			return nil, err

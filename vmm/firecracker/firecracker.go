@@ -24,6 +24,7 @@ import (
 	"banger/host/hostfs"
 	"banger/vmm/machine"
 	"banger/vmm/shim"
+	"banger/vmm/uid"
 )
 
 // Config is what the driver is told about its host.
@@ -134,7 +135,7 @@ func (v vmm) Traits() machine.Traits {
 		Name: "Firecracker", Programs: []string{"firecracker", "jailer"},
 		VM: func(argv []string) string { return machine.Option(argv, "--id") },
 		Jail: func(id, dir string) (int, []string) {
-			return userOf(id, dir), roots(dir)
+			return uid.Of(id, dir), roots(dir)
 		},
 	}
 	for _, b := range v.binaries {

@@ -18,6 +18,7 @@ import (
 	"banger"
 	"banger/vmm/machine"
 	"banger/vmm/shim"
+	"banger/vmm/uid"
 )
 
 // A daemon that is root runs Firecracker under its jailer (Firecracker's docs/jailer.md):
@@ -49,7 +50,7 @@ func jailOf(m banger.Machine, firecracker string) jail {
 	return jail{
 		dir:  dir,
 		root: filepath.Join(dir, filepath.Base(firecracker), machine.Name(m.ID), "root"),
-		uid:  userOf(m.ID, m.Dir),
+		uid:  uid.Of(m.ID, m.Dir),
 		// The jailer makes one named so in one of our naming: no machine shares either.
 		cgroup: filepath.Join(cgroupMount, machine.Name(m.ID), machine.Name(m.ID)),
 	}
@@ -72,7 +73,7 @@ func jailed(m banger.Machine, firecracker string, from snapshot) (launch, error)
 	j := jailOf(m, firecracker)
 	err := open(j.root, m.Dir)
 	if err == nil {
-		j.uid, err = takeUser(m.ID, m.Dir)
+		j.uid, err = uid.Take(m.ID, m.Dir)
 	}
 	l := launch{m: m, seen: m, argv: j.command(m, firecracker), owner: j.uid, template: from}
 	enter := func(path, name string, readOnly bool) {
@@ -174,7 +175,7 @@ func (j jail) clear() error {
 	if left := mountsBelow(j.dir); len(left) > 0 {
 		return fmt.Errorf("still mounted: %q", left) // removing files would remove those behind a mount, too
 	}
-	err := errors.Join(os.RemoveAll(j.dir), freeUser(j.uid, filepath.Dir(j.dir)))
+	err := errors.Join(os.RemoveAll(j.dir), uid.Free(j.uid, filepath.Dir(j.dir)))
 	for _, c := range []string{j.cgroup, filepath.Dir(j.cgroup)} {
 		if _, serr := os.Lstat(c); errors.Is(serr, fs.ErrNotExist) {
 			continue // a read-only /sys, as in a container, says that first (rmdir(2))

@@ -3,13 +3,11 @@ package firecracker
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -17,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/vmm/uid"
 )
 
 func TestDescribe(t *testing.T) {
@@ -116,7 +115,7 @@ func TestClearJailBehindLink(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount")
 	}
-	takenUsers = t.TempDir()
+	uid.Taken = t.TempDir()
 	base := t.TempDir()
 	real, link := filepath.Join(base, "real"), filepath.Join(base, "link")
 	if err := os.MkdirAll(filepath.Join(real, "vm"), 0o700); err != nil {
@@ -148,46 +147,6 @@ func TestClearJailBehindLink(t *testing.T) {
 	if b, err := os.ReadFile(kernel); err != nil || string(b) != "kernel" {
 		t.Errorf("the kernel is %q, %v", b, err)
 	}
-}
-
-// Two VMs whose ids make the same choice have two user ids, each its own for good.
-func TestUsersDontCollide(t *testing.T) {
-	takenUsers = t.TempDir()
-	var taken []int
-	for _, dir := range []string{"/state/a", "/state/b", "/other/a"} {
-		user, err := takeUser("a1", dir)
-		if err != nil || slices.Contains(taken, user) {
-			t.Fatalf("%s: %d, %v; taken are %d", dir, user, err, taken)
-		}
-		if again, err := takeUser("a1", dir); err != nil || again != user {
-			t.Errorf("%s has %d and then %d, %v", dir, user, again, err)
-		}
-		if got := userOf("a1", dir); got != user {
-			t.Errorf("%s took %d and has %d", dir, user, got)
-		}
-		taken = append(taken, user)
-	}
-	if err := freeUser(taken[0], "/state/b"); err != nil {
-		t.Error(err)
-	}
-	if got := userOf("a1", "/state/a"); got != taken[0] {
-		t.Errorf("another VM gave its id away: %d", got)
-	}
-	if err := freeUser(taken[0], "/state/a"); err != nil {
-		t.Error(err)
-	}
-	if got := userOf("a1", "/state/b"); got != taken[1] {
-		t.Errorf("when one goes the other's changes from %d to %d", taken[1], got)
-	}
-	if user, err := takeUser("a1", "/state/c"); err != nil || user != taken[0] {
-		t.Errorf("what is given back isn't taken again: %d, %v; want %d", user, err, taken[0])
-	}
-	for i := range userTries { // /state/c has one of them
-		if _, err := takeUser("a1", fmt.Sprint("/state/more", i)); err != nil {
-			return
-		}
-	}
-	t.Error("more were given than there are")
 }
 
 // A program in a jail may be another's by now: what its socket's place leads to isn't
