@@ -38,7 +38,7 @@ func (f *fresh) Missing(_ context.Context, image, kernel string) ([]banger.Missi
 
 func (f *fresh) PullKernel(_ context.Context, name string, update bool, p banger.Progress) (banger.Kernel, error) {
 	f.did = append(f.did, fmt.Sprintf("kernel %s %v", name, update))
-	p(banger.Event{Stage: "kernel", Done: 1 << 20, Total: 4 << 20})
+	p(banger.Event{Stage: "kernel", Message: strings.Repeat("x", 60), Done: 1 << 20, Total: 4 << 20})
 	return banger.Kernel{}, nil
 }
 
@@ -61,13 +61,17 @@ func (h host) Examine(context.Context) (banger.Report, error) { return h.report,
 
 func (f *fresh) run(in io.Reader, args ...string) (status int, stdout, stderr string) {
 	var out, errs bytes.Buffer
+	status = cli.Run(context.Background(), f.app(in, &out, &errs), args)
+	return status, out.String(), errs.String()
+}
+
+func (f *fresh) app(in io.Reader, out, errs io.Writer) cli.App {
 	parts := banger.Parts{Whole: f, Image: f, Kernel: f, VM: struct {
 		banger.VMService
 		banger.VMControl
 		banger.Leases
 	}{VMService: f}}
-	status = cli.Run(context.Background(), cli.App{In: in, Out: &out, Err: &errs, Services: parts, Daemon: host{report: f.report}}, args)
-	return status, out.String(), errs.String()
+	return cli.App{In: in, Out: out, Err: errs, Services: parts, Daemon: host{report: f.report}}
 }
 
 // What the first VM needs is told in one list, made after a person agreed or -y, and in
@@ -122,6 +126,29 @@ func TestFirstRun(t *testing.T) {
 	f := &fresh{report: banger.Report{Ready: true}}
 	if status, _, stderr := f.run(strings.NewReader(""), "vm", "create", "-y", "-q"); status != 0 || stderr != "" {
 		t.Errorf("quiet: status %d, %s", status, stderr)
+	}
+}
+
+// On a narrow terminal a long name gives way, not how far it is.
+func TestNarrowProgress(t *testing.T) {
+	pt, tty, err := pty.Open() // 80 columns, as it doesn't say
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = pt.Close() }()
+	go func() {
+		f := &fresh{}
+		_ = cli.Run(context.Background(), f.app(strings.NewReader(""), io.Discard, tty), []string{"kernel", "pull"})
+		_ = tty.Close()
+	}()
+	shown, _ := io.ReadAll(pt) // ends with EIO when the other side is closed
+	for _, line := range strings.Split(string(shown), "\r\x1b[K") {
+		if len(line) >= 80 || strings.Contains(line, "xxx") && !strings.HasSuffix(line, "... [#####...............] 25% of 4.0 MiB") {
+			t.Errorf("%d columns: %q", len(line), line)
+		}
+	}
+	if !strings.Contains(string(shown), "xxx...") {
+		t.Errorf("%q", shown)
 	}
 }
 

@@ -99,9 +99,11 @@ func (p *progress) event(e banger.Event) {
 // draw rewrites the line, and does so again later if no event comes before.
 func (p *progress) draw() {
 	p.drawn = time.Now()
-	text := describe(p.last) + rest(p.last, p.first, time.Since(p.began))
+	name, far := named(p.last), measured(p.last)+rest(p.last, p.first, time.Since(p.began))
+	text := name + far
 	if f, ok := terminal(p.w); ok {
-		text = printable(text, max(20, int(sizeOf(f).Cols)-1)) // a line that wraps can't be rewritten
+		wide := max(20, int(sizeOf(f).Cols)-1) // a line that wraps can't be rewritten
+		text = printable(printable(name, max(20, wide-len(far)))+far, wide)
 	}
 	_, _ = fmt.Fprintf(p.w, "\r\x1b[K%s", text)
 	p.after(redraw, p.draw)
@@ -164,18 +166,17 @@ func (p *progress) end() {
 	}
 }
 
-// describe says what an operation does at this moment, and how far it is.
-func describe(e banger.Event) string {
-	text := named(e)
+// measured says how far an operation is with what it does at this moment.
+func measured(e banger.Event) string {
 	switch {
 	case e.Total > 0 && e.Unit != "":
-		text += fmt.Sprintf(" %s %d of %d %s", bar(e.Done, e.Total), e.Done, e.Total, printable(e.Unit, 20))
+		return fmt.Sprintf(" %s %d of %d %s", bar(e.Done, e.Total), e.Done, e.Total, printable(e.Unit, 20))
 	case e.Total > 0:
-		text += fmt.Sprintf(" %s %d%% of %s", bar(e.Done, e.Total), min(100, e.Done*100/e.Total), formatBytes(e.Total))
+		return fmt.Sprintf(" %s %d%% of %s", bar(e.Done, e.Total), min(100, e.Done*100/e.Total), formatBytes(e.Total))
 	case e.Done > 0:
-		text += " " + formatBytes(e.Done)
+		return " " + formatBytes(e.Done)
 	}
-	return text
+	return ""
 }
 
 // step describes a step and its size, for a line that stays.
