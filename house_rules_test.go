@@ -341,7 +341,7 @@ func (h house) comments() (wrong []string) {
 	return wrong
 }
 
-// measure returns figures of the house for docs/house.md.
+// measure returns figures of the house for docs/lab/house.md.
 func (h house) measure() (packages, arrows int, longest, largest string) {
 	lines, edges := map[string]int{}, map[arrow]bool{}
 	most := 0

@@ -42,7 +42,7 @@ const soakLife = 20
 // A guest writes and syncs files whose every byte is known, and reads them again, until
 // its VMM is killed at a random moment. Started again, it reads all that was synced:
 // from the disk, from memory, through a pipe, and from the disk again. Guests once read
-// zeros there (docs/verification.md).
+// zeros there (docs/lab/verification.md).
 func TestSoak(t *testing.T) {
 	s := newSoak(t)
 	defer s.report()

@@ -15,7 +15,7 @@ import (
 )
 
 // Tested is the version with which this package's suites last passed, as recorded in
-// docs/verification.md.
+// docs/lab/verification.md.
 const Tested = "1.16.1"
 
 // minVersion is the first release whose balloon reports free pages.

@@ -157,7 +157,7 @@ func driveArgs(id string, d banger.Drive) ([]string, error) {
 // on a busy host. And programs are mapped at the same addresses each time (norandmaps): at
 // other addresses QEMU would translate them anew, 2,500 blocks for /bin/true instead of 100.
 // Commands would take four to five times as long, and the cache of translated code would soon
-// be full (docs/benchmarks.md).
+// be full (docs/lab/benchmarks.md).
 func (d *Driver) kernelArgs(m banger.Machine) string {
 	args := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1"}
 	if !d.cfg.KVM {
