@@ -94,6 +94,7 @@ var rooms = []room{
 	{"guest/agent", "what the agent serves"},
 	{"guest/agent/boot", "/init: from the kernel to the image's init"},
 	{"guest/agent/channel", "what carries the streams, a kind per hypervisor"},
+	{"guest/agent/group", "a cgroup for each command"},
 	{"guest/agent/nic", "the guest's network device"},
 	{"guest/agent/renew", "what a restored guest makes new"},
 	{"guest/agent/session", "commands and their output"},
@@ -187,4 +188,4 @@ var given = map[string]string{
 
 // plainData names structs that only carry values: specs, configs, wire types.
 // The registers are the kernel's own (kvm.h).
-var plainData = []string{"banger.VM", "banger.Spec", "guest.ExecSpec", "vmm/kvm.registers", "vmm/kvm.specialRegisters", "daemon/doctor.Host", "config.Config"}
+var plainData = []string{"banger.VM", "banger.Spec", "guest.ExecSpec", "guest.Command", "vmm/kvm.registers", "vmm/kvm.specialRegisters", "daemon/doctor.Host", "config.Config"}

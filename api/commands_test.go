@@ -40,7 +40,7 @@ func guestOf(t *testing.T, a *agent.Server) *services {
 // outputLine is one of a command's output, as any client reads it.
 type outputLine struct {
 	Output *inguest.CommandOutput
-	Result *inguest.Command
+	Result *guest.Command
 	Error  *banger.Error
 }
 
@@ -57,7 +57,7 @@ func TestCommandOutlivesDaemons(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp, text := asked(t, path, "POST", "/v2/vms/web/commands", string(body))
-	var cmd inguest.Command
+	var cmd guest.Command
 	if err := json.Unmarshal([]byte(text), &cmd); err != nil || resp.StatusCode != 200 || !cmd.Running || cmd.VM != aVM.ID {
 		t.Fatalf("%s: %s", resp.Status, text)
 	}
@@ -122,7 +122,7 @@ func TestCommandOutputErrors(t *testing.T) {
 	path := socket(t)
 	end := serve(t, path, s)
 	_, text := asked(t, path, "POST", "/v2/vms/web/commands", `{"argv":["sh","-c","echo out; exec sleep 600"]}`)
-	var cmd inguest.Command
+	var cmd guest.Command
 	if err := json.Unmarshal([]byte(text), &cmd); err != nil {
 		t.Fatal(text)
 	}

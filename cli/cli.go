@@ -91,8 +91,8 @@ const (
 const statuses = `
 Exit statuses: 0 done, 1 failed, 2 not valid, 3 not found, 4 conflict (name
 taken, in use), 5 the VM is not running, 6 something is unavailable, 7 timeout,
-130 interrupted. "run" and "exec" end with the command's own status; 124 when
---timeout ended it, 125 when banger itself failed, 126 and 127 when the command
+130 interrupted. "run", "exec" and "attach" end with the command's own status; 124
+when --timeout ended it, 125 when banger itself failed, 126 and 127 when the command
 could not be run.`
 
 // guestStatus marks commands whose status is the guest's.
@@ -155,7 +155,7 @@ func (a *App) root() *cobra.Command {
 	root.SetVersionTemplate("banger {{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"}, &cobra.Group{ID: groupMakes, Title: "What they are made of:"},
 		&cobra.Group{ID: groupSystem, Title: "banger itself:"})
-	root.AddCommand(grouped(groupVMs, append(short(a), vmCommand(a), operationCommand(a), eventsCommand(a))...)...)
+	root.AddCommand(grouped(groupVMs, append(short(a), vmCommand(a), commandCommand(a), operationCommand(a), eventsCommand(a))...)...)
 	root.AddCommand(grouped(groupMakes, imageCommand(a), kernelCommand(a), templateCommand(a), hypervisorCommand(a))...)
 	root.AddCommand(grouped(groupSystem,
 		doctorCommand(a),

@@ -18,7 +18,6 @@ var ends = []string{"delete", "rm", "prune", "kill", "stop", "restart", "gc", "c
 // otherWords are commands of other tools that banger does in another way, with what to
 // do instead.
 var otherWords = map[string]string{
-	"attach":    "`banger exec VM` runs a shell in a VM, `banger logs VM` prints its console",
 	"build":     "`banger image build` makes an image of Debian packages; `banger image import` makes one of a root file system",
 	"clone":     "`banger image warm IMAGE --after COMMAND` keeps an image with what a command made in it; each VM of it is a copy",
 	"commit":    "`banger image warm IMAGE --after COMMAND` keeps an image with what a command made in it",
@@ -45,12 +44,12 @@ var otherWords = map[string]string{
 	"show-ssh":  "`banger exec VM` runs a shell in a VM, without a network",
 	"snapshot":  "`banger image warm IMAGE --after COMMAND` keeps an image with what a command made in it",
 	"ssh":       "`banger exec VM` runs a shell in a VM, without a network",
-	"top":       "`banger vm stats` shows what VMs use of this host, `banger exec VM -- top` what runs in one",
+	"top":       "`banger vm stats` shows what VMs use of this host, `banger command list VM` what was started in one, `banger exec VM -- top` all that runs there",
 	"unpause":   "`banger vm kill --signal CONT VM` lets a frozen VM go on",
 	"up":        "`banger run` makes a VM, `banger start VM` starts one that is stopped",
 	"update":    "`banger vm set` changes a VM's CPUs, memory and disk",
 	"volume":    "a VM keeps its files on its own disk; `banger cp` copies files in and out",
-	"wait":      "`banger vm health VM` asks a VM for a sign of life; `banger run` waits for its command",
+	"wait":      "`banger attach VM` waits for a command that was left running; `banger vm health VM` asks a VM for a sign of life",
 }
 
 // otherFlags are flags of other tools that banger has no use for, with what to do
@@ -67,7 +66,7 @@ var otherFlags = []struct{ command, flags, says string }{
 	{"", "gpus", "a VM has no GPU"},
 	{"", "format", "--json prints JSON, of which jq takes what you want"},
 	{"run", "template", "an image is chosen by --image: `banger image list`"},
-	{"logs", "tail n since until timestamps", "pass the output on: `banger logs VM | tail -n 100`"},
+	{"logs", "since until timestamps", "the end of it: `banger logs --tail 100 VM`"},
 	{"start", "name", "a VM gets its name when it is made: `banger vm create --name NAME`"},
 }
 

@@ -23,6 +23,8 @@ type commandFlags struct {
 	tty, noTTY bool
 	noStdin    bool
 	timeout    time.Duration
+
+	interactive bool // -i: a command that is left alone keeps its standard input open
 }
 
 func (f *commandFlags) addFlags(cmd *cobra.Command) {
@@ -35,7 +37,7 @@ func (f *commandFlags) addFlags(cmd *cobra.Command) {
 	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "never give it one")
 	fs.BoolVarP(&f.noStdin, "no-stdin", "n", false, "don't pass standard input")
 	fs.Var((*seconds)(&f.timeout), "timeout", "kill the command when it takes longer: 30, 30s, 5m; the status is 124 then (default: never)")
-	accept(cmd, "interactive", "i", "standard input is passed on anyway")
+	fs.BoolVarP(&f.interactive, "interactive", "i", false, "with -d, keep standard input open for `banger attach`; else it is passed on anyway")
 	fs.SetInterspersed(false) // what follows is the command's
 	if cmd.Annotations == nil {
 		cmd.Annotations = map[string]string{}
@@ -56,6 +58,14 @@ func (f *commandFlags) check(a *App, argv []string) error {
 	env, err := environment(a, f.files, f.env)
 	f.env, f.files = env, nil
 	return err
+}
+
+// unfollowed checks the flags of a command that nobody waits for.
+func (f *commandFlags) unfollowed() error {
+	if f.timeout > 0 {
+		return banger.Errorf(banger.CodeInvalid, "--timeout and -d contradict each other: nobody waits for the command").WithHint("in the VM, timeout(1) ends a command")
+	}
+	return nil
 }
 
 // spec is the command as it is sent to the guest.
@@ -99,18 +109,37 @@ func ranNothing(io.Writer, []Ran) {}
 func (a *App) interact(ctx context.Context, vm banger.VM, f commandFlags, argv []string) (Ran, error) {
 	spec := f.spec(vm, argv)
 	ran := Ran{VM: vm.ID, Name: vm.Spec.Name, ID: spec.ID}
+	lend := func(streams *guest.IO) (func(), error) { return a.lend(&spec, streams, f) }
+	err := follow(ctx, a, vm, &ran, spec.Stdin, lend, func(ctx context.Context, giveUp func(), streams guest.IO) (guest.ExitStatus, error) {
+		late := f.limit(ctx, a.guest(vm), spec.ID, giveUp)
+		st, err := a.guest(vm).Exec(ctx, spec, streams)
+		if ran.Late = late(); ran.Late && err == nil {
+			a.note("the command took longer than %s and was killed", f.timeout)
+			st.Code = timedOut
+		} else if ran.Late {
+			err = banger.Errorf(banger.CodeTimeout, "the command took longer than %s and didn't end when it was killed", f.timeout)
+		}
+		return st, err
+	})
+	return ran, err
+}
+
+// follow lends a command the caller's streams, or with --json keeps what it writes, while
+// do follows it to its end. It fills in ran.
+func follow(ctx context.Context, a *App, vm banger.VM, ran *Ran, stdin bool, lend func(*guest.IO) (restore func(), err error),
+	do func(ctx context.Context, giveUp func(), streams guest.IO) (guest.ExitStatus, error)) error {
 	var out, errs guest.Kept
 	streams := guest.IO{Stdout: a.Out, Stderr: a.Err, Gap: a.gap}
 	if a.json {
 		streams = guest.IO{Stdout: &out, Stderr: &errs, Gap: func(_ string, n int64) { ran.Dropped += n }}
 	}
-	if spec.Stdin {
+	if stdin {
 		streams.Stdin = a.In
 	}
 	if !a.json {
-		restore, err := a.lend(&spec, &streams, f)
+		restore, err := lend(&streams)
 		if err != nil {
-			return ran, err
+			return err
 		}
 		defer restore()
 	}
@@ -119,33 +148,60 @@ func (a *App) interact(ctx context.Context, vm banger.VM, f commandFlags, argv [
 	signals, stop := forward(giveUp)
 	defer stop()
 	streams.Signals = signals
-	late := f.limit(ctx, a.guest(vm), spec.ID, giveUp)
-	st, err := a.guest(vm).Exec(ctx, spec, streams)
-	if ran.Late = late(); ran.Late && err == nil {
-		a.note("the command took longer than %s and was killed", f.timeout)
-		st.Code = timedOut
-	} else if ran.Late {
-		err = banger.Errorf(banger.CodeTimeout, "the command took longer than %s and didn't end when it was killed", f.timeout)
-		return ran, err
-	}
+	st, err := do(ctx, giveUp, streams)
 	if errors.Is(err, syscall.EPIPE) {
 		err = nil // the reader of our output has left; the command was told, and has ended
 	}
 	ran.Stdout, ran.Stderr, ran.Dropped = out.Bytes, errs.Bytes, ran.Dropped+out.Dropped+errs.Dropped
 	if err != nil {
-		return ran, a.execError(ctx, vm, err)
+		if banger.CodeOf(err) == banger.CodeTimeout {
+			return err
+		}
+		return a.execError(ctx, vm, err)
 	}
 	ran.Exit, ran.Signal, ran.OOM, ran.Error = &st.Code, st.Signal, st.OOM, st.Error
-	if st.Error != "" {
-		a.note("%s", printable(st.Error, 400))
+	return ran.told(a, vm)
+}
+
+// told tells what a status doesn't, and returns the command's status as exitStatus, nil
+// for 0.
+func (ran *Ran) told(a *App, vm banger.VM) error {
+	if ran.Error != "" {
+		a.note("%s", printable(ran.Error, 400))
 	}
-	if st.OOM {
+	if ran.OOM {
 		a.note("the command was killed because vm %s ran out of memory (it has %s)", vm.Spec.Name, formatMiB(vm.Spec.MemoryMiB))
 	}
-	if st.Code != 0 {
-		return ran, exitStatus(st.Code & 0xff)
+	if *ran.Exit != 0 {
+		return exitStatus(*ran.Exit & 0xff)
 	}
-	return ran, nil
+	return nil
+}
+
+// leave starts a command that nobody follows. One that can't be run has ended, with that
+// status.
+func (f *commandFlags) leave(ctx context.Context, a *App, vm banger.VM, argv []string) (Ran, error) {
+	spec := f.spec(vm, argv)
+	ran := Ran{VM: vm.ID, Name: vm.Spec.Name, ID: spec.ID}
+	spec.Detach, spec.Stdin = true, f.interactive
+	if f.tty {
+		out, _ := terminal(a.Out)
+		size := sizeOf(out)
+		spec.TTY, spec.Term = &size, a.Term
+	}
+	err := a.guest(vm).Start(ctx, spec)
+	if guest.CodeOf(err) != guest.CodeNotStarted {
+		if err != nil {
+			err = a.execError(ctx, vm, err)
+		}
+		return ran, err
+	}
+	cmd, lerr := theCommand(ctx, a, vm, spec.ID)
+	if lerr != nil || cmd.Exit == nil {
+		return ran, a.execError(ctx, vm, err)
+	}
+	ran.Exit, ran.Error = cmd.Exit, cmd.Error
+	return ran, ran.told(a, vm)
 }
 
 // timedOut is the status of a command that --timeout ended, as of timeout(1).
@@ -227,7 +283,12 @@ func (a *App) execError(ctx context.Context, vm banger.VM, err error) error {
 		}
 	}
 	if g, ok := errors.AsType[*guest.Error](err); ok {
-		return banger.Errorf(banger.CodeUnavailable, "the agent of vm %s: %w", vm.Spec.Name, g)
+		code := banger.CodeUnavailable
+		switch g.Code {
+		case guest.CodeInvalid, guest.CodeNotFound, guest.CodeConflict:
+			code = banger.Code(g.Code)
+		}
+		return banger.Errorf(code, "the agent of vm %s: %w", vm.Spec.Name, g)
 	}
 	return err
 }

@@ -12,7 +12,7 @@ func short(a *App) []*cobra.Command {
 	ps, rm := vmListCommand(a), vmDeleteCommand(a)
 	ps.Use, ps.Aliases = "ps", []string{"list", "ls"}
 	rm.Use, rm.Aliases = "rm VM...", []string{"delete"}
-	all := []*cobra.Command{vmRunCommand(a), vmExecCommand(a), ps, vmCpCommand(a), vmLogsCommand(a), vmStartCommand(a), vmStopCommand(a), rm}
+	all := []*cobra.Command{vmRunCommand(a), vmExecCommand(a), ps, vmAttachCommand(a), vmLogsCommand(a), vmCpCommand(a), vmStartCommand(a), vmStopCommand(a), rm}
 	for _, c := range all {
 		c.Example = shorten(c.Example)
 	}
@@ -29,7 +29,7 @@ func shorten(text string) string {
 			return "banger ps"
 		case verb == "delete":
 			return "banger rm"
-		case slices.Contains([]string{"run", "exec", "cp", "logs", "start", "stop"}, verb):
+		case slices.Contains([]string{"run", "exec", "attach", "cp", "logs", "start", "stop"}, verb):
 			return "banger " + verb
 		}
 		return long

@@ -10,7 +10,7 @@ func vmCommand(a *App) *cobra.Command {
 	cmd := a.group("vm", "Make, use and delete VMs")
 	cmd.AddCommand(vmRunCommand(a), vmCreateCommand(a), vmStartCommand(a), vmStopCommand(a), vmRestartCommand(a), vmKillCommand(a),
 		vmDeleteCommand(a), vmPruneCommand(a), vmSetCommand(a), vmRenameCommand(a),
-		vmListCommand(a), vmShowCommand(a), vmHealthCommand(a), vmStatsCommand(a), vmExecCommand(a), vmCpCommand(a), vmLogsCommand(a))
+		vmListCommand(a), vmShowCommand(a), vmHealthCommand(a), vmStatsCommand(a), vmExecCommand(a), vmAttachCommand(a), vmCpCommand(a), vmLogsCommand(a))
 	return cmd
 }
 

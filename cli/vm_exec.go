@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +13,7 @@ import (
 
 func vmExecCommand(a *App) *cobra.Command {
 	var f commandFlags
+	var detach bool
 	var cmd *cobra.Command
 	cmd = gives(a, &cobra.Command{
 		Use:        "exec [flags] VM [COMMAND...]",
@@ -20,17 +23,27 @@ func vmExecCommand(a *App) *cobra.Command {
 		Long: `Runs COMMAND, or a login shell, in a VM. It begins in the VM's repository, else in
 the user's home. Standard input and signals go to the command; its output and status
 come back. It goes on without a gap when the daemon is restarted meanwhile.
+
+With -d COMMAND runs on by itself, and its id is printed. "banger logs VM ID" prints
+its output, "banger attach VM ID" follows it to its end, "banger command list" lists
+all there are.
 ` + statuses,
 		Example: `  banger vm exec web
   banger vm exec web -- systemctl status
   head -c 100M /dev/zero | banger vm exec web -- wc -c
-  banger vm exec -e CI=1 -w /srv web -- make`,
+  banger vm exec -e CI=1 -w /srv web -- make
+  banger vm exec -d web -- make all`,
 		Args:              nargs(1, -1),
 		ValidArgsFunction: a.completeVMs(1),
 	}, nil, func(ctx context.Context, args []string, say func(...Ran) error) error {
 		argv, err := commandAfter(cmd, args[1:])
 		if err == nil {
 			err = f.check(a, argv)
+		}
+		if err == nil && detach {
+			if err = f.unfollowed(); len(argv) == 0 && err == nil {
+				err = banger.Errorf(banger.CodeInvalid, "-d: a command is missing: a shell that nobody talks to does nothing")
+			}
 		}
 		if err != nil {
 			return err
@@ -39,17 +52,47 @@ come back. It goes on without a gap when the daemon is restarted meanwhile.
 		vm, err := a.VMs().VM(look, args[0])
 		stop()
 		if err != nil {
-			return err
+			return hintVerb(err, args)
 		}
-		ran, err := a.interact(ctx, vm, f, argv)
-		if ran.Exit != nil {
+		var ran Ran
+		if detach {
+			ran, err = f.leave(ctx, a, vm, argv)
+		} else {
+			ran, err = a.interact(ctx, vm, f, argv)
+		}
+		if ran.Exit != nil || detach && err == nil {
 			return firstError(say(ran), err)
 		}
 		if e, ok := errors.AsType[*banger.Error](err); ok && e.Code == banger.CodeNotRunning && e.Hint == "" {
 			return e.WithHint("`banger vm start %s` starts it", vm.Spec.Name)
 		}
 		return err
-	}, ranNothing)
+	}, func(w io.Writer, list []Ran) {
+		for _, ran := range list {
+			if detach && ran.Exit == nil {
+				_, _ = fmt.Fprintln(w, shortID(ran.ID))
+			}
+		}
+	})
 	f.addFlags(cmd)
+	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "leave the command running in the VM, and print its id")
 	return cmd
+}
+
+// hintVerb adds to the error of a VM that isn't there what was meant by a name that is a
+// verb. A VM may have that name, so it isn't tried first.
+func hintVerb(err error, args []string) error {
+	vm := "VM"
+	if len(args) > 1 {
+		vm = args[1]
+	}
+	e, ok := errors.AsType[*banger.Error](err)
+	switch verb := args[0]; {
+	case !ok || e.Code != banger.CodeNotFound:
+	case verb == "list" || verb == "ls":
+		return e.WithHint("`banger command list %s` lists the commands of a VM", vm)
+	case verb == "kill":
+		return e.WithHint("`banger command kill %s ID` sends a signal to a command", vm)
+	}
+	return err
 }

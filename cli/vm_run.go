@@ -30,7 +30,8 @@ func vmRunCommand(a *App) *cobra.Command {
 as they are in the working tree), and runs COMMAND there, or a shell. A directory that
 isn't in a repository is copied as it is. Without PATH no files are copied, and
 COMMAND goes after --. The VM stays until you delete it; with --rm it is deleted when
-this command ends.
+this command ends. With -d COMMAND runs on by itself, and its output is kept:
+"banger logs VM" prints it, "banger attach VM" follows it to its end.
 
 Kernel and image that aren't on this host yet are fetched and made first, after you are
 asked: the first VM of a host takes some minutes.
@@ -58,8 +59,10 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
 		if o.remove && o.detach {
 			return banger.Errorf(banger.CodeInvalid, "--rm and -d contradict each other: with --rm the VM is deleted when this command ends")
 		}
-		if o.timeout > 0 && o.detach {
-			return banger.Errorf(banger.CodeInvalid, "--timeout and -d contradict each other: nobody waits for the command").WithHint("in the VM, timeout(1) ends a command")
+		if o.detach {
+			if err := o.unfollowed(); err != nil {
+				return err
+			}
 		}
 		ran, err := o.run(ctx, a, cmd, dir, argv)
 		if ran.Exit != nil || ran.VM != "" && !o.remove { // a VM that stays is told, whatever became of the command
@@ -75,7 +78,7 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
 	o.commandFlags.addFlags(cmd)
 	fs := cmd.Flags()
 	fs.BoolVar(&o.remove, "rm", false, "delete the VM when the command ends")
-	fs.BoolVarP(&o.detach, "detach", "d", false, "leave the command running in the VM and print the VM's name")
+	fs.BoolVarP(&o.detach, "detach", "d", false, "leave the command running in the VM, and print the VM's name")
 	o.wait.add(cmd)
 	fs.BoolVar(&o.untracked, "include-untracked", false, "take untracked files too, but not ignored ones")
 	fs.BoolVarP(&o.yes, "yes", "y", false, "don't ask: fetch and make the kernel and the image that aren't here yet, copy a large directory")
@@ -169,15 +172,17 @@ func (a *App) drop(ctx context.Context, vm banger.VM, why error) error {
 	return together(why, fmt.Errorf("delete vm %s: %w", vm.Spec.Name, err))
 }
 
-// leave starts a command that nobody follows.
+// leave starts the command, if there is one, and tells of it.
 func (o *runOptions) leave(ctx context.Context, a *App, vm banger.VM, argv []string) (Ran, error) {
-	ran := Ran{VM: vm.ID, Name: vm.Spec.Name}
-	if len(argv) > 0 {
-		s := o.commandFlags.spec(vm, argv)
-		s.Detach, s.Stdin, ran.ID = true, false, s.ID
-		if err := a.guest(vm).Start(ctx, s); err != nil {
-			return Ran{}, a.drop(ctx, vm, a.execError(ctx, vm, err))
-		}
+	if len(argv) == 0 {
+		return Ran{VM: vm.ID, Name: vm.Spec.Name}, nil
+	}
+	ran, err := o.commandFlags.leave(ctx, a, vm, argv)
+	if err != nil {
+		return Ran{}, a.drop(ctx, vm, err)
+	}
+	if !o.quiet {
+		a.note("command %[2]s runs in vm %[1]s: `banger logs %[1]s` shows its output, `banger attach %[1]s` follows it", vm.Spec.Name, shortID(ran.ID))
 	}
 	return ran, nil
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"net/http"
 	"reflect"
-	"strings"
-	"time"
 
 	"banger"
 	"banger/api/wire"
@@ -19,31 +17,6 @@ type StartCommandRequest struct {
 	Env  []string `json:"env,omitempty"`  // KEY=value
 	Dir  string   `json:"dir,omitempty"`  // empty: the VM's workspace, else the user's home
 	User string   `json:"user,omitempty"` // empty: root
-}
-
-// Command is a command in a VM's guest, as the agent there keeps it: while it runs, and
-// after it has ended until the VM stops, or 64 others have ended later, or the output of
-// those that ended later takes 16 MiB.
-type Command struct {
-	ID      string    `json:"id"`
-	VM      string    `json:"vm"`             // VM id
-	Argv    []string  `json:"argv"`           // cut after half a kilobyte
-	Dir     string    `json:"dir,omitempty"`  // as it was asked for
-	User    string    `json:"user,omitempty"` // as it was asked for; empty: root
-	Running bool      `json:"running"`
-	Started time.Time `json:"started,omitzero"` // by the guest's clock; none: it never ran
-
-	// Exit is the status of a command that has ended: 128+n when a signal ended it; 126 or
-	// 127 when it couldn't be run.
-	Exit   *int   `json:"exit,omitempty"`
-	Signal string `json:"signal,omitempty"` // which one ended it, "KILL"
-	OOM    bool   `json:"oom,omitempty"`    // the guest had no memory left, and its kernel ended it
-	Error  string `json:"error,omitempty"`  // why it never ran
-	TookMS int64  `json:"took_ms,omitempty"`
-
-	Stdout  int64 `json:"stdout"`  // bytes written so far
-	Stderr  int64 `json:"stderr"`  // bytes written so far
-	Dropped int64 `json:"dropped"` // bytes of both that aren't kept
 }
 
 // CommandOutput is a piece of what a command wrote.
@@ -97,7 +70,7 @@ func (s handlers) commandRoutes() []wire.Route {
 // outputRoute answers with what a command wrote, in the order in which it did, and with
 // the command.
 func (s handlers) outputRoute() wire.Route {
-	rt := wire.Lines[CommandOutputQuery, Command]("CommandOutput", "GET /v2/vms/{vm}/commands/{command}/output", wire.Owner,
+	rt := wire.Lines[CommandOutputQuery, guest.Command]("CommandOutput", "GET /v2/vms/{vm}/commands/{command}/output", wire.Owner,
 		"Gives what a command wrote and is still kept, in order, and then the command. Reading changes nothing: any number of clients may, from anywhere, while it runs and later. One whose daemon has ended asks the next one, from where it was.", "",
 		func(w http.ResponseWriter, r *http.Request, in CommandOutputQuery) error {
 			ctx := r.Context()
@@ -141,16 +114,16 @@ func (s handlers) outputRoute() wire.Route {
 // outputLine is a line of that answer, if it is no error.
 type outputLine struct {
 	Output *CommandOutput `json:"output,omitempty"`
-	Result *Command       `json:"result,omitempty"`
+	Result *guest.Command `json:"result,omitempty"`
 }
 
-func (s handlers) startCommand(ctx context.Context, r *http.Request, in StartCommandRequest) (Command, error) {
+func (s handlers) startCommand(ctx context.Context, r *http.Request, in StartCommandRequest) (guest.Command, error) {
 	if len(in.Argv) == 0 {
-		return Command{}, errNoArgv
+		return guest.Command{}, errNoArgv
 	}
 	vm, err := s.VM(ctx, r.PathValue("vm"))
 	if err != nil {
-		return Command{}, err
+		return guest.Command{}, err
 	}
 	spec := guest.ExecSpec{ID: in.ID, Argv: in.Argv, Env: in.Env, Dir: in.Dir, User: in.User}
 	if spec.ID == "" {
@@ -162,41 +135,31 @@ func (s handlers) startCommand(ctx context.Context, r *http.Request, in StartCom
 	c := s.guest(vm)
 	// One that couldn't be run is there, too, and says why.
 	if err := c.Start(ctx, spec); err != nil && guest.CodeOf(err) != guest.CodeNotStarted {
-		return Command{}, guestError(err)
+		return guest.Command{}, guestError(err)
 	}
 	return findCommand(ctx, c, vm, spec.ID)
 }
 
-func (s handlers) command(ctx context.Context, r *http.Request, _ wire.Nothing) (Command, error) {
+func (s handlers) command(ctx context.Context, r *http.Request, _ wire.Nothing) (guest.Command, error) {
 	_, cmd, err := s.find(ctx, r)
 	return cmd, err
 }
 
 // commands lists what users run; the agent's own tools are no commands.
-func (s handlers) commands(ctx context.Context, r *http.Request, _ wire.Nothing) ([]Command, error) {
+func (s handlers) commands(ctx context.Context, r *http.Request, _ wire.Nothing) ([]guest.Command, error) {
 	vm, err := s.VM(ctx, r.PathValue("vm"))
 	if err != nil {
 		return nil, err
 	}
-	return listCommands(ctx, s.guest(vm), vm)
-}
-
-func listCommands(ctx context.Context, c *guest.Client, vm banger.VM) ([]Command, error) {
-	all, err := c.Sessions(ctx)
-	var list []Command
-	for _, d := range all {
-		if d.Spec.Tool == "" {
-			list = append(list, commandOf(vm, d))
-		}
-	}
-	return list, guestError(err)
+	all, err := s.guest(vm).Sessions(ctx)
+	return guest.CommandsOf(vm.ID, all), guestError(err)
 }
 
 // find returns the command that a request is about, and a client of its guest.
-func (s handlers) find(ctx context.Context, r *http.Request) (*guest.Client, Command, error) {
+func (s handlers) find(ctx context.Context, r *http.Request) (*guest.Client, guest.Command, error) {
 	vm, err := s.VM(ctx, r.PathValue("vm"))
 	if err != nil {
-		return nil, Command{}, err
+		return nil, guest.Command{}, err
 	}
 	c := s.guest(vm)
 	cmd, err := findCommand(ctx, c, vm, r.PathValue("command"))
@@ -204,37 +167,18 @@ func (s handlers) find(ctx context.Context, r *http.Request) (*guest.Client, Com
 }
 
 // findCommand finds a command by its id, or the first four digits of it or more.
-func findCommand(ctx context.Context, c *guest.Client, vm banger.VM, ref string) (Command, error) {
-	all, err := listCommands(ctx, c, vm)
+func findCommand(ctx context.Context, c *guest.Client, vm banger.VM, ref string) (guest.Command, error) {
+	all, err := c.Sessions(ctx)
 	if err != nil {
-		return Command{}, err
+		return guest.Command{}, guestError(err)
 	}
-	var found []Command
-	for _, cmd := range all {
-		if cmd.ID == ref || len(ref) >= 4 && strings.HasPrefix(cmd.ID, ref) {
-			found = append(found, cmd)
-		}
+	cmd, err := guest.FindCommand(guest.CommandsOf(vm.ID, all), ref)
+	if err == nil {
+		return cmd, nil
 	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return Command{}, banger.Errorf(banger.CodeNotFound, "vm %s keeps no command %q", vm.Spec.Name, ref).
-			WithHint("it keeps those that run and the last 64 that have ended, until it stops")
+	e := banger.Errorf(banger.Code(guest.CodeOf(err)), "vm %s: %w", vm.Spec.Name, err)
+	if e.Code == banger.CodeConflict {
+		return cmd, e.WithHint("use more digits of the id")
 	}
-	return Command{}, banger.Errorf(banger.CodeConflict, "%q names %d commands", ref, len(found)).WithHint("use more digits of the id")
-}
-
-func commandOf(vm banger.VM, d guest.Session) Command {
-	cmd := Command{
-		ID: d.Spec.ID, VM: vm.ID, Argv: d.Spec.Argv, Dir: d.Spec.Dir, User: d.Spec.User, Running: d.Exit == nil, Started: d.Started,
-		Stdout: d.Stdout, Stderr: d.Stderr, Dropped: d.Dropped,
-	}
-	if cmd.Argv == nil {
-		cmd.Argv = []string{} // a login shell
-	}
-	if st := d.Exit; st != nil {
-		cmd.Exit, cmd.Signal, cmd.OOM, cmd.Error, cmd.TookMS = &st.Code, st.Signal, st.OOM, st.Error, st.TookUS/1000
-	}
-	return cmd
+	return cmd, e.WithHint("it keeps those that run and the last 64 that have ended, until it stops")
 }

@@ -32,7 +32,7 @@ func main() {
 	examine := flag.Bool("doctor", false, "look at this host, print what was found as JSON and end")
 	show := flag.Bool("version", false, "print the version and end")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "bangerd is banger's daemon. The banger command starts it; SIGTERM ends it, and VMs run on.")
+		fmt.Fprintln(os.Stderr, "bangerd is banger's daemon. `banger` starts it; SIGTERM ends it, and VMs run on.")
 		flag.PrintDefaults()
 	}
 	flag.Parse()

@@ -1,12 +1,14 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"banger/guest"
@@ -116,12 +118,9 @@ func TestOutputConfirmed(t *testing.T) {
 	c, ctx := openAgent(t, &agent.Server{}), deadline(t)
 	id := guest.NewID()
 	gate := t.TempDir() + "/gate"
-	if err := c.Start(ctx, guest.ExecSpec{ID: id, Argv: sh("head -c 200000 /dev/zero; until test -e " + gate + "; do sleep 0.01; done")}); err != nil {
-		t.Fatal(err)
-	}
 	done := make(chan error, 1)
 	go func() {
-		_, err := c.Attach(ctx, id, guest.IO{})
+		_, err := c.Exec(ctx, guest.ExecSpec{ID: id, Argv: sh("head -c 200000 /dev/zero; until test -e " + gate + "; do sleep 0.01; done")}, guest.IO{})
 		done <- err
 	}()
 	var s said
@@ -137,6 +136,53 @@ func TestOutputConfirmed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A detached command's output stays when somebody followed it, too: it makes room only for
+// what comes. A follower misses nothing, however little is kept.
+func TestOutputOfDetachedStays(t *testing.T) {
+	c, ctx := openAgent(t, &agent.Server{}), deadline(t)
+	id := guest.NewID()
+	gate := t.TempDir() + "/gate"
+	const first, more = 200000, 3 << 20
+	script := fmt.Sprintf("head -c %d /dev/zero; until test -e %s; do sleep 0.01; done; head -c %d /dev/zero; echo end", first, gate, more)
+	if err := c.Start(ctx, guest.ExecSpec{ID: id, Argv: sh(script), SpoolKiB: 256}); err != nil {
+		t.Fatal(err)
+	}
+	var out atomic.Int64
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Attach(ctx, id, guest.IO{Stdout: count{&out}})
+		done <- err
+	}()
+	eventually(t, "a follower has the first part", func() bool { return out.Load() == first })
+	var s said
+	if err := c.Output(ctx, id, [2]int64{}, false, s.add); err != nil || len(s.text[0]) != first || s.lost[0] != 0 {
+		t.Errorf("%d bytes are kept and %d aren't: %v", len(s.text[0]), s.lost[0], err)
+	}
+	write(t, gate, "", 0o600)
+	if err := <-done; err != nil || out.Load() != first+more+4 {
+		t.Errorf("the follower got %d bytes: %v", out.Load(), err)
+	}
+	for range 2 {
+		var again bytes.Buffer
+		var gap int64
+		if _, err := c.Attach(ctx, id, guest.IO{Stdout: &again, Gap: func(_ string, n int64) { gap += n }}); err != nil {
+			t.Fatal(err)
+		}
+		if n := int64(again.Len()); n+gap != first+more+4 || n < 128<<10 || !strings.HasSuffix(again.String(), "\x00end\n") {
+			t.Errorf("later %d bytes came and %d didn't", n, gap)
+		}
+	}
+	all, err := c.Sessions(ctx)
+	if list := guest.CommandsOf("vm", all); err != nil || len(list) != 1 || !list[0].Detached || list[0].Dropped == 0 || list[0].Dropped > first+more {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// count counts what is written.
+type count struct{ n *atomic.Int64 }
+
+func (c count) Write(p []byte) (int, error) { c.n.Add(int64(len(p))); return len(p), nil }
 
 // A stream that breaks is taken up again; nothing comes twice.
 func TestOutputBrokenStreams(t *testing.T) {

@@ -27,8 +27,8 @@ import (
 
 	root "banger"
 	"banger/api"
-	"banger/api/inguest"
 	"banger/api/wire"
+	"banger/guest"
 	"banger/host/unixsock"
 	"banger/test/archivetest"
 )
@@ -428,10 +428,10 @@ func (d *described) files(tree string) {
 // commands starts some and looks at what comes of them.
 func (d *described) commands() {
 	d.Helper()
-	var cmd inguest.Command
+	var cmd guest.Command
 	get := func(body string) string {
 		d.Helper()
-		cmd = inguest.Command{}
+		cmd = guest.Command{}
 		if err := json.Unmarshal(d.call("POST /v2/vms/web/commands", body, 200), &cmd); err != nil {
 			d.Fatal(err)
 		}

@@ -162,6 +162,18 @@ var jsonSteps = []struct {
 	{"vm cp web:$PWD/copy web:$PWD/nosuch .", 3, 1, 1},
 	{"cp web:$PWD/copy -", 2, 0, 1},
 	{"vm logs web", 0, 1, 0},
+	{"exec -d web sh -c 'echo out; exit 3'", 0, 1, 0},
+	{"exec -d web nosuchprogram", 127, 1, 0},
+	{"exec -d web", 125, 0, 1},
+	{"attach web $(banger command list web | sed -n '2s/ .*//p')", 3, 1, 0},
+	{"vm attach store", 125, 0, 1},
+	{"logs web $(banger command list web | sed -n '2s/ .*//p')", 0, 1, 0},
+	{"logs --console web", 0, 1, 0},
+	{"logs web 0123", 3, 0, 1},
+	{"command list", 0, 2, 0},
+	{"command list web store", 5, 2, 1},
+	{"command kill web nosuch", 3, 0, 1},
+	{"command kill bg $(banger command list bg | sed -n '2s/ .*//p')", 0, 1, 0},
 	{"logs nosuch", 3, 0, 1},
 	{"vm kill bg store nosuch", 5, 1, 2},
 	{"vm stop web nosuch", 3, 1, 1},
@@ -299,7 +311,7 @@ func TestJSONThatGoesOn(t *testing.T) {
 	s.must("banger vm create -q --name web")
 	defer s.must("banger vm delete web")
 	tree, types := cli.Command()
-	for _, line := range []string{"events -f", "vm stats --watch --interval 100ms web", "vm logs -f web"} {
+	for _, line := range []string{"events -f", "vm stats --watch --interval 100ms web", "vm logs -f --console web"} {
 		cmd := exec.Command(filepath.Join(bin, "banger"), append(strings.Fields(line), "--json")...)
 		cmd.Env, cmd.Dir = s.env, s.dir
 		out, err := cmd.StdoutPipe()

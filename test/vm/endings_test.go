@@ -1,6 +1,7 @@
 package vm_test
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -109,6 +110,51 @@ func TestDaemonKilledMidCommand(t *testing.T) {
 	if len(lines) != 4001 || lines[0] != "line 1" || lines[3999] != "line 4000" || lines[4000]+"\n" != boot {
 		t.Errorf("%d lines, the last %q", len(lines), lines[len(lines)-1])
 	}
+}
+
+// A command that was left to itself runs on while daemons are killed; its output and status
+// are there for all who look, before and after, and for who takes part.
+func TestCommandLeftAlone(t *testing.T) {
+	name := vmtest.Shared.NewVM(t)
+	id := strings.TrimSpace(vmtest.Shared.OK(t, "exec", "-d", "-i", name, "--", "sh", "-c", "for i in $(seq 1 2000); do echo line $i; done; read word; echo $word; for i in $(seq 2001 4000); do echo line $i; done; exit 7"))
+	look := vmtest.Shared.Command(t.Context(), "logs", "-f", name)
+	out, err := look.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := look.Start(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 1)
+	if _, err := out.Read(buf); err != nil {
+		t.Fatal(err)
+	}
+	vmtest.Kill(t, vmtest.Shared.Daemon(t))
+	if list := vmtest.Shared.OK(t, "command", "list", name); !strings.Contains(list, id) || !strings.Contains(list, "running") {
+		t.Errorf("after the daemon's death the commands are %s", list)
+	}
+	if r := vmtest.Shared.Run([]byte("go\n"), "attach", name, id[:6]); r.Status != 7 || !strings.HasSuffix(string(r.Stdout), "line 2000\ngo\n"+linesFrom(2001, 4000)) {
+		t.Errorf("who takes part gets status %d and %d bytes: %s", r.Status, len(r.Stdout), r.Stderr)
+	}
+	if rest := string(buf) + readAll(t, out); rest != linesFrom(1, 2000)+"go\n"+linesFrom(2001, 4000) {
+		t.Errorf("who looked got %d bytes", len(rest))
+	}
+	if err := look.Wait(); err != nil {
+		t.Errorf("who looked: %v", err)
+	}
+	vmtest.Kill(t, vmtest.Shared.Daemon(t))
+	if r := vmtest.Shared.Run(nil, "logs", name); string(r.Stdout) != linesFrom(1, 2000)+"go\n"+linesFrom(2001, 4000) || !strings.Contains(string(r.Stderr), "exit 7") {
+		t.Errorf("later there are %d bytes: %s", len(r.Stdout), r.Stderr)
+	}
+}
+
+// linesFrom is what such a command writes.
+func linesFrom(first, last int) string {
+	var b strings.Builder
+	for i := first; i <= last; i++ {
+		fmt.Fprintln(&b, "line", i)
+	}
+	return b.String()
 }
 
 func readAll(t *testing.T, r io.Reader) string {

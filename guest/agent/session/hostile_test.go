@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -184,33 +183,6 @@ func TestEndOfFileInALine(t *testing.T) {
 	}
 	if got := endOfFile(&unix.Termios{}, true, 'x'); got != nil {
 		t.Errorf("without lines: %v", got)
-	}
-}
-
-// A group that is used again has killed nobody yet.
-func TestGroupsForgetKills(t *testing.T) {
-	parent := t.TempDir() + "/banger.exec"
-	var g cgroups
-	first := g.take(parent)
-	if first == nil {
-		t.Fatal("no group")
-	}
-	if err := os.WriteFile(first.path+"/memory.events", []byte("low 0\noom_kill 1\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	g.give(first) // its session ended otherwise: nobody asked
-	second := g.take(parent)
-	if second != first {
-		t.Fatal("the group isn't used again")
-	}
-	if second.oomKilled() {
-		t.Error("the next session is told that it ran out of memory")
-	}
-	if err := os.WriteFile(first.path+"/memory.events", []byte("low 0\noom_kill 2\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if !second.oomKilled() {
-		t.Error("its own kill isn't told")
 	}
 }
 

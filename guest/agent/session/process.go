@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/guest"
+	"banger/guest/agent/group"
 	"banger/guest/agent/tool"
 )
 
@@ -26,7 +27,7 @@ type process struct {
 	out   [2]*os.File
 	tty   bool // stdin and out[stdout] are one terminal master
 	slave *os.File
-	group *cgroup
+	group *group.Group
 	begun time.Time
 }
 
@@ -172,19 +173,19 @@ func (t *Table) start(p *program, spec *guest.ExecSpec) (*process, error) {
 	p.attr.Files = []uintptr{uintptr(child[0]), uintptr(child[1]), uintptr(child[2])}
 	pidfd := -1
 	p.attr.Sys.PidFD = &pidfd
-	if proc.group = t.groups.take(t.Cgroup); proc.group != nil {
-		p.attr.Sys.UseCgroupFD, p.attr.Sys.CgroupFD = true, int(proc.group.dir.Fd())
+	if proc.group = t.groups.Take(t.Cgroup); proc.group != nil {
+		p.attr.Sys.UseCgroupFD, p.attr.Sys.CgroupFD = true, proc.group.FD()
 	}
 	proc.begun = time.Now()
 	err = t.fork(p, proc)
-	if group := proc.group; group != nil && err != nil {
+	if leaf := proc.group; leaf != nil && err != nil {
 		// It may be execve or the group that failed (clone(2), CLONE_INTO_CGROUP). Errors of
 		// the latter differ between kernels, so try again without a group.
 		proc.group, p.attr.Sys.UseCgroupFD = nil, false
 		if err = t.fork(p, proc); err == nil {
-			group.drop()
+			leaf.Drop()
 		} else {
-			t.groups.give(group)
+			t.groups.Give(leaf)
 		}
 	}
 	if err != nil {
@@ -385,7 +386,7 @@ func (proc *process) reap() guest.ExitStatus {
 	if ws.Signaled() {
 		st.Code = 128 + int(ws.Signal())
 		st.Signal = strings.TrimPrefix(unix.SignalName(ws.Signal()), "SIG")
-		st.OOM = ws.Signal() == unix.SIGKILL && proc.group.oomKilled()
+		st.OOM = ws.Signal() == unix.SIGKILL && proc.group.OOMKilled()
 	}
 	for _, f := range []*os.File{proc.pidfd, proc.slave} {
 		if f != nil {

@@ -11,7 +11,7 @@
 // While a client follows, a full spool holds the command back, as a full pipe
 // would. When the client's stream breaks, that goes on for a grace time; after
 // it, and at once for a detached command, the oldest output is dropped and
-// counted.
+// counted. What a client has of a detached command stays until its room is needed.
 //
 // # The end
 //
@@ -108,7 +108,7 @@ func newSession(t *Table, spec guest.ExecSpec) *session {
 	s := &session{t: t, spec: spec}
 	s.wake.L = &s.mu
 	s.in.buf = guest.NewStore(guest.StdinWindow)
-	s.out.limit = defaultSpool
+	s.out.limit, s.out.keeps = defaultSpool, spec.Detach
 	if kib := spec.SpoolKiB; kib > 0 && kib < defaultSpool>>10 {
 		s.out.limit = max(kib<<10, minSpool)
 	}
@@ -336,7 +336,7 @@ func (s *session) wait() {
 	defer s.mu.Unlock()
 	st := s.proc.reap()
 	s.exit, s.stage = &st, draining
-	go s.t.groups.give(s.proc.group)
+	go s.t.groups.Give(s.proc.group)
 	s.endIfDrained()
 	if s.stage != over {
 		s.drainLater(s.out.end)

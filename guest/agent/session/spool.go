@@ -66,16 +66,32 @@ func (c *chunk) end() int64 { return c.off + int64(len(c.data)) }
 // they were written. It has no lock of its own.
 type spool struct {
 	limit   int
+	keeps   bool // what was confirmed stays, too, until its room is needed
 	chunks  []chunk
 	first   int64    // number of chunks removed so far: the index of chunks[0]
 	size    int      // charge of all chunks
 	bytes   int      // in all chunks
 	end     [2]int64 // bytes written so far
 	acked   [2]int64 // bytes a client has confirmed
-	dropped [2]int64 // bytes removed before any client confirmed them
+	dropped [2]int64 // bytes removed before any client confirmed them; of a spool that keeps, all that were removed
 }
 
-func (s *spool) full() bool { return s.size >= s.limit && s.bytes >= mustHold }
+func (s *spool) full() bool { s.trim(); return s.size >= s.limit && s.bytes >= mustHold }
+
+// gone is how much of a stream nobody needs any more, as a client has it.
+func (s *spool) gone(stream int) int64 {
+	if s.keeps {
+		return 0
+	}
+	return s.acked[stream]
+}
+
+// trim drops what a client has confirmed; of a spool that keeps it, to make room.
+func (s *spool) trim() {
+	for len(s.chunks) > 0 && s.chunks[0].end() <= s.acked[s.chunks[0].stream] && (!s.keeps || s.size >= s.limit) {
+		s.remove()
+	}
+}
 
 // append adds bytes of a stream. It reports whether it kept b itself, which it does when b
 // is a newBuffer that is mostly full; else it has copied.
@@ -122,23 +138,20 @@ func (s *spool) ack(upTo [2]int64) bool {
 		}
 		s.acked[i] = max(s.acked[i], upTo[i])
 	}
-	for len(s.chunks) > 0 && s.chunks[0].end() <= s.acked[s.chunks[0].stream] {
-		s.remove()
-	}
+	s.trim()
 	return true
 }
 
 // shrink drops the oldest chunks until the spool is within its limit.
 func (s *spool) shrink() {
 	for s.size > s.limit {
-		c := &s.chunks[0]
-		s.dropped[c.stream] += c.end() - max(c.off, s.acked[c.stream])
 		s.remove()
 	}
 }
 
 func (s *spool) remove() {
 	c := &s.chunks[0]
+	s.dropped[c.stream] += max(0, c.end()-max(c.off, s.gone(c.stream)))
 	s.size -= c.charge()
 	s.bytes -= len(c.data)
 	recycle(c.data)
@@ -169,7 +182,7 @@ type cursor struct {
 func (s *spool) seek(have [2]int64) (c cursor, gap [2]int64, ok bool) {
 	c.next = s.first
 	for i, h := range have {
-		start := max(s.start(i), s.acked[i])
+		start := max(s.start(i), s.gone(i))
 		switch {
 		case h > s.end[i]:
 			return c, gap, false

@@ -10,8 +10,8 @@ import (
 // confirmed, dropped and sought, what comes out is what went in at that offset.
 func TestSpoolModel(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
-		s := spool{limit: 2000}
+	for round := range 200 {
+		s := spool{limit: 2000, keeps: round%2 == 1}
 		var all [2][]byte
 		var c cursor
 		for range 300 {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/guest"
+	"banger/guest/agent/group"
 	"banger/guest/agent/tool"
 )
 
@@ -38,7 +39,7 @@ type Table struct {
 
 	resolve func(*guest.ExecSpec) (*program, error) // nil: resolve; set by tests
 
-	groups cgroups
+	groups group.Groups
 	forkMu sync.Mutex // held while the agent's own OOM score is changed
 
 	roll
@@ -50,6 +51,10 @@ type roll struct {
 	sessions map[string]*session
 	order    []*session // as started
 }
+
+// Prepare makes the group of the first session in advance: that takes an emulated guest
+// longer than starting a program.
+func (t *Table) Prepare() { t.groups.Give(t.groups.Take(t.Cgroup)) }
 
 // Len returns how many sessions haven't ended.
 func (t *Table) Len() int {

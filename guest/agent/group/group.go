@@ -1,4 +1,7 @@
-package session
+// Package group gives each command a cgroup of its own, by which the agent learns that the
+// command was killed for want of memory. It owns the groups below one directory, and knows
+// nothing of commands.
+package group
 
 import (
 	"bytes"
@@ -8,17 +11,17 @@ import (
 	"sync"
 )
 
-// cgroups gives each running session one cgroup v2 leaf, and reuses it when it is empty:
+// Groups gives each running session one cgroup v2 leaf, and reuses it when it is empty:
 // making one takes longer than starting a program. Sessions run without if the kernel
 // refuses.
-type cgroups struct {
+type Groups struct {
 	mu   sync.Mutex
 	made int
-	free []*cgroup
+	free []*Group
 }
 
-// cgroup is one leaf. kills is memory.events' oom_kill as last seen.
-type cgroup struct {
+// Group is one leaf. kills is memory.events' oom_kill as last seen.
+type Group struct {
 	path  string
 	dir   *os.File
 	kills int
@@ -27,8 +30,8 @@ type cgroup struct {
 // maxFreeCgroups bounds the empty groups kept for reuse.
 const maxFreeCgroups = 4
 
-// take returns an empty group below parent, or nil.
-func (g *cgroups) take(parent string) *cgroup {
+// Take returns an empty group below parent, or nil.
+func (g *Groups) Take(parent string) *Group {
 	if parent == "" {
 		return nil
 	}
@@ -37,7 +40,7 @@ func (g *cgroups) take(parent string) *cgroup {
 	if n := len(g.free); n > 0 {
 		c := g.free[n-1]
 		g.free = g.free[:n-1]
-		c.oomKilled() // discard what is of the session before
+		c.OOMKilled() // discard what is of the session before
 		return c
 	}
 	if g.made == 0 {
@@ -49,7 +52,7 @@ func (g *cgroups) take(parent string) *cgroup {
 	}
 	for {
 		g.made++
-		c := &cgroup{path: parent + "/" + strconv.Itoa(g.made)}
+		c := &Group{path: parent + "/" + strconv.Itoa(g.made)}
 		err := os.Mkdir(c.path, 0o755)
 		if os.IsExist(err) {
 			continue // left by an agent before us
@@ -65,13 +68,9 @@ func (g *cgroups) take(parent string) *cgroup {
 	}
 }
 
-// Prepare makes the group of the first session in advance: that takes an emulated guest
-// longer than starting a program.
-func (t *Table) Prepare() { t.groups.give(t.groups.take(t.Cgroup)) }
-
-// give takes a session's group back. If processes that the session left are in it, it
+// Give takes a session's group back. If processes that the session left are in it, it
 // isn't reused.
-func (g *cgroups) give(c *cgroup) {
+func (g *Groups) Give(c *Group) {
 	if c == nil {
 		return
 	}
@@ -81,16 +80,20 @@ func (g *cgroups) give(c *cgroup) {
 		g.free = append(g.free, c)
 		return
 	}
-	c.drop()
+	c.Drop()
 }
 
-func (c *cgroup) drop() {
+// Drop removes a group that isn't reused, if it is empty.
+func (c *Group) Drop() {
 	c.dir.Close()
 	_ = os.Remove(c.path)
 }
 
-// oomKilled reports whether the OOM killer killed in the group since the last call.
-func (c *cgroup) oomKilled() bool {
+// FD is the group's directory, for clone(2).
+func (c *Group) FD() int { return int(c.dir.Fd()) }
+
+// OOMKilled reports whether the OOM killer killed in the group since the last call.
+func (c *Group) OOMKilled() bool {
 	if c == nil {
 		return false
 	}
