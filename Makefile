@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 # What banger needs on a Debian host, and what its tests need beside it.
 RUN_PACKAGES  = qemu-system-x86 e2fsprogs git
-TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin mmdebstrap tmux uidmap xz-utils
+TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin mmdebstrap skopeo tmux uidmap umoci xz-utils
 
 .PHONY: build quickstart unit test errors check fuzz lab lab-shell bench clean packages test-packages dist docs recording
 

@@ -109,6 +109,7 @@ var rooms = []room{
 	{"host/xdg", "the user's directories"},
 	{"image/bootstrap", "images of Debian packages, configured in a VM"},
 	{"image/erofs", "writes EROFS"},
+	{"image/oci", "images in layers, flattened: of archives and layouts"},
 	{"image/rootfs", "filesystem images from root tars, and their store"},
 	{"kernel", "kernels kept on this host, ready to boot"},
 	{"kernel/initramfs", "the initramfs"},
@@ -128,6 +129,7 @@ var rooms = []room{
 	{"test/networktest", "contract of networks"},
 	{"test/soak", "what a guest runs whose VMM is to be killed: files whose every byte is known"},
 	{"test/storetest", "contract of the store"},
+	{"test/treetest", "trees compared by all that a program sees of them, and tars of any entries"},
 	{"test/vmtest", "an installation for tests, and what it holds of the host"},
 	{"version", "what this build is"},
 	{"vmm/firecracker", "Firecracker, in its jailer where the daemon is root"},
@@ -148,10 +150,10 @@ type room struct{ path, owns string }
 
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
-	"os/exec":               {"test/bench", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
+	"os/exec":               {"test/bench", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
 	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
-	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest"},
+	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -3,6 +3,7 @@ package banger
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -23,6 +24,49 @@ type Image struct {
 	// Lock says what an image built from packages was made of. Lists of images leave
 	// it out.
 	Lock *Lock `json:"lock,omitempty"`
+
+	// Config says how an OCI image is run. Root file systems and images of packages have
+	// none. Lists of images leave it out.
+	Config *ImageConfig `json:"config,omitempty"`
+}
+
+// ImageConfig is what an OCI image says of itself and of how it is run.
+type ImageConfig struct {
+	Entrypoint []string          `json:"entrypoint,omitempty"` // what every command is run by
+	Cmd        []string          `json:"cmd,omitempty"`        // the command, or the entrypoint's arguments, when none is given
+	Env        []string          `json:"env,omitempty"`        // KEY=value
+	WorkDir    string            `json:"workdir,omitempty"`    // where commands begin
+	User       string            `json:"user,omitempty"`       // whose they are: a name or number, or two with a colon
+	Exposed    []string          `json:"exposed,omitempty"`    // ports that it serves: "80/tcp"
+	Volumes    []string          `json:"volumes,omitempty"`    // directories for data
+	StopSignal string            `json:"stop_signal,omitempty"`
+	Health     []string          `json:"health,omitempty"` // the command that checks it: "CMD" or "CMD-SHELL", then its words
+	Labels     map[string]string `json:"labels,omitempty"`
+	Platform   string            `json:"platform"`           // "linux/amd64"
+	Digest     string            `json:"digest,omitempty"`   // of its manifest: "sha256:..."
+	DiffIDs    []string          `json:"diff_ids,omitempty"` // of its layers, the lowest first
+}
+
+// Running returns what commands in a VM of the image need to know of it.
+func (c *ImageConfig) Running() *ImageConfig {
+	if c == nil {
+		return nil
+	}
+	return &ImageConfig{
+		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, WorkDir: c.WorkDir, User: c.User, StopSignal: c.StopSignal, Platform: c.Platform,
+	}
+}
+
+// Command returns what runs in a VM of the image: with argv the entrypoint and that, else
+// the entrypoint and the image's own command. Without either it returns nothing.
+func (c *ImageConfig) Command(argv []string) []string {
+	if c == nil {
+		return argv
+	}
+	if len(argv) == 0 {
+		argv = c.Cmd
+	}
+	return slices.Concat(c.Entrypoint, argv)
 }
 
 // Lock says which packages an image is made of. A build from it takes the same
@@ -113,9 +157,10 @@ type BootFiles struct {
 // Images makes and keeps the filesystem images. It keeps files, not records:
 // names and references are the store's.
 type Images interface {
-	// Import makes an image of a root tar and publishes it under its content's id,
-	// whole or not at all; one that is there already stays. Hostile or truncated
-	// input is CodeInvalid, and the error names the entry.
+	// Import makes an image of a root tar, or of an archive of one OCI image, and
+	// publishes it under an id that its content alone decides, whole or not at all; one
+	// that is there already stays. Hostile or truncated input is CodeInvalid, and the
+	// error names the entry.
 	Import(ctx context.Context, tar io.Reader, p Progress) (Image, error)
 	// Path returns the image file of an id; CodeNotFound when it is missing.
 	Path(id string) (string, error)
@@ -138,8 +183,8 @@ type Kernels interface {
 // ImageService is what the daemon offers for images.
 type ImageService interface {
 	ImageBuilder
-	// ImportImage reads a root tar and names the image made of it. An existing
-	// name is CodeConflict unless replace.
+	// ImportImage reads a root tar, or an archive of one OCI image, and names the image
+	// made of it. An existing name is CodeConflict unless replace.
 	ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p Progress) (Image, error)
 	// Images returns all images, without their locks.
 	Images(ctx context.Context) ([]Image, error)

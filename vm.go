@@ -79,6 +79,10 @@ type VM struct {
 	Net      NetConfig `json:"net,omitzero"`     // its side of a shared network, allocated at creation (see Networks)
 	Launch   *Launch   `json:"launch,omitempty"` // how this run, or the last one, began
 
+	// Config says how commands are run in it, if it is made of an OCI image: without what
+	// only describes that.
+	Config *ImageConfig `json:"config,omitempty"`
+
 	// NeedsRestart says that Spec has changed since this run began: its guest still
 	// has the old values.
 	NeedsRestart bool `json:"needs_restart,omitempty"`

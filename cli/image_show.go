@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,7 +19,7 @@ import (
 func imageShowCommand(a *App) *cobra.Command {
 	var lock bool
 	cmd := answer(a, &cobra.Command{
-		Use: "show IMAGE", SuggestFor: []string{"inspect", "history"}, Short: "Show an image, and the packages it was built from",
+		Use: "show IMAGE", SuggestFor: []string{"inspect", "history"}, Short: "Show an image: how it is run, or the packages it was built from",
 		Example: `  banger image show debian-12
   banger image show debian-12 --lock > debian-12.lock`,
 		Args: nargs(1, 1), ValidArgsFunction: a.completeImages,
@@ -45,6 +48,9 @@ func showImage(w io.Writer, img banger.Image) {
 		{"name", img.Name}, {"id", img.ID}, {"size", formatBytes(img.Size)}, {"entries", strconv.Itoa(img.Entries)},
 		{"source", printable(img.Source, 200)}, {"created", img.Created.Local().Format(time.DateTime)},
 	}
+	if img.Config != nil {
+		rows = append(rows, configRows(img.Config)...)
+	}
 	if img.Lock == nil {
 		table(w, rows)
 		return
@@ -61,4 +67,44 @@ func showImage(w io.Writer, img banger.Image) {
 		list = append(list, []string{printable(p.Name, 128), printable(p.Version, 128), printable(p.SHA256, 64)})
 	}
 	table(w, list)
+}
+
+// configRows are what an OCI image says of itself.
+func configRows(c *banger.ImageConfig) (rows [][]string) {
+	row := func(name string, values ...string) {
+		for _, v := range values {
+			if v != "" {
+				rows = append(rows, []string{name, printable(v, 200)})
+				name = ""
+			}
+		}
+	}
+	row("platform", c.Platform)
+	row("digest", c.Digest)
+	row("layers", strconv.Itoa(len(c.DiffIDs)))
+	row("entrypoint", quoted(c.Entrypoint))
+	row("command", quoted(c.Cmd))
+	row("user", c.User)
+	row("directory", c.WorkDir)
+	row("environment", c.Env...)
+	row("ports", strings.Join(c.Exposed, " "))
+	row("volumes", strings.Join(c.Volumes, " "))
+	row("stop signal", c.StopSignal)
+	row("health", quoted(c.Health))
+	for _, key := range slices.Sorted(maps.Keys(c.Labels)) {
+		row("label", key+"="+c.Labels[key])
+	}
+	return rows
+}
+
+// quoted is a command's words, each in quotes where a shell would need them.
+func quoted(words []string) string {
+	var out []string
+	for _, w := range words {
+		if w == "" || strings.ContainsAny(w, " \t\n\"'$`\\;&|<>()*?[]#~") {
+			w = strconv.Quote(w)
+		}
+		out = append(out, w)
+	}
+	return strings.Join(out, " ")
 }

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -31,8 +33,8 @@ func (f *commandFlags) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringArrayVarP(&f.env, "env", "e", nil, "set KEY=VALUE for the command; KEY alone has the value it has here (repeatable)")
 	fs.StringArrayVar(&f.files, "env-file", nil, "set what this file has, KEY=VALUE a line (repeatable)")
-	fs.StringVarP(&f.dir, "workdir", "w", "", "the command's directory (default: the repository, else the user's home)")
-	fs.StringVarP(&f.user, "user", "u", "", "run as this user of the guest (default: root)")
+	fs.StringVarP(&f.dir, "workdir", "w", "", "the command's directory (default: the repository, else the image's, else the user's home)")
+	fs.StringVarP(&f.user, "user", "u", "", "run as this user of the guest (default: the image's, else root)")
 	fs.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: when standard input and output are one)")
 	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "never give it one")
 	fs.BoolVarP(&f.noStdin, "no-stdin", "n", false, "don't pass standard input")
@@ -70,9 +72,10 @@ func (f *commandFlags) unfollowed() error {
 
 // spec is the command as it is sent to the guest.
 func (f *commandFlags) spec(vm banger.VM, argv []string) guest.ExecSpec {
-	s := guest.ExecSpec{ID: guest.NewID(), Argv: argv, Env: f.env, Dir: f.dir, User: f.user, Stdin: !f.noStdin}
-	if s.Dir == "" {
-		s.Dir = vm.Spec.Workspace
+	s := guest.ExecSpec{ID: guest.NewID(), Argv: argv, Env: f.env, Dir: cmp.Or(f.dir, vm.Spec.Workspace), User: f.user, Stdin: !f.noStdin}
+	if c := vm.Config; c != nil {
+		s.Env = slices.Concat(c.Env, s.Env) // the last setting of a name counts
+		s.Dir, s.User = cmp.Or(s.Dir, c.WorkDir), cmp.Or(s.User, c.User)
 	}
 	return s
 }

@@ -17,6 +17,7 @@ type runOptions struct {
 	commandFlags
 	filesFlags
 	remove, detach bool
+	entrypoint     entrypoint
 	wait           waitFlag
 }
 
@@ -35,6 +36,9 @@ this command ends. With -d COMMAND runs on by itself, and its output is kept:
 
 Kernel and image that aren't on this host yet are fetched and made first, after you are
 asked: the first VM of a host takes some minutes.
+
+A VM of an OCI image runs what docker would run: the image's entrypoint with COMMAND,
+or without one the image's own, as its user, in its directory, with its environment.
 
 Standard input and signals go to the command; its output and status come back. The
 first Ctrl-C interrupts the command; three within two seconds stop waiting for it.
@@ -77,6 +81,7 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
 	o.specFlags.addFlags(a, cmd)
 	o.commandFlags.addFlags(cmd)
 	fs := cmd.Flags()
+	fs.Var(&o.entrypoint, "entrypoint", `run COMMAND by this program in place of the image's entrypoint; "" for none`)
 	fs.BoolVar(&o.remove, "rm", false, "delete the VM when the command ends")
 	fs.BoolVarP(&o.detach, "detach", "d", false, "leave the command running in the VM, and print the VM's name")
 	o.wait.add(cmd)
@@ -127,6 +132,7 @@ func (o *runOptions) run(ctx context.Context, a *App, cmd *cobra.Command, dir st
 		return Ran{VM: vm.ID, Name: vm.Spec.Name}, err // its console says more
 	}
 	show.end()
+	argv = o.entrypoint.command(vm.Config, argv)
 	if o.detach {
 		return o.leave(making, a, vm, argv)
 	}

@@ -26,6 +26,7 @@ import (
 	"banger/host/proc"
 	"banger/host/xdg"
 	"banger/image/bootstrap"
+	"banger/image/oci"
 	"banger/image/rootfs"
 	"banger/kernel"
 	"banger/network/bridge"
@@ -89,7 +90,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	hv := openHypervisors(ctx, conf, dirs, shim, probed)
 	hv.tell(log, conf, probed)
 	vcpu, memory := hv.sizes(ctx, conf, probed.Verdict == kvm.Works)
-	images := &rootfs.Store{Dir: filepath.Join(dirs.Data, "images")}
+	images := &oci.Store{Store: &rootfs.Store{Dir: filepath.Join(dirs.Data, "images")}}
 	if err := images.Clean(); err != nil {
 		log.Warn("half-made images of an earlier daemon could not be removed", "err", err)
 	}

@@ -60,7 +60,7 @@ func (c *Catalog) Add(ctx context.Context, img banger.Image, replace bool, tar i
 	if err != nil {
 		return banger.Image{}, banger.During(doing, err)
 	}
-	img.ID, img.Size, img.Entries, img.Created = made.ID, made.Size, made.Entries, c.Now()
+	img.ID, img.Size, img.Entries, img.Config, img.Created = made.ID, made.Size, made.Entries, made.Config, c.Now()
 
 	c.publish.Lock()
 	defer c.publish.Unlock()
@@ -107,7 +107,8 @@ func (c *Catalog) named(ctx context.Context, name string) (banger.Image, error) 
 	return banger.Image{}, err
 }
 
-// Images returns all image names, by name, without those of unfinished images.
+// Images returns all image names, by name, without those of unfinished images, and without
+// locks and configs.
 func (c *Catalog) Images(ctx context.Context) ([]banger.Image, error) {
 	list, err := c.Store.Images(ctx)
 	if err != nil {
@@ -115,7 +116,7 @@ func (c *Catalog) Images(ctx context.Context) ([]banger.Image, error) {
 	}
 	list = slices.DeleteFunc(list, func(i banger.Image) bool { return unfinished(i) })
 	for i := range list {
-		list[i].Lock = nil
+		list[i].Lock, list[i].Config = nil, nil
 	}
 	return list, nil
 }
@@ -250,22 +251,22 @@ func (c *Catalog) kernelID(ctx context.Context, ref string) (string, error) {
 
 // Resolve finds the image and the kernel of a new VM, each by name or id; a
 // kernel that isn't here is fetched.
-func (c *Catalog) Resolve(ctx context.Context, image, kernel string, p banger.Progress) (imageID, kernelID string, err error) {
-	img, err := c.image(ctx, image)
+func (c *Catalog) Resolve(ctx context.Context, image, kernel string, p banger.Progress) (img banger.Image, kernelID string, err error) {
+	img, err = c.image(ctx, image)
 	if err != nil {
-		return "", "", err
+		return img, "", err
 	}
 	kernels, err := c.Store.Kernels(ctx)
 	if err != nil {
-		return "", "", err
+		return img, "", err
 	}
 	for _, k := range slices.Backward(kernels) {
 		if k.Name == kernel || k.ID == kernel {
-			return img.ID, k.ID, nil
+			return img, k.ID, nil
 		}
 	}
 	k, err := c.PullKernel(ctx, kernel, false, p)
-	return img.ID, k.ID, err
+	return img, k.ID, err
 }
 
 // Missing says what a VM of this image and this kernel needs that isn't here.

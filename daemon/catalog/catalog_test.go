@@ -40,11 +40,11 @@ func TestResolve(t *testing.T) {
 	img, err := bring(t, c, "debian", "a tar")
 	want(t, err, "")
 	for _, ref := range []string{"debian", img.ID, img.ID[:4]} {
-		id, kernel, err := c.Resolve(t.Context(), ref, "cloud", nil)
-		if err != nil || id != img.ID || kernel == "" {
-			t.Errorf("%q: %q, %q, %v", ref, id, kernel, err)
+		got, kernel, err := c.Resolve(t.Context(), ref, "cloud", nil)
+		if err != nil || got.ID != img.ID || kernel == "" {
+			t.Errorf("%q: %q, %q, %v", ref, got.ID, kernel, err)
 		}
-		if _, boot, err := c.Files(t.Context(), id, kernel); err != nil || boot.Vmlinux == "" {
+		if _, boot, err := c.Files(t.Context(), got.ID, kernel); err != nil || boot.Vmlinux == "" {
 			t.Errorf("%q: %+v, %v", ref, boot, err)
 		}
 		if v, err := c.KernelVersion(t.Context(), kernel); err != nil || v == "" {
@@ -144,8 +144,8 @@ func TestIDsAsNames(t *testing.T) {
 	want(t, err, "")
 	other := banger.Image{ID: strings.Repeat("b", 64), Name: img.ID} // from before
 	want(t, store.PutImage(t.Context(), other, false), "")
-	if id, _, err := c.Resolve(t.Context(), img.ID, "cloud", nil); err != nil || id != img.ID {
-		t.Errorf("an id means the image named like it: %s, %v", id, err)
+	if got, _, err := c.Resolve(t.Context(), img.ID, "cloud", nil); err != nil || got.ID != img.ID {
+		t.Errorf("an id means the image named like it: %s, %v", got.ID, err)
 	}
 }
 

@@ -42,7 +42,9 @@ func (e *Engine) specified(ctx context.Context, spec banger.Spec, p banger.Progr
 		err = e.room(vm.Spec)
 	}
 	if err == nil {
-		vm.ImageID, vm.KernelID, err = e.Catalog.Resolve(ctx, vm.Spec.Image, vm.Spec.Kernel, p)
+		var img banger.Image
+		img, vm.KernelID, err = e.Catalog.Resolve(ctx, vm.Spec.Image, vm.Spec.Kernel, p)
+		vm.ImageID, vm.Config = img.ID, img.Config.Running()
 	}
 	return vm, err
 }

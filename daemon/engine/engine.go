@@ -42,7 +42,7 @@ type Defaults struct {
 type Catalog interface {
 	// Resolve finds the image and the kernel of a new VM, each by name or id,
 	// fetching a kernel that isn't here.
-	Resolve(ctx context.Context, image, kernel string, p banger.Progress) (imageID, kernelID string, err error)
+	Resolve(ctx context.Context, image, kernel string, p banger.Progress) (img banger.Image, kernelID string, err error)
 	// Files returns what a machine of this image and this kernel boots from.
 	Files(ctx context.Context, imageID, kernelID string) (image string, boot banger.BootFiles, err error)
 	// KernelVersion returns a kernel's release (uname -r).

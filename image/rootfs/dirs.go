@@ -10,42 +10,74 @@ import (
 	"banger/image/erofs"
 )
 
-// mkdir makes a directory, or gives an existing one new attributes. If something else had
-// the name, it is replaced and returned.
-func (t *tree) mkdir(path []string, a erofs.Attr) (old ref, err error) {
+// mkdir makes a directory, or gives an existing one new attributes. It replaces anything
+// else that had the name.
+func (t *tree) mkdir(path []string, a erofs.Attr) error {
 	if len(path) == 0 {
-		return ref{}, t.setAttr(&t.dirs[0], a)
+		return t.setAttr(&t.dirs[0], a)
 	}
-	parent, err := t.parent(path)
+	parent, err := t.walk(path[:len(path)-1], true)
 	if err != nil {
-		return ref{}, err
+		return err
 	}
-	name := path[len(path)-1]
-	n, slot := t.lookup(parent, name)
-	switch {
-	case n == 0:
-		if n, err = t.insert(parent, name, slot); err != nil {
-			return ref{}, err
-		}
-	case t.nodes[n].isDir():
-		return ref{}, t.setAttr(t.dir(n), a)
-	default:
-		old = t.nodes[n].ref()
+	n, slot := t.lookup(parent, path[len(path)-1])
+	if t.has(parent, n) && t.nodes[n].isDir() {
+		t.mention(parent, n)
+	} else if n, err = t.become(parent, n, path[len(path)-1], slot); err != nil {
+		return err
 	}
-	return old, t.become(n, a)
+	return t.setAttr(t.dir(n), a)
 }
 
-// become turns a node into a new, empty directory.
-func (t *tree) become(n uint32, a erofs.Attr) error {
+// unnamed are the attributes of a directory that no entry is about.
+var unnamed = packedAttr{mode: erofs.ModeDir | 0o755}
+
+// become makes a new, empty directory of this layer. n is the node of its name, 0 if there
+// is none.
+func (t *tree) become(parent, n uint32, name string, slot uint32) (_ uint32, err error) {
 	if t.dirN > MaxDirectories {
-		return fmt.Errorf("is one directory too many: an image may hold %d", MaxDirectories)
+		return 0, fmt.Errorf("is one directory too many: an image may hold %d", MaxDirectories)
+	}
+	if n == 0 {
+		n, err = t.insert(parent, name, slot)
+	} else {
+		err = t.clear(n)
+	}
+	if err != nil {
+		return 0, err
 	}
 	d := t.dirN
 	t.dirN++
-	t.dirs[d] = directory{node: n}
-	t.nodes[n].what = uint64(d)<<16 | uint64(a.Mode)
-	t.dir(t.nodes[n].parent).subs++
-	return t.setAttr(&t.dirs[d], a)
+	t.dirs[d] = directory{node: n, attr: unnamed, cut: uint16(t.layer)}
+	t.set(n, ref{erofs.Inode(d), uint16(unnamed.mode)})
+	t.mention(parent, n)
+	return n, nil
+}
+
+// hide takes away what lower layers have under a path, as a whiteout of this layer asks.
+// What this layer has there stays, whether it came before or comes later.
+func (t *tree) hide(path []string) error {
+	n, err := t.find(path)
+	switch {
+	case err != nil || n == rootNode:
+		return nil // there is nothing to hide
+	case t.nodes[n].layer() < t.layer:
+		return t.clear(n)
+	case t.nodes[n].isDir():
+		d := t.dir(n)
+		d.cut = uint16(t.layer)
+		if uint64(d.set) < t.layer { // this layer only has something in it
+			d.attr = unnamed
+		}
+	}
+	return nil
+}
+
+// hideAll takes away what lower layers have in a directory.
+func (t *tree) hideAll(path []string) {
+	if n, err := t.find(path); err == nil && t.nodes[n].isDir() {
+		t.dir(n).cut = uint16(t.layer)
+	}
 }
 
 func (t *tree) setAttr(d *directory, a erofs.Attr) error {
@@ -56,7 +88,7 @@ func (t *tree) setAttr(d *directory, a erofs.Attr) error {
 			return err
 		}
 	}
-	d.attr = p
+	d.attr, d.set = p, uint16(t.layer)
 	return nil
 }
 
@@ -73,6 +105,9 @@ func (t *tree) attr(d *directory) erofs.Attr {
 // write writes all directories into the image. First it reserves room for each, so that
 // all inode numbers are known; then it writes their entries.
 func (t *tree) write(w *erofs.Writer) error {
+	if err := t.settle(); err != nil {
+		return err
+	}
 	t.sort()
 	for i := range t.dirN {
 		d := &t.dirs[i]
@@ -109,8 +144,27 @@ func (t *tree) write(w *erofs.Writer) error {
 	return nil
 }
 
-// sort fills order with all nodes but the root, directory by directory, by
-// the bytes of their names.
+// settle finds the names that are in the image and counts them, and removes the others.
+func (t *tree) settle() error {
+	for n := uint32(1); n < t.nodeN; n++ {
+		parent := t.nodes[n].parent
+		if !t.nodes[parent].isDir() || !t.has(parent, n) {
+			if err := t.clear(n); err != nil {
+				return err
+			}
+			continue
+		}
+		d := t.dir(parent)
+		d.names++
+		if t.nodes[n].isDir() {
+			d.subs++
+		}
+		t.live++
+	}
+	return nil
+}
+
+// sort fills order with all names but the root, directory by directory, by their bytes.
 func (t *tree) sort() {
 	end := uint32(0)
 	for i := range t.dirN {
@@ -119,6 +173,9 @@ func (t *tree) sort() {
 		d.names = 0
 	}
 	for n := uint32(1); n < t.nodeN; n++ {
+		if !t.nodes[n].isThere() {
+			continue
+		}
 		d := t.dir(t.nodes[n].parent)
 		t.order[d.first+d.names] = n
 		d.names++

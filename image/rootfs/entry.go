@@ -28,9 +28,12 @@ func (im *importer) add(h *tar.Header) error {
 	if !ok {
 		return refuse(h.Name, "is of a type (%q) that no root filesystem has", h.Typeflag)
 	}
-	path, err := splitPath(h.Name)
+	path, err := im.splitPath(h.Name)
 	if err != nil {
 		return refuse(h.Name, "%w", err)
+	}
+	if hidden, ok := im.whiteout(path); ok {
+		return im.hide(h, path[:len(path)-1], hidden)
 	}
 	if len(path) == 0 && mode != erofs.ModeDir {
 		return refuse(h.Name, "is the root, but not a directory")
@@ -43,18 +46,14 @@ func (im *importer) add(h *tar.Header) error {
 		return refuse(h.Name, "%w", err)
 	}
 	if mode == erofs.ModeDir {
-		old, err := im.tree.mkdir(path, attr)
-		if err != nil {
+		if err := im.tree.mkdir(path, attr); err != nil {
 			return refuse(h.Name, "%w", err)
 		}
-		return im.drop(old)
+		return nil
 	}
-	n, old, err := im.tree.create(path)
+	n, err := im.tree.create(path)
 	if err != nil {
 		return refuse(h.Name, "%w", err)
-	}
-	if err := im.drop(old); err != nil {
-		return err
 	}
 	inode, err := im.store(h, attr)
 	if err != nil {
@@ -62,6 +61,36 @@ func (im *importer) add(h *tar.Header) error {
 	}
 	im.tree.set(n, ref{inode, attr.Mode})
 	return nil
+}
+
+// The names by which a layer says what isn't there any more of those below it:
+// https://github.com/opencontainers/image-spec/blob/main/layer.md.
+const (
+	whiteoutPrefix = ".wh."
+	whiteoutAll    = ".wh..wh..opq"
+	whiteoutOther  = ".wh..wh." // what AUFS has for itself
+)
+
+// whiteout returns the name that an entry of a layer hides.
+func (im *importer) whiteout(path []string) (hidden string, ok bool) {
+	if !im.layered || len(path) == 0 {
+		return "", false
+	}
+	return strings.CutPrefix(path[len(path)-1], whiteoutPrefix)
+}
+
+// hide does what a whiteout in a directory asks.
+func (im *importer) hide(h *tar.Header, dir []string, hidden string) error {
+	switch name := whiteoutPrefix + hidden; {
+	case name == whiteoutAll:
+		im.tree.hideAll(dir)
+		return nil
+	case strings.HasPrefix(name, whiteoutOther):
+		return nil
+	case hidden == "" || hidden == "." || hidden == "..":
+		return refuse(h.Name, "hides a name that no file can have")
+	}
+	return im.tree.hide(append(dir, hidden))
 }
 
 // store writes an entry's data and its inode.
@@ -103,38 +132,27 @@ func (u until) Read(b []byte) (int, error) {
 
 // addLink adds a hard link. Its target must have come before, as for tar -x.
 func (im *importer) addLink(h *tar.Header, path []string) error {
-	target, err := splitPath(h.Linkname)
+	target, err := im.splitPath(h.Linkname)
 	if err != nil {
 		return refuse(h.Name, "is a hard link to %q, which %w", h.Linkname, err)
 	}
-	to, err := im.tree.find(target)
+	found, err := im.tree.find(target)
 	if err != nil {
 		return refuse(h.Name, "is a hard link to %q, which %w", h.Linkname, err)
 	}
+	to := im.tree.nodes[found].ref()
 	if to.mode&erofs.ModeType == erofs.ModeDir {
 		return refuse(h.Name, "is a hard link to the directory %q", h.Linkname)
 	}
-	n, old, err := im.tree.create(path)
+	if _, err := im.image.Link(to.inode, 1); err != nil { // first, as it may be what has the name now
+		return err
+	}
+	n, err := im.tree.create(path)
 	if err != nil {
 		return refuse(h.Name, "%w", err)
 	}
-	if _, err := im.image.Link(to.inode, 1); err != nil { // before the drop: it may be the same inode
-		return err
-	}
-	if err := im.drop(old); err != nil {
-		return err
-	}
 	im.tree.set(n, to)
 	return nil
-}
-
-// drop removes a link to the inode whose name was replaced.
-func (im *importer) drop(old ref) error {
-	if old == (ref{}) {
-		return nil
-	}
-	_, err := im.image.Link(old.inode, -1)
-	return err
 }
 
 // entryType returns the type bits of an entry's mode.
@@ -171,8 +189,12 @@ type pathError string
 
 func (e pathError) Error() string { return string(e) }
 
-// splitPath splits the name of an entry into its components. The root has none.
-func splitPath(name string) ([]string, error) {
+// splitPath splits the name of an entry into its components. The root has none. Names in
+// layers may begin with slashes.
+func (im *importer) splitPath(name string) ([]string, error) {
+	if im.layered && name != "" {
+		name = "./" + strings.TrimLeft(name, "/")
+	}
 	switch {
 	case name == "":
 		return nil, pathError("is empty")

@@ -10,16 +10,13 @@ import (
 
 // WriteWithin is Write with another bound than MaxBytes.
 func WriteWithin(ctx context.Context, stream io.Reader, out *os.File, p banger.Progress, maxBytes int64) (Stats, error) {
-	return write(ctx, stream, out, p, limits{maxBytes, room})
+	return write(ctx, stream, out, p, limits{maxBytes, Room})
 }
 
 // WriteAsking is Write that asks room whether to go on.
 func WriteAsking(ctx context.Context, stream io.Reader, out *os.File, room func(*os.File) error) (Stats, error) {
 	return write(ctx, stream, out, nil, limits{MaxBytes, room})
 }
-
-// Room is what Write asks.
-var Room = room
 
 // LeaveMiB is what Write leaves free.
 const LeaveMiB = leaveMiB

@@ -18,6 +18,7 @@ import (
 	"archive/tar"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +48,7 @@ type limits struct {
 	room  func(*os.File) error // returns an error when the disk is too full
 }
 
-var ordinary = limits{MaxBytes, room}
+var ordinary = limits{MaxBytes, Room}
 
 // leaveMiB is how much an import leaves free on the filesystem, in MiB, for guests that
 // write there.
@@ -75,36 +76,55 @@ func write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progres
 	if err := out.Truncate(0); err != nil {
 		return Stats{}, fmt.Errorf("empty the image file: %w", err)
 	}
-	if c, ok := stream.(io.Closer); ok {
-		stop := context.AfterFunc(ctx, func() { c.Close() })
-		defer stop()
-	}
-	tree, err := newTree()
+	im, err := newImporter(ctx, out, p, most)
 	if err != nil {
 		return Stats{}, err
 	}
-	defer tree.close()
-	src, err := openSource(ctx, stream, most.bytes)
-	defer src.close()
-	src.room = func() error { return most.room(out) }
+	defer im.tree.close()
+	im.what = "root archive"
+	if err := im.read(ctx, stream); err != nil {
+		return Stats{}, err
+	}
+	if im.tree.isImageArchive() {
+		return Stats{}, banger.Errorf(banger.CodeInvalid, "the archive holds an image in layers (docker save, OCI), not a root filesystem").
+			WithHint("docker export CONTAINER writes a root filesystem")
+	}
+	return im.finish(ctx)
+}
+
+func newImporter(ctx context.Context, out *os.File, p banger.Progress, most limits) (*importer, error) {
+	tree, err := newTree()
+	if err != nil {
+		return nil, err
+	}
 	im := &importer{
-		src: src, tar: tar.NewReader(src), tree: tree, image: erofs.NewWriter(out),
+		tree: tree, image: erofs.NewWriter(out), most: most, room: func() error { return most.room(out) },
 		progress: p, left: most.bytes, last: time.Now(),
 	}
 	tree.target = im.image.Target
+	tree.drop = func(i erofs.Inode) error {
+		_, err := im.image.Link(i, -1)
+		return err
+	}
+	return im, nil
+}
+
+// finish writes what is only known at the end.
+func (im *importer) finish(ctx context.Context) (Stats, error) {
+	err := im.tree.write(im.image)
 	if err == nil {
-		err = im.run()
+		err = im.image.Close()
 	}
 	if err != nil {
 		return Stats{}, im.explain(ctx, err)
 	}
 	im.report()
-	return Stats{Entries: tree.entries(), Size: im.image.Size(), Read: src.read}, nil
+	return Stats{Entries: im.tree.entries(), Size: im.image.Size(), Read: im.before + im.src.read}, nil
 }
 
-// room returns an error when the disk is so full that guests soon couldn't write. It is
+// Room returns an error when a file's disk is so full that guests soon couldn't write. It is
 // asked again and again, as a stream's size isn't known before its end.
-func room(out *os.File) error {
+func Room(out *os.File) error {
 	have, err := hostfs.Free(out)
 	if err == nil && have < leaveMiB {
 		err = banger.Errorf(banger.CodeUnavailable, "the filesystem of %s has %d MiB left, and %d stay free for VMs: %w", out.Name(), have, leaveMiB, unix.ENOSPC).
@@ -113,23 +133,50 @@ func room(out *os.File) error {
 	return err
 }
 
-// importer is the state of one Write.
+// importer is the state of one Write, or of one WriteLayers.
 type importer struct {
-	src      *source
+	what     string  // that is read, for errors
+	layered  bool    // it is a layer: it may hide what is below
+	src      *source // of this layer
 	tar      *tar.Reader
 	tree     *tree
 	image    *erofs.Writer
 	entry    string // the current entry, or the last one
-	left     int64  // how many bytes files may still have
+	most     limits
+	room     func() error
+	before   int64 // bytes of the layers before this one, decompressed
+	left     int64 // how many bytes files may still have
 	progress banger.Progress
 	last     time.Time // of the last report
+}
+
+// read reads one tar to its end.
+func (im *importer) read(ctx context.Context, stream io.Reader) error {
+	if c, ok := stream.(io.Closer); ok {
+		stop := context.AfterFunc(ctx, func() { c.Close() })
+		defer stop()
+	}
+	src, err := openSource(ctx, stream, im.most.bytes-im.before)
+	defer src.close()
+	src.room, im.src, im.entry = im.room, src, ""
+	if im.layered {
+		src.sum = sha256.New()
+	}
+	im.tar = tar.NewReader(src)
+	if err == nil {
+		err = im.run()
+	}
+	if err != nil {
+		return im.explain(ctx, err)
+	}
+	return nil
 }
 
 func (im *importer) run() error {
 	for {
 		h, err := im.tar.Next()
 		if err == io.EOF {
-			break
+			return im.src.finish()
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // we judge names ourselves
 			return err
@@ -142,17 +189,6 @@ func (im *importer) run() error {
 			im.report()
 		}
 	}
-	if err := im.src.finish(); err != nil {
-		return err
-	}
-	if im.tree.isImageArchive() {
-		return banger.Errorf(banger.CodeInvalid, "the archive holds an image in layers (docker save, OCI), not a root filesystem").
-			WithHint("docker export CONTAINER writes a root filesystem")
-	}
-	if err := im.tree.write(im.image); err != nil {
-		return err
-	}
-	return im.image.Close()
 }
 
 const reportEvery = 250 * time.Millisecond
@@ -161,7 +197,7 @@ func (im *importer) report() {
 	im.last = time.Now()
 	if im.progress != nil {
 		im.progress(banger.Event{
-			Stage: "image", Done: im.src.read, Time: im.last,
+			Stage: "image", Done: im.before + im.src.read, Time: im.last,
 			Message: strconv.Itoa(im.tree.entries()) + " entries",
 		})
 	}
@@ -175,24 +211,32 @@ func (im *importer) explain(ctx context.Context, err error) error {
 		if ctx.Err() != nil {
 			code = banger.CodeCanceled
 		}
-		return banger.Errorf(code, "the root archive was not read to its end: %w", cause)
+		return banger.Errorf(code, "the %s was not read to its end: %w", im.what, cause)
 	}
 	if _, ok := errors.AsType[*banger.Error](err); ok {
 		return err
+	}
+	if r, ok := errors.AsType[refusal](err); ok {
+		return banger.Errorf(banger.CodeInvalid, "%s: entry %q %w", im.what, r.name, r.error)
 	}
 	if _, ok := errors.AsType[*os.PathError](err); ok { // only the image file is one
 		return banger.Errorf(banger.CodeUnavailable, "write the filesystem image: %w", err)
 	}
 	switch {
 	case im.entry == "":
-		return banger.Errorf(banger.CodeInvalid, "not a whole root archive (tar, plain or compressed with gzip, xz or zstd): %w", err)
+		return banger.Errorf(banger.CodeInvalid, "not a whole %s (tar, plain or compressed with gzip, xz or zstd): %w", im.what, err)
 	case im.src.ended && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)):
-		return banger.Errorf(banger.CodeInvalid, "root archive is cut off at or after entry %q: %w", im.entry, err)
+		return banger.Errorf(banger.CodeInvalid, "%s is cut off at or after entry %q: %w", im.what, im.entry, err)
 	}
-	return banger.Errorf(banger.CodeInvalid, "root archive, at or after entry %q: %w", im.entry, err)
+	return banger.Errorf(banger.CodeInvalid, "%s, at or after entry %q: %w", im.what, im.entry, err)
 }
 
-// refuse returns the error for an entry that can't be in an image.
+// refusal is the error for an entry that can't be in an image.
+type refusal struct {
+	name string
+	error
+}
+
 func refuse(name, format string, args ...any) error {
-	return banger.Errorf(banger.CodeInvalid, "root archive: entry %q %w", name, fmt.Errorf(format, args...))
+	return refusal{name, fmt.Errorf(format, args...)}
 }

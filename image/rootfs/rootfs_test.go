@@ -121,44 +121,6 @@ func seedTree(t *testing.T, dir string) {
 	}
 }
 
-// entry builds archives by hand; only what matters needs to be set.
-type entry = tar.Header
-
-func archive(t testing.TB, entries ...entry) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, h := range entries {
-		if h.Mode == 0 && h.Typeflag != tar.TypeXGlobalHeader {
-			h.Mode = 0o755
-		}
-		if h.ModTime.IsZero() && h.Typeflag != tar.TypeXGlobalHeader {
-			h.ModTime = time.Unix(1e9, 0)
-		}
-		content := ""
-		if h.Typeflag == tar.TypeReg {
-			content = h.Uname // a file's content, for short
-			h.Uname, h.Size = "", int64(len(content))
-		}
-		must(t, w.WriteHeader(&h))
-		_, err := w.Write([]byte(content))
-		must(t, err)
-	}
-	must(t, w.Close())
-	return b.Bytes()
-}
-
-func file(name, content string) entry {
-	return entry{Typeflag: tar.TypeReg, Name: name, Uname: content}
-}
-func dir(name string, mode int64) entry { return entry{Typeflag: tar.TypeDir, Name: name, Mode: mode} }
-func symlink(name, to string) entry {
-	return entry{Typeflag: tar.TypeSymlink, Name: name, Linkname: to}
-}
-func hardlink(name, to string) entry {
-	return entry{Typeflag: tar.TypeLink, Name: name, Linkname: to}
-}
-
 // An archive that says something twice means what tar -x makes of it.
 func TestLaterEntriesWin(t *testing.T) {
 	for name, entries := range map[string][]entry{

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 
 	"github.com/klauspost/compress/gzip"
@@ -39,8 +40,9 @@ type source struct {
 	read  int64 // bytes of tar so far
 	limit int64 // the most there may be
 	room  func() error
-	asked int64 // how much was read at the last look at the disk's room
-	ended bool  // the stream has ended
+	asked int64     // how much was read at the last look at the disk's room
+	ended bool      // the stream has ended
+	sum   hash.Hash // of the tar; nil when nobody asks
 }
 
 // rawReader remembers why the caller's reader stopped, which a decompressor
@@ -60,27 +62,35 @@ func (r *rawReader) Read(b []byte) (int, error) {
 
 // openSource opens a stream; its first bytes say how it is compressed.
 func openSource(ctx context.Context, stream io.Reader, limit int64) (*source, error) {
-	s := &source{ctx: ctx, raw: &rawReader{r: stream}, limit: limit, close: func() {}}
-	b := bufio.NewReaderSize(s.raw, 256<<10)
-	s.tar = b
+	s := &source{ctx: ctx, raw: &rawReader{r: stream}, limit: limit}
+	tar, closer, err := Decompress(s.raw)
+	s.tar, s.close = tar, closer
+	return s, err
+}
+
+// Decompress returns what is in a stream: its first bytes say how it is compressed (gzip,
+// xz, zstd or not at all). At most 64 MiB of memory are used for that, until done is called.
+func Decompress(stream io.Reader) (plain io.Reader, done func(), err error) {
+	b := bufio.NewReaderSize(stream, 256<<10)
+	plain, done = b, func() {}
 	magic, err := b.Peek(6)
 	switch {
 	case err != nil && err != io.EOF:
-		return s, err
+		return plain, done, err
 	case bytes.HasPrefix(magic, []byte("\x1f\x8b")):
-		s.tar, err = gzip.NewReader(b)
+		plain, err = gzip.NewReader(b)
 	case bytes.HasPrefix(magic, []byte("\x28\xb5\x2f\xfd")):
 		var z *zstd.Decoder
 		z, err = zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err == nil {
-			s.tar, s.close = z, z.Close
+			plain, done = z, z.Close
 		}
 	case bytes.HasPrefix(magic, []byte(xz.Magic)):
-		s.tar, err = xz.NewReader(b, maxWindow)
+		plain, err = xz.NewReader(b, maxWindow)
 	default:
 		err = nil
 	}
-	return s, err
+	return plain, done, err
 }
 
 func (s *source) Read(b []byte) (int, error) {
@@ -98,6 +108,9 @@ func (s *source) Read(b []byte) (int, error) {
 	}
 	n, err := s.tar.Read(b)
 	s.read += int64(n)
+	if s.sum != nil {
+		s.sum.Write(b[:n])
+	}
 	switch {
 	case err == io.EOF && n > 0: // tell the end apart from the bytes before it
 		err = nil
@@ -111,7 +124,7 @@ func (s *source) Read(b []byte) (int, error) {
 // checksum. Without an end mark it returns an error: a stream that was cut off between
 // two entries would look complete.
 func (s *source) finish() error {
-	if s.ended {
+	if s.ended && s.sum == nil { // a sum shows it, too
 		return errNoEnd
 	}
 	n, err := io.CopyN(io.Discard, s, maxPadding)

@@ -35,38 +35,51 @@ const (
 // Import implements banger.Images, with the bounds and errors of Write. It leaves the
 // image's Name and Source empty.
 func (s *Store) Import(ctx context.Context, tar io.Reader, p banger.Progress) (banger.Image, error) {
+	return s.make(ctx, func(f *os.File) (Stats, string, error) {
+		stats, err := Write(ctx, tar, f, p)
+		if err != nil {
+			return stats, "", err
+		}
+		id, err := contentID(ctx, f)
+		return stats, id, err
+	})
+}
+
+// make publishes what write makes of a new file, under the id that it returns.
+func (s *Store) make(ctx context.Context, write func(*os.File) (Stats, string, error)) (banger.Image, error) {
 	f, err := s.temp()
 	if err != nil {
 		return banger.Image{}, fmt.Errorf("make a file for the image: %w", err)
 	}
 	defer f.Close()
-	img, err := s.fill(ctx, f, tar, p)
-	if err != nil {
-		return banger.Image{}, errors.Join(err, os.Remove(f.Name()))
+	stats, id, err := write(f)
+	if err == nil {
+		err = s.finish(ctx, f, id)
 	}
-	return img, nil
+	if err != nil {
+		return banger.Image{}, errors.Join(err, removeIfThere(f.Name()))
+	}
+	return banger.Image{ID: id, Size: stats.Size, Entries: stats.Entries, Created: time.Now()}, hostfs.SyncDir(s.Dir)
 }
 
-func (s *Store) fill(ctx context.Context, f *os.File, tar io.Reader, p banger.Progress) (banger.Image, error) {
-	stats, err := Write(ctx, tar, f, p)
-	if err != nil {
-		return banger.Image{}, err
-	}
-	id, err := contentID(ctx, f)
-	if err != nil {
-		return banger.Image{}, err
-	}
+func (s *Store) finish(ctx context.Context, f *os.File, id string) error {
 	if err := errors.Join(f.Chmod(0o400), f.Sync()); err != nil {
-		return banger.Image{}, fmt.Errorf("save image: %w", err)
+		return fmt.Errorf("save image: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
-		return banger.Image{}, banger.Errorf(banger.CodeCanceled, "import: %w", err)
+		return banger.Errorf(banger.CodeCanceled, "import: %w", err)
 	}
 	if err := s.publish(f, id); err != nil {
-		return banger.Image{}, fmt.Errorf("publish image: %w", err)
+		return fmt.Errorf("publish image: %w", err)
 	}
-	img := banger.Image{ID: id, Size: stats.Size, Entries: stats.Entries, Created: time.Now()}
-	return img, hostfs.SyncDir(s.Dir)
+	return nil
+}
+
+func removeIfThere(name string) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // publish gives an image's file its name. If the same image is there already, it stays, as
@@ -100,6 +113,16 @@ func (s *Store) temp() (*os.File, error) {
 		}
 		f.Close()
 	}
+}
+
+// Scratch makes an empty file in the images' directory that has no name: it is gone when it
+// is closed, whoever dies.
+func (s *Store) Scratch() (*os.File, error) {
+	f, err := s.temp()
+	if err != nil {
+		return nil, fmt.Errorf("make a file beside the images: %w", err)
+	}
+	return f, os.Remove(f.Name())
 }
 
 // Clean removes the files of imports that have died.

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,25 +35,36 @@ type tree struct {
 	dirN  uint32
 	textN uint32
 	seed  maphash.Seed
-	// target reads a symbolic link of the image.
+	layer uint64 // the one that is being read, from 1 on; a root tar is the only one
+	live  int    // names that are in the image, once settled
+	// target reads a symbolic link of the image, drop takes a link to an inode away.
 	target func(erofs.Inode) (string, error)
+	drop   func(erofs.Inode) error
 	maps   [][]byte
 }
 
-// node is one name. what is a directory's index in dirs until room for its inode is
-// reserved.
+// node is one name. Its parent always has a lower index. It stays when a layer takes the
+// name away: then its mode is 0, or its layer is below the cut of its directory.
 type node struct {
 	parent uint32
 	name   uint32 // offset in text
-	what   uint64 // inode number (or index) << 16 | mode
+	what   uint64 // the latest layer that has it << 52 | inode number << 16 | mode; of a directory its index in dirs, until room for its inode is reserved
 }
+
+const (
+	layerShift = 52
+	whatMask   = 1<<(layerShift-16) - 1 // of inode numbers: an image may have 2 TiB
+)
 
 type directory struct {
 	attr  packedAttr
 	node  uint32
-	names uint32 // number of entries
+	names uint32 // number of entries, once settled
 	first uint32 // index in order of the first one, once sorted
-	subs  uint32 // number of directories in it
+	subs  uint32 // number of directories in it, once settled
+	cut   uint16 // what earlier layers have in it isn't there
+	child uint16 // the latest layer that has something in it
+	set   uint16 // the layer that gave it its attributes
 }
 
 type packedAttr struct {
@@ -94,7 +106,7 @@ func newTree() (*tree, error) {
 	t.dirs = unsafe.Slice((*directory)(unsafe.Pointer(&dirs[0])), MaxDirectories+1)
 	t.slots = unsafe.Slice((*uint32)(unsafe.Pointer(&slots[0])), slotCount)
 	t.order = unsafe.Slice((*uint32)(unsafe.Pointer(&order[0])), MaxEntries+1)
-	t.nodeN, t.dirN = 1, 1
+	t.nodeN, t.dirN, t.layer = 1, 1, 1
 	t.nodes[rootNode] = node{what: uint64(erofs.ModeDir)}
 	t.dirs[0] = directory{attr: packedAttr{mode: erofs.ModeDir | 0o755}}
 	return t, nil
@@ -107,13 +119,38 @@ func (t *tree) close() {
 	*t = tree{}
 }
 
-func (t *tree) entries() int { return int(t.nodeN) - 1 }
+// entries is how many names the image has, without the root; until the tree is settled
+// those count that a later layer took away.
+func (t *tree) entries() int { return cmp.Or(t.live, int(t.nodeN)-1) }
 
-func (n node) ref() ref    { return ref{erofs.Inode(n.what >> 16), uint16(n.what)} }
-func (n node) isDir() bool { return uint16(n.what)&erofs.ModeType == erofs.ModeDir }
+func (n node) ref() ref       { return ref{erofs.Inode(n.what >> 16 & whatMask), uint16(n.what)} }
+func (n node) layer() uint64  { return n.what >> layerShift }
+func (n node) isThere() bool  { return uint16(n.what) != 0 }
+func (n node) isDir() bool    { return uint16(n.what)&erofs.ModeType == erofs.ModeDir }
+func (n node) index() uint32  { return uint32(n.what >> 16 & whatMask) }
+func (n *node) seen(l uint64) { n.what = n.what&(1<<layerShift-1) | l<<layerShift }
 
 // dir returns a node's directory.
-func (t *tree) dir(n uint32) *directory { return &t.dirs[t.nodes[n].what>>16] }
+func (t *tree) dir(n uint32) *directory { return &t.dirs[t.nodes[n].index()] }
+
+// has reports whether a node is still there in its directory, to which the path was
+// walked: so what cuts a directory above that cuts this one, too.
+func (t *tree) has(parent, n uint32) bool {
+	if n == 0 || !t.nodes[n].isThere() || t.nodes[n].layer() < uint64(t.dir(parent).cut) {
+		return false
+	}
+	if t.nodes[n].isDir() {
+		d := t.dir(n)
+		d.cut = max(d.cut, t.dir(parent).cut)
+	}
+	return true
+}
+
+// mention notes that this layer has a name.
+func (t *tree) mention(parent, n uint32) {
+	t.nodes[n].seen(t.layer)
+	t.dir(parent).child = uint16(t.layer)
+}
 
 // lookup finds a name in a directory and the slot where it is or would be. A slot has a
 // node's index, or 0 if it is empty: 0 is the root, which has no slot.
@@ -148,7 +185,6 @@ func (t *tree) insert(parent uint32, name string, slot uint32) (uint32, error) {
 	t.nodeN++
 	t.nodes[n] = node{parent: parent, name: at}
 	t.slots[slot] = n
-	t.dir(parent).names++
 	return n, nil
 }
 
@@ -165,11 +201,6 @@ func (t *tree) keep(parts ...[]byte) (uint32, error) {
 
 // maxFollowed is how many symbolic links are followed in a path, as in Linux.
 const maxFollowed = 40
-
-// parent returns the directory of a path's last component, and makes missing directories.
-func (t *tree) parent(path []string) (uint32, error) {
-	return t.walk(path[:len(path)-1], true)
-}
 
 // walk returns the directory that a path leads to. It follows symbolic links as they
 // would lead in the image: absolute ones begin at its root, and none leads out of that.
@@ -190,15 +221,12 @@ func (t *tree) walk(path []string, make bool) (uint32, error) {
 			return 0, errors.New("lies behind a symbolic link to a name longer than 255 bytes")
 		}
 		n, slot := t.lookup(at, name)
-		switch {
-		case n == 0 && !make:
+		switch there := t.has(at, n); {
+		case !there && !make:
 			return 0, errors.New("isn't there at this point")
-		case n == 0:
+		case !there:
 			var err error
-			if n, err = t.insert(at, name, slot); err != nil {
-				return 0, err
-			}
-			if err = t.become(n, erofs.Attr{Mode: erofs.ModeDir | 0o755}); err != nil {
+			if n, err = t.become(at, n, name, slot); err != nil {
 				return 0, err
 			}
 		case t.nodes[n].ref().mode&erofs.ModeType == erofs.ModeSymlink:
@@ -216,6 +244,8 @@ func (t *tree) walk(path []string, make bool) (uint32, error) {
 			continue
 		case !t.nodes[n].isDir():
 			return 0, fmt.Errorf("lies below %q, which is not a directory", name)
+		case make:
+			t.mention(at, n)
 		}
 		at = n
 	}
@@ -239,45 +269,58 @@ func (t *tree) isImageArchive() bool {
 	return has("manifest.json", "oci-layout") && !has("bin", "sbin", "usr", "etc", "lib", "init")
 }
 
-// find returns what a path leads to. A symbolic link at its end isn't followed.
-func (t *tree) find(path []string) (ref, error) {
+// find returns the node that a path leads to. A symbolic link at its end isn't followed.
+func (t *tree) find(path []string) (uint32, error) {
 	if len(path) == 0 {
-		return t.nodes[rootNode].ref(), nil
+		return rootNode, nil
 	}
 	at, err := t.walk(path[:len(path)-1], false)
 	if err != nil {
-		return ref{}, err
+		return 0, err
 	}
 	n, _ := t.lookup(at, path[len(path)-1])
-	if n == 0 {
-		return ref{}, errors.New("isn't there at this point")
+	if !t.has(at, n) {
+		return 0, errors.New("isn't there at this point")
 	}
-	return t.nodes[n].ref(), nil
+	return n, nil
 }
 
-// create makes a name for something that is not a directory. It returns what had the name
-// before. It replaces an empty directory, but no other.
-func (t *tree) create(path []string) (n uint32, old ref, err error) {
-	parent, err := t.parent(path)
+// create makes a name for something that is not a directory. It replaces what had the
+// name before, but no directory in which this layer has something.
+func (t *tree) create(path []string) (n uint32, err error) {
+	parent, err := t.walk(path[:len(path)-1], true)
 	if err != nil {
-		return 0, ref{}, err
+		return 0, err
 	}
 	name := path[len(path)-1]
 	n, slot := t.lookup(parent, name)
 	if n == 0 {
-		n, err = t.insert(parent, name, slot)
-		return n, ref{}, err
+		if n, err = t.insert(parent, name, slot); err != nil {
+			return 0, err
+		}
+	} else if t.has(parent, n) && t.nodes[n].isDir() && uint64(t.dir(n).child) == t.layer {
+		return 0, errors.New("would replace a directory that isn't empty")
 	}
-	if !t.nodes[n].isDir() {
-		return n, t.nodes[n].ref(), nil
-	}
-	d := t.dir(n)
-	if d.names > 0 {
-		return 0, ref{}, errors.New("would replace a directory that isn't empty")
-	}
-	d.node = gone
-	t.dir(parent).subs--
-	return n, ref{}, nil
+	err = t.clear(n)
+	t.mention(parent, n)
+	return n, err
 }
 
-func (t *tree) set(n uint32, r ref) { t.nodes[n].what = uint64(r.inode)<<16 | uint64(r.mode) }
+// clear takes away what a name stands for.
+func (t *tree) clear(n uint32) error {
+	was := t.nodes[n]
+	t.nodes[n].what = 0
+	switch {
+	case !was.isThere():
+		return nil
+	case was.isDir():
+		t.dirs[was.index()].node = gone
+		return nil
+	}
+	return t.drop(was.ref().inode)
+}
+
+// set says what a name of this layer stands for.
+func (t *tree) set(n uint32, r ref) {
+	t.nodes[n].what = t.layer<<layerShift | uint64(r.inode)<<16 | uint64(r.mode)
+}
