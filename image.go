@@ -145,13 +145,17 @@ type Kernel struct {
 	Version string    `json:"version"` // uname -r
 	Source  string    `json:"source"`  // package and version, with its sha256
 	Created time.Time `json:"created"`
+	// Hypervisor is the only driver that runs it: "uml" for a kernel that is a program. Empty:
+	// all others.
+	Hypervisor string `json:"hypervisor,omitempty"`
 }
 
 // BootFiles are the paths a machine boots from.
 type BootFiles struct {
-	Vmlinux   string `json:"vmlinux"`   // uncompressed ELF kernel
-	Initramfs string `json:"initramfs"` // ours: agent and boot modules
-	Modules   string `json:"modules"`   // read-only filesystem image of /lib/modules/VERSION
+	Hypervisor string `json:"hypervisor,omitempty"` // as Kernel's
+	Vmlinux    string `json:"vmlinux"`              // uncompressed ELF kernel
+	Initramfs  string `json:"initramfs"`            // ours: agent and boot modules
+	Modules    string `json:"modules"`              // read-only filesystem image of /lib/modules/VERSION
 }
 
 // Images makes and keeps the filesystem images. It keeps files, not records:

@@ -30,33 +30,39 @@ var (
 	// drivers of all channels to the host; the agent loads only the one that it needs.
 	early = []string{"virtio", "virtio_ring", "virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport", "overlay", "erofs"}
 	late  = []string{"virtio_blk", "ext4", "virtio_net", "virtio_rng", "virtio_balloon"}
+	// A kernel that is a program has its own drivers of disks and networks built in.
+	umlEarly = []string{"vmw_vsock_virtio_transport", "overlay", "erofs"}
 )
 
-// build turns a verified package into the content of a kernel's directory.
-func (k *Kernels) build(ctx context.Context, deb, dir string, r *record) error {
+// build turns verified packages into the content of a kernel's directory.
+func (k *Kernels) build(ctx context.Context, debs []string, dir string, r *record) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	f, err := os.Open(deb)
-	if err != nil {
-		return err
+	var c contents
+	for _, deb := range debs {
+		if err := c.unpack(ctx, deb, root); err != nil {
+			return err
+		}
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	c, err := unpack(ctx, f, info.Size(), root)
-	if err != nil {
-		return err
+	if c.version == "" || c.vmlinux == nil {
+		return errors.New("the package has no boot/vmlinuz-VERSION or linux.uml with modules beside it")
 	}
 	r.Version = c.version
+	if c.program {
+		r.Hypervisor = "uml"
+		for _, file := range libraryFiles {
+			if _, err := root.Stat(filepath.Join("lib", filepath.Base(file))); err != nil {
+				return fmt.Errorf("the kernel's library: %w", err)
+			}
+		}
+	}
 	if err := root.WriteFile("vmlinux", c.vmlinux, 0o644); err != nil {
 		return err
 	}
-	if err := addModules(root); err != nil {
+	if err := addModules(root, c.program); err != nil {
 		return err
 	}
 	if err := k.flatten(ctx, filepath.Join(dir, "modules"), filepath.Join(dir, "modules.erofs")); err != nil {
@@ -73,8 +79,8 @@ func (k *Kernels) build(ctx context.Context, deb, dir string, r *record) error {
 }
 
 // addModules writes the lookup tables into modules/ and copies the modules of
-// the initramfs out of it.
-func addModules(root *os.Root) error {
+// the initramfs out of it. program says that the kernel is one.
+func addModules(root *os.Root, program bool) error {
 	modules, err := root.OpenRoot("modules")
 	if err != nil {
 		return err
@@ -93,11 +99,15 @@ func addModules(root *os.Root) error {
 			return err
 		}
 	}
+	early, late := early, late
+	if program {
+		early, late = umlEarly, nil
+	}
 	first, err := tree.Load(early...)
 	if err != nil {
 		return err
 	}
-	all, err := tree.Load(append(slices.Clone(early), late...)...)
+	all, err := tree.Load(slices.Concat(early, late)...)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,6 @@ func FindKernel(text string) (string, error) {
 	if err := debian.Stanzas(strings.NewReader(text), found.from("")); err != nil {
 		return "", err
 	}
-	p, err := found.newest()
+	p, err := found.newest(origins["debian-12-cloud"])
 	return p.file.Path, err
 }

@@ -30,6 +30,7 @@ const format = 2 // 2: drivers of vsock and balloon
 //
 //	ID/vmlinux  ID/modules.erofs  ID/boot-modules/{early,late}/NN-NAME.ko
 //	ID/config  ID/kernel.json  ID/initramfs-HASH
+//	ID/lib/NAME, of a kernel that is a program: its loader and library
 //
 // A directory ID appears complete, by one rename; .pull-* and .lock-* belong to pulls.
 // Set the fields before the first use. Methods may be called concurrently, and several
@@ -57,12 +58,12 @@ type record struct {
 // reporter makes the progress function of one download.
 type reporter func(what string, total int64) func(done int64)
 
-// Pull implements banger.Kernels. Names are debian-12-cloud and debian-13-cloud. When
+// Pull implements banger.Kernels. Names are debian-12-cloud, debian-13-cloud and debian-13-uml. When
 // two pulls of one name run at once, it is fetched once.
 func (k *Kernels) Pull(ctx context.Context, name string, update bool, p banger.Progress) (banger.Kernel, error) {
-	if _, ok := releases[name]; !ok {
+	if _, ok := origins[name]; !ok {
 		return banger.Kernel{}, banger.Errorf(banger.CodeNotFound, "no kernel is called %.80q", name).
-			WithHint("there are %s", strings.Join(slices.Sorted(maps.Keys(releases)), " and "))
+			WithHint("there are %s", strings.Join(slices.Sorted(maps.Keys(origins)), ", "))
 	}
 	for _, dir := range []string{k.Dir, k.From.CacheDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -140,9 +141,14 @@ func (k *Kernels) pull(ctx context.Context, name string, report reporter) (bange
 	if have, ok := k.kept(p.id(name)); ok {
 		return have, nil
 	}
-	deb, err := k.fetch(ctx, p, report)
-	if err != nil {
-		return banger.Kernel{}, err
+	var debs, sources []string
+	for _, p := range p.all() {
+		deb, err := k.fetch(ctx, p, report)
+		if err != nil {
+			return banger.Kernel{}, err
+		}
+		debs = append(debs, deb)
+		sources = append(sources, fmt.Sprintf("%s %s sha256:%s", p.name, p.version, p.file.SHA256))
 	}
 	report("unpacking "+p.name, 0)(0)
 	dir, err := os.MkdirTemp(k.Dir, ".pull-"+name+"-*")
@@ -151,22 +157,25 @@ func (k *Kernels) pull(ctx context.Context, name string, report reporter) (bange
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // on success it was renamed before
 	r := record{Format: format, Kernel: banger.Kernel{
-		ID: p.id(name), Name: name, Created: k.now(),
-		Source: fmt.Sprintf("%s %s sha256:%s", p.name, p.version, p.file.SHA256),
+		ID: p.id(name), Name: name, Created: k.now(), Source: strings.Join(sources, ", "),
 	}}
-	if err := k.build(ctx, deb, dir, &r); err != nil {
+	if err := k.build(ctx, debs, dir, &r); err != nil {
 		return banger.Kernel{}, fmt.Errorf("unpack %s %s: %w", p.name, p.version, err)
 	}
 	if err := publish(dir, filepath.Join(k.Dir, r.ID)); err != nil {
 		return banger.Kernel{}, err
 	}
-	spent = append(spent, deb)
+	spent = append(spent, debs...)
 	return r.Kernel, nil
 }
 
-// id is the id of a kernel: a digest of its name, the format and the package.
+// id is the id of a kernel: a digest of its name, the format and the packages.
 func (p pkg) id(name string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s", name, format, p.file.SHA256))
+	of := fmt.Appendf(nil, "%s %d", name, format)
+	for _, p := range p.all() {
+		of = append(of, " "+p.file.SHA256...)
+	}
+	sum := sha256.Sum256(of)
 	return hex.EncodeToString(sum[:6])
 }
 
@@ -224,8 +233,8 @@ func (k *Kernels) Remove(id string) (bool, error) {
 		return false, nil
 	}
 	r, _ := readRecord(filepath.Join(dir, "kernel.json"))
-	if _, known := releases[r.Name]; !known { // or a damaged record
-		r.Name = "debian-12-cloud"
+	if _, known := origins[r.Name]; !known { // or a damaged record
+		r.Name = DefaultName
 	}
 	gone := filepath.Join(k.Dir, ".pull-"+r.Name+"-gone-"+id)
 	if err := os.RemoveAll(gone); err != nil {
@@ -244,17 +253,22 @@ func (k *Kernels) Boot(ctx context.Context, id string) (banger.BootFiles, error)
 	if !banger.IsID(id) {
 		return banger.BootFiles{}, gone
 	}
-	if _, err := os.Stat(filepath.Join(dir, "kernel.json")); errors.Is(err, os.ErrNotExist) {
+	r, err := readRecord(filepath.Join(dir, "kernel.json"))
+	if errors.Is(err, os.ErrNotExist) {
 		return banger.BootFiles{}, gone
+	}
+	if err != nil {
+		return banger.BootFiles{}, fmt.Errorf("record of kernel %s: %w", id, err)
 	}
 	initramfs, err := k.initramfs(ctx, id)
 	if err != nil {
 		return banger.BootFiles{}, fmt.Errorf("initramfs of kernel %s: %w", id, err)
 	}
 	return banger.BootFiles{
-		Vmlinux:   filepath.Join(dir, "vmlinux"),
-		Initramfs: initramfs,
-		Modules:   filepath.Join(dir, "modules.erofs"),
+		Hypervisor: r.Hypervisor,
+		Vmlinux:    filepath.Join(dir, "vmlinux"),
+		Initramfs:  initramfs,
+		Modules:    filepath.Join(dir, "modules.erofs"),
 	}, nil
 }
 

@@ -49,7 +49,7 @@ func TestRealMirror(t *testing.T) {
 		t.Skipf("the Debian mirror can't be reached: %v", err)
 	}
 	conn.Close()
-	for name, version := range map[string]string{"debian-12-cloud": "6.1.", "debian-13-cloud": "6.12."} {
+	for name, version := range map[string]string{"debian-12-cloud": "6.1.", "debian-13-cloud": "6.12.", "debian-13-uml": "6.12."} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := kernels(t)

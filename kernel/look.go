@@ -65,9 +65,9 @@ func (k *Kernels) Last(name string) (Look, error) {
 func (k *Kernels) Notice(release string) (each func(map[string]string) error, done func()) {
 	found := candidates{}
 	return found.from(""), func() {
-		for name, from := range releases {
+		for name, from := range origins {
 			have, _ := k.pulled(name)
-			if p, err := found.newest(); from == release && err == nil && have.ID != "" {
+			if p, err := found.newest(from); from.release == release && err == nil && have.ID != "" {
 				_ = k.note(name, p) // on an error the next look records it
 			}
 		}

@@ -3,13 +3,13 @@ package kernel
 import (
 	"archive/tar"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"banger/fetch/debian"
@@ -21,49 +21,58 @@ const (
 	maxEntries = 100_000
 	maxBzImage = 128 << 20
 	maxConfig  = 4 << 20
+	maxLibrary = 32 << 20
 )
+
+// libraryFiles are the files of libraries that a kernel needs which is a program.
+var libraryFiles = []string{"usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/libc.so.6"}
 
 // contents is what unpack found.
 type contents struct {
 	version string // of the kernel: uname -r
 	vmlinux []byte // uncompressed
+	program bool   // the kernel is one, with libraries in lib/
 }
 
 var versionName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+~_-]*$`)
 
-// unpack takes a kernel out of a package. It returns the kernel, and writes modules and
-// configuration below root, as modules/… and config. Modules are stored uncompressed:
+// unpack takes what a kernel needs out of a package. It keeps the kernel, and writes modules
+// and configuration below root, as modules/… and config. Modules are stored uncompressed:
 // not every modprobe can read compressed ones, and xz is slow in an emulated guest. It
 // ignores all else in the package.
-func unpack(ctx context.Context, r io.ReaderAt, size int64, root *os.Root) (contents, error) {
-	var c contents
-	data, err := debian.Data(ctx, r, size)
+func (c *contents) unpack(ctx context.Context, deb string, root *os.Root) error {
+	f, err := os.Open(deb)
 	if err != nil {
-		return c, err
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	data, err := debian.Data(ctx, f, info.Size())
+	if err != nil {
+		return err
 	}
 	entries := tar.NewReader(data)
 	for n := 0; ; n++ {
 		h, err := entries.Next()
 		if err == io.EOF {
-			break
+			return nil
 		}
 		if err != nil {
-			return c, fmt.Errorf("package entry %d: %w", n, err)
+			return fmt.Errorf("package entry %d: %w", n, err)
 		}
 		if n == maxEntries {
-			return c, fmt.Errorf("more than %d entries", maxEntries)
+			return fmt.Errorf("more than %d entries", maxEntries)
 		}
 		if h.Typeflag != tar.TypeReg {
 			continue
 		}
 		if err := c.take(path.Clean("/" + h.Name)[1:], entries, root); err != nil {
-			return c, fmt.Errorf("package entry %.200q: %w", h.Name, err)
+			return fmt.Errorf("package entry %.200q: %w", h.Name, err)
 		}
 	}
-	if c.version == "" || c.vmlinux == nil {
-		return c, errors.New("the package has no boot/vmlinuz-VERSION with modules beside it")
-	}
-	return c, nil
 }
 
 func (c *contents) take(name string, r io.Reader, root *os.Root) error {
@@ -78,10 +87,29 @@ func (c *contents) take(name string, r io.Reader, root *os.Root) error {
 		c.vmlinux, err = Vmlinux(image)
 		return err
 	}
-	if strings.HasPrefix(name, "boot/config-") {
+	switch {
+	case strings.HasPrefix(name, "boot/config-"):
 		return store(root, "config", r, maxConfig)
+	case name == "usr/share/doc/user-mode-linux/config.gz":
+		plain, err := debian.Decompress(".gz", r)
+		if err != nil {
+			return err
+		}
+		return store(root, "config", plain, maxConfig)
+	case name == "usr/bin/linux.uml":
+		program, err := readAtMost(r, maxVmlinux)
+		if err != nil {
+			return err
+		}
+		c.program, c.vmlinux = true, program
+		return checkKernel(program)
+	case slices.Contains(libraryFiles, name):
+		return store(root, filepath.Join("lib", path.Base(name)), r, maxLibrary)
 	}
 	file, ok := strings.CutPrefix(strings.TrimPrefix(name, "usr/"), "lib/modules/")
+	if !ok {
+		file, ok = strings.CutPrefix(name, "usr/lib/uml/modules/")
+	}
 	if !ok {
 		return nil
 	}

@@ -212,16 +212,21 @@ func (i *Images) Sweep(keep []string) error {
 	})
 }
 
-// Kernels is a banger.Kernels on the fake host: it has any kernel asked for.
+// Kernels is a banger.Kernels on the fake host: it has any kernel asked for. The one called
+// "uml" is a program.
 type Kernels struct{ l *Life }
+
+func kernelID(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:6])
+}
 
 // Kernels returns this life's.
 func (l *Life) Kernels() *Kernels { return &Kernels{l} }
 
 // Pull is the step "pull kernel".
 func (k *Kernels) Pull(ctx context.Context, name string, _ bool, _ banger.Progress) (banger.Kernel, error) {
-	sum := sha256.Sum256([]byte(name))
-	return banger.Kernel{ID: hex.EncodeToString(sum[:6]), Name: name, Version: "6.1.0-fake"},
+	return banger.Kernel{ID: kernelID(name), Name: name, Version: "6.1.0-fake"},
 		errors.Join(ctx.Err(), k.l.Step("pull kernel", func() error { return nil }))
 }
 
@@ -233,5 +238,9 @@ func (k *Kernels) Remove(string) (bool, error) {
 // Boot names files that aren't there.
 func (k *Kernels) Boot(ctx context.Context, id string) (banger.BootFiles, error) {
 	dir := "/kernels/" + id + "/"
-	return banger.BootFiles{Vmlinux: dir + "vmlinux", Initramfs: dir + "initramfs", Modules: dir + "modules"}, ctx.Err()
+	files := banger.BootFiles{Vmlinux: dir + "vmlinux", Initramfs: dir + "initramfs", Modules: dir + "modules"}
+	if id == kernelID("uml") {
+		files.Hypervisor = "uml"
+	}
+	return files, ctx.Err()
 }

@@ -86,15 +86,17 @@ func assembleRoot(id guest.Identity, w *stopwatch) (*disk, error) {
 }
 
 // placedDrives returns the devices by our serials, for a hypervisor that can't set a
-// drive's serial (Firecracker makes its own): then the kernel's command line has the
-// serials in the order of the drives.
+// drive's serial (Firecracker makes its own, User-mode Linux has none): then the kernel's
+// command line has the serials in the order of the drives. They are virtio's or UML's.
 func placedDrives() map[string]string {
 	found := map[string]string{}
 	if order := cmdlineValue("banger.drives"); order != "" {
 		for i, name := range strings.Split(order, ",") {
-			dev := fmt.Sprintf("/dev/vd%c", 'a'+i)
-			if _, err := os.Stat(dev); err == nil {
-				found[name] = dev
+			for _, kind := range []string{"vd", "ubd"} {
+				dev := fmt.Sprintf("/dev/%s%c", kind, 'a'+i)
+				if _, err := os.Stat(dev); err == nil {
+					found[name] = dev
+				}
 			}
 		}
 	}
