@@ -89,10 +89,12 @@ func (k *Kernels) Pull(ctx context.Context, name string, update bool, p banger.P
 // Cost says about what a pull of a name takes; false for a name that none has. Measured
 // with debian-12-cloud in December 2026: an index of 8 MiB is part of it.
 func (k *Kernels) Cost(name string) (banger.Missing, bool) {
-	_, ok := releases[name]
-	return banger.Missing{
-		Kind: "kernel", Name: name, Source: k.From.Root(), Download: 40 << 20, Disk: 140 << 20, Seconds: 20,
-	}, ok
+	from, ok := origins[name]
+	cost := banger.Missing{Kind: "kernel", Name: name, Source: k.From.Root(), Download: 40 << 20, Disk: 140 << 20, Seconds: 20}
+	if from.pkg == uml {
+		cost.Download, cost.Disk = 48<<20, 200<<20
+	}
+	return cost, ok
 }
 
 // pulled finds the newest kernel of a name in the present format.
