@@ -367,23 +367,15 @@ type sweeper interface {
 // Sweep removes unfinished images that a daemon left when it died, and, if ImageFiles is a
 // sweeper, files of images without a name. It must not be called during an import.
 func (c *Catalog) Sweep(ctx context.Context) error {
-	list, err := c.Store.Images(ctx)
-	if err != nil {
+	if err := c.DropUnfinished(ctx); err != nil {
 		return err
-	}
-	for _, i := range list {
-		// One that a VM still uses is removed by the next sweep or build.
-		if unfinished(i) {
-			if err := c.Store.DeleteImage(ctx, i.Name); err != nil && banger.CodeOf(err) != banger.CodeConflict {
-				return err
-			}
-		}
 	}
 	s, ok := c.ImageFiles.(sweeper)
 	if !ok {
 		return nil
 	}
-	if list, err = c.Store.Images(ctx); err != nil {
+	list, err := c.Store.Images(ctx)
+	if err != nil {
 		return err
 	}
 	var keep []string
@@ -391,6 +383,24 @@ func (c *Catalog) Sweep(ctx context.Context) error {
 		keep = append(keep, i.ID)
 	}
 	return s.Sweep(keep)
+}
+
+// DropUnfinished removes what is left of builds whose daemon died, but for an image that
+// its VM still uses: that one goes with the next call. No build may be under way.
+func (c *Catalog) DropUnfinished(ctx context.Context) error {
+	list, err := c.Store.Images(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range list {
+		if !unfinished(i) {
+			continue
+		}
+		if err := c.DeleteImage(ctx, i.Name); err != nil && banger.CodeOf(err) != banger.CodeConflict {
+			return err
+		}
+	}
+	return nil
 }
 
 // unfinished reports whether an image is a step of a build. Older records show that only by

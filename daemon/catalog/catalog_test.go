@@ -112,6 +112,12 @@ func TestUnfinished(t *testing.T) {
 	want(t, err, "")
 	_, err = c.Add(t.Context(), banger.Image{Name: "unfinished/0123456789ab", Unfinished: true}, false, strings.NewReader("a step"), nil)
 	want(t, err, "")
+	stray, err := c.ImageFiles.Import(t.Context(), strings.NewReader("being imported"), nil)
+	want(t, err, "")
+	want(t, c.DropUnfinished(t.Context()), "")
+	if s := host.String(); strings.Count(s, "image ") != 2 || !strings.Contains(s, stray.ID) || !strings.Contains(s, mine.ID) {
+		t.Errorf("without a builder's:\n%s", s)
+	}
 	before, err := bring(t, c, "another", "a step of an earlier build")
 	want(t, err, "")
 	want(t, c.DeleteImage(t.Context(), "another"), "")

@@ -52,6 +52,8 @@ type Images interface {
 	Images(ctx context.Context) ([]banger.Image, error)
 	Image(ctx context.Context, ref string) (banger.Image, error)
 	DeleteImage(ctx context.Context, ref string) error
+	// DropUnfinished removes what is left of builds whose daemon died.
+	DropUnfinished(ctx context.Context) error
 }
 
 // Machines is what a Builder needs of the daemon's VMs. It makes a VM with a lease, as
@@ -254,7 +256,7 @@ func (b *Builder) make(ctx context.Context, r banger.Recipe, lock banger.Lock, f
 	if err != nil {
 		return banger.Image{}, fmt.Errorf("unpack: %w", err)
 	}
-	defer func() { err = errors.Join(err, undo(ctx, b.Images.DeleteImage, unfinished)) }()
+	defer func() { err = errors.Join(err, undo(ctx, b.sweep, unfinished)) }()
 	tell("builder", "", 0, 0)
 	vm, err := b.Machines.CreateVM(ctx, banger.Spec{
 		Name: "build-" + b.NewID(), Image: unfinished, VCPU: buildVCPU, MemoryMiB: buildMemoryMiB, DiskMiB: buildDiskMiB,
@@ -280,6 +282,12 @@ func (b *Builder) make(ctx context.Context, r banger.Recipe, lock banger.Lock, f
 			WithHint("a package may need a running system to be configured: leave it out of the list")
 	}
 	return b.publish(ctx, m, r, lock, dirs, tell)
+}
+
+// sweep removes this build's unfinished image, and those of builds that a daemon didn't
+// survive: no other build is under way.
+func (b *Builder) sweep(ctx context.Context, unfinished string) error {
+	return errors.Join(b.Images.DeleteImage(ctx, unfinished), b.Images.DropUnfinished(ctx))
 }
 
 // undo removes something. It does so even if ctx has ended.

@@ -67,6 +67,11 @@ func (s *shelf) DeleteImage(_ context.Context, ref string) error {
 	return nil
 }
 
+func (s *shelf) DropUnfinished(context.Context) error {
+	maps.DeleteFunc(s.images, func(_ string, i banger.Image) bool { return i.Unfinished })
+	return nil
+}
+
 // noMachines is a host that can't start VMs.
 type noMachines struct{ Machines }
 
@@ -213,6 +218,7 @@ func TestResume(t *testing.T) {
 		}
 	}
 	a.Publish(t, packages...)
+	s.images["unfinished/of-a-dead-daemon"] = banger.Image{Name: "unfinished/of-a-dead-daemon", Unfinished: true}
 	if _, err := b.BuildImage(t.Context(), recipe, nil); !errors.Is(err, errNoMachine) {
 		t.Fatalf("%v, want a build as far as its VM", err)
 	}

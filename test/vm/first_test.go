@@ -1,6 +1,7 @@
 package vm_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,9 +73,9 @@ func TestFirstRun(t *testing.T) {
 			t.Errorf("%s: killed, and there is an image: %s", what, out)
 		}
 	}
-	before := map[string]time.Time{}
+	before := map[string]fs.FileInfo{}
 	for _, path := range fetched() {
-		before[path] = modified(t, path)
+		before[path] = info(t, path)
 	}
 	both := twoRuns(t, h)
 	for range 2 {
@@ -82,8 +83,8 @@ func TestFirstRun(t *testing.T) {
 			t.Fatalf("status %d, %s%s", r.Status, r.Stdout, r.Stderr)
 		}
 	}
-	for path, at := range before {
-		if now := modified(t, path); !now.Equal(at) {
+	for path, was := range before {
+		if !os.SameFile(was, info(t, path)) {
 			t.Errorf("%s was fetched again", filepath.Base(path))
 		}
 	}
@@ -110,11 +111,11 @@ func twoRuns(t *testing.T, h *vmtest.Host) <-chan vmtest.Result {
 	return ended
 }
 
-func modified(t *testing.T, path string) time.Time {
+func info(t *testing.T, path string) fs.FileInfo {
 	t.Helper()
 	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return info.ModTime()
+	return info
 }
