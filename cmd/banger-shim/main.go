@@ -1,5 +1,6 @@
 // Command banger-shim is the process beside every running VM. It only joins package
-// shim, which says what it does, with package usernet, which is its network.
+// shim, which says what it does, with package usernet, which is its network, and package jail,
+// which is where VMMs run that have no jailer.
 package main
 
 import (
@@ -9,11 +10,12 @@ import (
 	"os"
 
 	"banger/network/usernet"
+	"banger/vmm/jail"
 	"banger/vmm/shim"
 )
 
 func main() {
-	os.Exit(shim.Main(os.Args[1:], startNet))
+	os.Exit(shim.Main(os.Args[1:], startNet, jail.Jailer{}))
 }
 
 func startNet(cfg shim.NetConfig, frames *os.File) (io.Closer, error) {

@@ -57,6 +57,22 @@ func Find() (Way, error) {
 	return Way{parent: own}, nil
 }
 
+// Admit moves this process into the group that beside, one of ours, is in; else into a
+// new one, see Enter.
+func Admit(ctx context.Context, id string, bound int64, note string, beside int) (Group, error) {
+	way, err := Find()
+	if err != nil {
+		return Group{}, err
+	}
+	if beside != 0 {
+		// A jailed VMM has a group of its own, and the last one may have ended.
+		if g, err := way.Join(ctx, id, beside); err == nil {
+			return g, nil
+		}
+	}
+	return way.Enter(ctx, id, bound, note)
+}
+
 // String says who makes the groups.
 func (w Way) String() string {
 	switch w {

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"banger"
@@ -80,6 +82,33 @@ func take(ctx context.Context, dir string, first banger.Process, name string) (*
 		return nil, errors.New(a.Error)
 	}
 	return f, nil
+}
+
+// Jailer is this package as a shim sees it.
+type Jailer struct{}
+
+// Command is the function of that name for a Spec as JSON, and the VM in dir.
+func (Jailer) Command(program, dir string, spec json.RawMessage) (*exec.Cmd, func() error, error) {
+	var s Spec
+	if err := json.Unmarshal(spec, &s); err != nil {
+		return nil, nil, fmt.Errorf("jail: %w", err)
+	}
+	s.Dir = dir
+	return Command(program, s)
+}
+
+// Take is the function of that name.
+func (Jailer) Take(ctx context.Context, dir string, first banger.Process, pair string) (*os.File, error) {
+	return Take(ctx, dir, first, pair)
+}
+
+// Ended returns End.WaitStatus of the VMM in dir.
+func (Jailer) Ended(dir string) (status syscall.WaitStatus, seen bool) {
+	end, seen, err := Ended(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "how the VMM in its jail ended:", err)
+	}
+	return end.WaitStatus(), seen
 }
 
 // outside returns an error for a connection from within the jail. A process that isn't in our

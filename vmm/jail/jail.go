@@ -99,6 +99,20 @@ func (e End) ExitStatus() int {
 	return e.Status
 }
 
+// WaitStatus is what the parent of the VMM would have seen (wait(2)), if that had been there. If
+// the first process ended it, that is an error of the VMM's.
+func (e End) WaitStatus() syscall.WaitStatus {
+	switch {
+	case e.Asked:
+		return syscall.WaitStatus(unix.SIGTERM)
+	case e.Detail != "":
+		return 1 << 8
+	case e.Signal != 0:
+		return syscall.WaitStatus(e.Signal)
+	}
+	return syscall.WaitStatus(e.Status << 8)
+}
+
 // Ended returns how the VMM of the VM in dir ended. It hasn't, or nobody saw how, if seen is false.
 func Ended(dir string) (end End, seen bool, err error) {
 	f, err := os.Open(filepath.Join(dir, EndFile))

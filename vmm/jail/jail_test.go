@@ -27,8 +27,8 @@ import (
 	"banger/vmm/jail/attack"
 )
 
-// The test's program is banger-jail, too, and what runs in the VMM's place.
-func TestMain(m *testing.M) {
+// Process does what one of the other processes of these tests does, if this is one.
+func Process() {
 	switch {
 	case os.Args[0] == "banger-jail":
 		plant(os.Args[len(os.Args)-1])
@@ -38,17 +38,10 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 1 && os.Args[1] == "vmm":
 		os.Exit(vmm(os.Args[2:]))
 	}
-	var err error
-	if scratch, err = os.MkdirTemp("", "jail-test-"); err != nil {
-		panic(err)
-	}
-	status := m.Run()
-	os.RemoveAll(scratch)
-	os.Exit(status)
 }
 
-// program is the path of this program. It has to be one without libraries.
-func program(t *testing.T) string {
+// Program is the path of this program. It has to be one without libraries.
+func Program(t *testing.T) string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -70,7 +63,7 @@ func program(t *testing.T) string {
 
 // buildStatic builds it anew without C. What it makes is below the package's temporary directory.
 var buildStatic = sync.OnceValues(func() (string, error) {
-	static := filepath.Join(scratch, "static")
+	static := filepath.Join(Scratch, "static")
 	build := exec.Command("go", "test", "-c", "-o", static, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -79,7 +72,8 @@ var buildStatic = sync.OnceValues(func() (string, error) {
 	return static, nil
 })
 
-var scratch string // the package's temporary directory
+// Scratch is the package's temporary directory.
+var Scratch string
 
 // vmm is a program in the VMM's place. Its argument says what it does.
 func vmm(args []string) int {
@@ -146,12 +140,12 @@ var services = map[string]Service{
 
 const testUser = 1_999_999_999
 
-// spec returns a jail for this program in the VMM's place.
-func spec(t *testing.T, args ...string) Spec {
+// SpecOf returns a jail for this program in the VMM's place.
+func SpecOf(t *testing.T, args ...string) Spec {
 	t.Helper()
 	s := Spec{
 		Dir: t.TempDir(), Name: "banger-test", Argv: append([]string{"/vmm", "vmm"}, args...), Filter: UML,
-		Files: []File{{Host: program(t), At: "/vmm"}}, Limits: Limits{Scratch: 1 << 20}, User: testUser,
+		Files: []File{{Host: Program(t), At: "/vmm"}}, Limits: Limits{Scratch: 1 << 20}, User: testUser,
 	}
 	return s
 }
@@ -166,8 +160,8 @@ type run struct {
 
 func start(t *testing.T, s Spec) (*run, error) {
 	t.Helper()
-	needJail(t)
-	cmd, started, err := Command(program(t), s)
+	NeedJail(t)
+	cmd, started, err := Command(Program(t), s)
 	if err != nil {
 		return nil, err
 	}
@@ -192,8 +186,8 @@ func mustStart(t *testing.T, s Spec) *run {
 	return r
 }
 
-// needJail skips a test where a host makes no namespaces for this user.
-func needJail(t *testing.T) {
+// NeedJail skips a test where a host makes no namespaces for this user.
+func NeedJail(t *testing.T) {
 	t.Helper()
 	cmd := exec.Command("/bin/true")
 	cmd.SysProcAttr = attributes(Spec{User: testUser})
@@ -226,7 +220,7 @@ func TestEnds(t *testing.T) {
 		{args: []string{"wait"}, do: func(r *run) error { return r.cmd.Process.Signal(unix.SIGTERM) }, status: 143, end: End{Status: -1, Signal: 9, Asked: true}},
 	} {
 		t.Run(c.args[0], func(t *testing.T) {
-			r := mustStart(t, spec(t, c.args...))
+			r := mustStart(t, SpecOf(t, c.args...))
 			if c.do != nil {
 				if _, seen, err := Ended(r.spec.Dir); seen || err != nil {
 					t.Fatalf("it has ended already: %v", err)
@@ -240,6 +234,9 @@ func TestEnds(t *testing.T) {
 			if status != c.status || end != c.end {
 				t.Errorf("status %d, %+v; want %d, %+v\n%s", status, end, c.status, c.end, &r.out)
 			}
+			if w := end.WaitStatus(); w.Signaled() != (status > 128) || w.Exited() && w.ExitStatus() != status || w.Signaled() && 128+int(w.Signal()) != status {
+				t.Errorf("a parent would have seen %#x", int(w))
+			}
 			if end.ExitStatus() != status {
 				t.Errorf("the end is said to be %d", end.ExitStatus())
 			}
@@ -249,7 +246,7 @@ func TestEnds(t *testing.T) {
 
 // Whatever kills the first process, nothing in the jail is left, and no end is invented.
 func TestKilled(t *testing.T) {
-	s := spec(t, "echo")
+	s := SpecOf(t, "echo")
 	s.Pairs = []Pair{{"frames", "stream"}}
 	r := mustStart(t, s)
 	end, err := Take(t.Context(), s.Dir, r.self, "frames")
@@ -272,7 +269,7 @@ func TestKilled(t *testing.T) {
 
 // Each new shim gets the host's end, from that jail and no other process.
 func TestTake(t *testing.T) {
-	s := spec(t, "echo")
+	s := SpecOf(t, "echo")
 	s.Pairs = []Pair{{"frames", "seqpacket"}, {"more", "stream"}, {"third", "dgram"}}
 	r := mustStart(t, s)
 	for range 2 {
@@ -341,7 +338,7 @@ func TestAskedFromWithin(t *testing.T) {
 
 // A service connects the VMM with the host, and its end is the jail's.
 func TestService(t *testing.T) {
-	s := spec(t, "dial", "/run/x/relay")
+	s := SpecOf(t, "dial", "/run/x/relay")
 	s.Services, s.Inside, s.Listen = []string{"relay"}, []string{"/run/x/relay"}, []string{"relay.sock"}
 	r := mustStart(t, s)
 	conn, err := net.Dial("unix", filepath.Join(s.Dir, "relay.sock"))
@@ -353,7 +350,7 @@ func TestService(t *testing.T) {
 		t.Errorf("%q, %v", buf[:n], err)
 	}
 	conn.Close()
-	if status, end := r.wait(t); end.Detail != "the relay has ended" || status != 137 {
+	if status, end := r.wait(t); end.Detail != "the relay has ended" || status != 137 || end.WaitStatus().ExitStatus() != 1 {
 		t.Errorf("%d, %+v", status, end)
 	}
 }
@@ -361,7 +358,7 @@ func TestService(t *testing.T) {
 // A program that is to run once can't be started again by what runs.
 func TestOnce(t *testing.T) {
 	for once, want := range map[bool]string{true: "again: permission denied\n", false: ""} {
-		s := spec(t, "again")
+		s := SpecOf(t, "again")
 		s.Once = once
 		r := mustStart(t, s)
 		if !once { // it goes on for ever
@@ -376,7 +373,7 @@ func TestOnce(t *testing.T) {
 // What can't be is said, and nothing runs.
 func TestRefused(t *testing.T) {
 	bad := func(change func(*Spec)) Spec {
-		s := spec(t, "wait")
+		s := SpecOf(t, "wait")
 		change(&s)
 		return s
 	}
@@ -427,12 +424,12 @@ const holeName = judgeName + "-without-"
 // judge attacks a jail in which change has made a hole.
 func judge(t *testing.T, hole string, change func(*Spec, *exec.Cmd, attack.Bait)) (Verdict, []attack.Result) {
 	t.Helper()
-	needJail(t)
+	NeedJail(t)
 	name := judgeName
 	if hole != "" {
 		name = holeName + hole
 	}
-	v, results, err := judgeWith(t.Context(), program(t), UML, name, change)
+	v, results, err := judgeWith(t.Context(), Program(t), UML, name, change)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -499,8 +496,8 @@ func TestPlantedHoles(t *testing.T) {
 
 // The verdict is kept until the next boot, and for one banger-jail.
 func TestKeptVerdict(t *testing.T) {
-	needJail(t)
-	p, kept := program(t), filepath.Join(t.TempDir(), "jail.json")
+	NeedJail(t)
+	p, kept := Program(t), filepath.Join(t.TempDir(), "jail.json")
 	v, err := Stands(t.Context(), p, kept)
 	if err != nil || !v.Stands {
 		t.Fatalf("%+v, %v", v, err)
@@ -549,7 +546,7 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(program(t))
+	data, err := os.ReadFile(Program(t))
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "test"), data, 0o755)
 	}

@@ -68,9 +68,9 @@ type first struct {
 	status, end *os.File
 	room        room
 	host        map[string]*net.UnixListener
-	ends        map[string]*os.File // the host's ends of Spec.Pairs
-	vmm         int                 // its process id in the jail
-	failed      chan error          // a service can't go on
+	ends        map[string]int // the host's ends of Spec.Pairs: descriptors that nobody here reads
+	vmm         int            // its process id in the jail
+	failed      chan error     // a service can't go on
 	stop        []func()
 }
 
@@ -188,13 +188,16 @@ func (k *first) spawn() (c child, err error) {
 	}
 	self := os.NewFile(selfFD, "banger-jail")
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr, specR, failedW, self}
-	k.ends = map[string]*os.File{}
+	k.ends = map[string]int{}
 	for _, p := range k.spec.Pairs {
 		fds, err := unix.Socketpair(unix.AF_UNIX, socketTypes[p.Type]|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return c, fmt.Errorf("pair %s: %w", p.Name, err)
 		}
-		k.ends[p.Name] = os.NewFile(uintptr(fds[0]), p.Name)
+		if err := unix.SetNonblock(fds[0], true); err != nil { // as shims want it
+			return c, fmt.Errorf("pair %s: %w", p.Name, err)
+		}
+		k.ends[p.Name] = fds[0]
 		files = append(files, os.NewFile(uintptr(fds[1]), p.Name))
 	}
 	p, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", enterSelfFD), []string{"banger-jail", enterArg, k.spec.Name}, &os.ProcAttr{
@@ -245,6 +248,7 @@ func (k *first) wait(asked <-chan os.Signal) int {
 		_ = unix.Kill(-1, unix.SIGKILL)
 		end = <-ended
 		end.Detail = err.Error()
+		fmt.Fprintln(os.Stderr, "jail:", err)
 	}
 	for _, stop := range k.stop {
 		stop()
@@ -330,16 +334,16 @@ func (k *first) reply(conn *net.UnixConn) error {
 	var a answer
 	line, _, _ := bytes.Cut(buf[:n], []byte("\n"))
 	err = json.Unmarshal(line, &q)
-	f := k.ends[q.Name]
+	end, ok := k.ends[q.Name]
 	switch {
 	case err != nil:
 		a.Error = err.Error()
 	case q.Op != "take":
 		a.Error = fmt.Sprintf("unknown operation %q", q.Op)
-	case f == nil:
+	case !ok:
 		a.Error = fmt.Sprintf("this jail has no %q", q.Name)
 	default:
-		rights = unix.UnixRights(int(f.Fd()))
+		rights = unix.UnixRights(end)
 	}
 	data, err := json.Marshal(a)
 	if err == nil {

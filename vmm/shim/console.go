@@ -28,8 +28,8 @@ func (s *shim) follow(ctx context.Context) {
 		connected()
 		return
 	}
-	log := &boundedLog{path: ConsoleFile, limit: s.cfg.LogLimit / 2}
-	defer log.close()
+	log := &hostfs.Log{Path: ConsoleFile, Limit: s.cfg.LogLimit / 2}
+	defer log.Close()
 	l := &lines{found: s.heard}
 	buf := make([]byte, 16<<10)
 	for {
@@ -42,7 +42,7 @@ func (s *shim) follow(ctx context.Context) {
 		stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now().Add(drain)) })
 		for {
 			n, err := conn.Read(buf)
-			log.write(buf[:n])
+			log.Append(buf[:n])
 			l.write(buf[:n])
 			if err != nil {
 				break
@@ -151,44 +151,6 @@ func (l *lines) write(b []byte) {
 	}
 }
 
-// boundedLog is a file and its older half.
-type boundedLog struct {
-	path  string
-	limit int64
-	f     *os.File
-	size  int64
-}
-
-// write appends. If the disk is full the bytes are lost: a log must not stop a console.
-func (l *boundedLog) write(b []byte) {
-	if len(b) == 0 {
-		return
-	}
-	if l.f != nil && l.size+int64(len(b)) > l.limit {
-		l.close()
-		_ = os.Rename(l.path, l.path+".1")
-	}
-	if l.f == nil {
-		f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-		if err != nil {
-			return
-		}
-		l.f = f
-		if st, err := f.Stat(); err == nil {
-			l.size = st.Size()
-		}
-	}
-	n, _ := l.f.Write(b)
-	l.size += int64(n)
-}
-
-func (l *boundedLog) close() {
-	if l.f != nil {
-		_ = l.f.Close()
-		l.f = nil
-	}
-}
-
 // boundVMMLog cuts the VMM's log when it gets too long. The VMM writes to the file itself, so
 // that it doesn't depend on a shim that reads a pipe.
 func boundVMMLog(ctx context.Context, limit int64) {
@@ -206,10 +168,10 @@ func boundVMMLog(ctx context.Context, limit int64) {
 	buf := make([]byte, 4096)
 	for {
 		if st, err := os.Stat(VMMLog); err == nil && st.Size() > limit/2 {
-			old := &boundedLog{path: VMMLog + ".1", limit: limit}
-			_ = hostfs.Remove(old.path)
-			old.write(tail(VMMLog, limit/2))
-			old.close()
+			old := &hostfs.Log{Path: VMMLog + ".1", Limit: limit}
+			_ = hostfs.Remove(old.Path)
+			old.Append(tail(VMMLog, limit/2))
+			old.Close()
 			_ = os.Truncate(VMMLog, 0)
 		}
 		if _, err := f.Read(buf); err != nil {

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	}
 	worker := slices.Contains(os.Args, "-test.fuzzworker") // go test's own child
 	if os.Getenv("BANGER_TEST_SHIM") != "" && !worker || len(os.Args) > 2 && os.Args[2] == "--become" {
-		os.Exit(shim.Main(os.Args[1:], echoNet))
+		os.Exit(shim.Main(os.Args[1:], echoNet, nil))
 	}
 	os.Setenv("BANGER_TEST_SHIM", "1")
 	os.Exit(m.Run())

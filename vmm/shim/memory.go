@@ -39,18 +39,12 @@ func (m *memory) enter(ctx context.Context, cfg Config, attach bool) {
 	if cfg.Memory == 0 {
 		return
 	}
-	way, err := cgroup.Find()
-	switch {
-	case err != nil:
-	case attach:
-		// A jailed VMM has a group of its own, and the last shim's may have ended with it.
-		if m.Group, err = way.Join(ctx, cfg.ID, cfg.VMM.PID); err != nil {
-			m.Group, err = way.Enter(ctx, cfg.ID, cfg.Memory, GroupFile)
-		}
-	default:
-		m.Group, err = way.Enter(ctx, cfg.ID, cfg.Memory, GroupFile)
+	vmm := 0
+	if attach {
+		vmm = cfg.VMM.PID
 	}
-	if err != nil {
+	var err error
+	if m.Group, err = cgroup.Admit(ctx, cfg.ID, cfg.Memory, GroupFile, vmm); err != nil {
 		fmt.Fprintln(os.Stderr, "the VM's memory isn't bounded:", err)
 	}
 	m.before = m.Kills()

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 // network is a shim's user network, if it has one.
 type network struct {
 	start   StartNet
+	jailer  Jailer
 	running io.Closer
 }
 
@@ -30,9 +32,21 @@ func (n *network) close() {
 	}
 }
 
+// bySockets reports whether the cable is a pair of sockets in the VM's directory.
+func (n NetConfig) bySockets() bool { return n.Tap == "" && n.Pair == "" }
+
 // command returns what spawns the VMM, and what to do when it was started.
 func (s *shim) command() (cmd *exec.Cmd, started func() error, err error) {
 	n := s.cfg.Net
+	if len(s.cfg.Jail) > 0 {
+		cmd, entered, err := s.net.jailer.Command(s.cfg.Argv[0], s.cfg.Dir, s.cfg.Jail)
+		return cmd, func() error {
+			if err := entered(); err != nil {
+				return err
+			}
+			return s.joinNet()
+		}, err
+	}
 	if n == nil || n.Tap == "" {
 		return exec.Command(s.cfg.Argv[0], s.cfg.Argv[1:]...), func() error { return nil }, nil
 	}
@@ -48,22 +62,32 @@ func (s *shim) command() (cmd *exec.Cmd, started func() error, err error) {
 
 // rejoinNet takes over the network of a running VMM. An error is only logged: the VM runs on.
 func (s *shim) rejoinNet() {
-	n := s.cfg.Net
-	if n == nil || n.Tap == "" {
-		return
-	}
-	frames, err := s.takeFrames(*n)
-	if err == nil {
-		err = s.net.open(*n, frames)
-	}
-	if err != nil {
+	if err := s.joinNet(); err != nil {
 		fmt.Fprintln(os.Stderr, "the guest has no network any more:", err)
 	}
 }
 
-// takeFrames returns a packet socket on the TAP of a running VMM: the one that the VMM has
-// open for us, or a new one if its jailer closed that.
+// joinNet starts the network with the frames that the VMM, or its jail, has for us.
+func (s *shim) joinNet() error {
+	n := s.cfg.Net
+	if n == nil || n.bySockets() {
+		return nil
+	}
+	frames, err := s.takeFrames(*n)
+	if err != nil {
+		return err
+	}
+	return s.net.open(*n, frames)
+}
+
+// takeFrames returns the host's end of a jail's pair, or a packet socket on the TAP of a running VMM:
+// the one that the VMM has open for us, or a new one if its jailer closed that.
 func (s *shim) takeFrames(n NetConfig) (*os.File, error) {
+	if n.Pair != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), requestWait)
+		defer cancel()
+		return s.net.jailer.Take(ctx, s.cfg.Dir, s.cfg.VMM, n.Pair)
+	}
 	if n.Owner == 0 {
 		return proc.TakeFile(s.cfg.VMM, netns.FramesFD)
 	}

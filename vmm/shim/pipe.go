@@ -80,8 +80,8 @@ func (s *shim) readPipe(ctx context.Context, p Pipe, f *os.File) {
 // too, so that one is bounded by boundVMMLog.
 func (s *shim) keepLog(name string) (write func([]byte), done func()) {
 	if name != VMMLog {
-		log := &boundedLog{path: name, limit: s.cfg.LogLimit / 2}
-		return log.write, log.close
+		log := &hostfs.Log{Path: name, Limit: s.cfg.LogLimit / 2}
+		return log.Append, log.Close
 	}
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {

@@ -43,7 +43,7 @@ type report struct {
 // and spawns the VMM, `banger-shim DIR PROCESS` attaches to the one that runs,
 // `banger-shim DIR --become TAP UID VMM...` is a child of the first that becomes the
 // VMM. It returns the exit status.
-func Main(args []string, startNet StartNet) int {
+func Main(args []string, startNet StartNet, jailer Jailer) int {
 	if len(args) > 1 && args[1] == netns.Become {
 		err := netns.Enter(args[2:])
 		fmt.Fprintln(os.Stderr, err) // into the VMM's log
@@ -64,7 +64,7 @@ func Main(args []string, startNet StartNet) int {
 	debug.SetMemoryLimit(OwnBound * 5 / 6) // from where on the runtime collects sooner
 	cfg, attach, err := config(args)
 	if err == nil {
-		err = Run(ctx, cfg, attach, startNet, func(s Status) { say(report{Status: s}) })
+		err = Run(ctx, cfg, attach, startNet, jailer, func(s Status) { say(report{Status: s}) })
 	}
 	if err != nil {
 		say(report{Error: banger.AsError(banger.During("shim", err)), Killed: errors.Is(err, banger.ErrKilled)})
@@ -120,7 +120,7 @@ type shim struct {
 // returns when the VMM has ended and those who wait for that were told. If the start fails, or
 // ctx ends before ready was called, nothing is left of it; after that ctx has no effect. It
 // changes the working directory to cfg.Dir, so that no socket's path is too long.
-func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, ready func(Status)) error {
+func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, jailer Jailer, ready func(Status)) error {
 	if err := os.Chdir(cfg.Dir); err != nil {
 		return err
 	}
@@ -146,9 +146,9 @@ func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, ready 
 		return err
 	}
 	defer l.Close()
-	s.net.start = startNet
+	s.net.start, s.net.jailer = startNet, jailer
 	defer s.net.close()
-	if cfg.Net != nil && cfg.Net.Tap == "" {
+	if cfg.Net != nil && cfg.Net.bySockets() {
 		if err := s.net.open(*cfg.Net, nil); err != nil {
 			return err
 		}
@@ -295,10 +295,15 @@ func (s *shim) watchVMM() {
 	if s.cmd != nil {
 		_ = s.cmd.Wait() // the state says all there is
 		s.fate.status, s.fate.waited = s.cmd.ProcessState.Sys().(syscall.WaitStatus)
-		return
+	} else {
+		for proc.Wait(context.Background(), s.cfg.VMM) != nil {
+			time.Sleep(time.Second) // out of descriptors: try again
+		}
 	}
-	for proc.Wait(context.Background(), s.cfg.VMM) != nil {
-		time.Sleep(time.Second) // out of descriptors: try again
+	if len(s.cfg.Jail) > 0 {
+		if status, seen := s.net.jailer.Ended(s.cfg.Dir); seen {
+			s.fate = fate{waited: true, status: status}
+		}
 	}
 }
 

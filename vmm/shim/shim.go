@@ -10,12 +10,15 @@
 package shim
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"banger"
@@ -39,17 +42,18 @@ const DefaultLogLimit = 1 << 20
 
 // Config is all a shim needs: plain data.
 type Config struct {
-	ID       string     `json:"id"`                  // the VM's
-	Dir      string     `json:"dir"`                 // the VM's directory, absolute; also the VMM's working directory
-	Argv     []string   `json:"argv"`                // the VMM; argv[0] is an absolute path
-	Channel  string     `json:"channel"`             // path in Dir of the socket the VMM listens on: the guest's port
-	Vsock    uint32     `json:"vsock,omitempty"`     // on Channel "CONNECT port" leads to this port of the guest; 0: Channel is the port itself
-	Up       string     `json:"up,omitempty"`        // path in Dir of the socket on which the VMM listens once it runs; empty: Channel
-	Console  string     `json:"console,omitempty"`   // path in Dir of the socket that is the guest's console; empty: none
-	Pipes    []Pipe     `json:"pipes,omitempty"`     // what the VMM writes to FIFOs
-	Net      *NetConfig `json:"net,omitempty"`       // the user network; nil: none
-	LogLimit int64      `json:"log_limit,omitempty"` // bytes per log; 0: DefaultLogLimit
-	Memory   int64      `json:"memory,omitempty"`    // bytes that shim, VMM and guest may have together, see MemoryBound; 0: any
+	ID       string          `json:"id"`                  // the VM's
+	Dir      string          `json:"dir"`                 // the VM's directory, absolute; also the VMM's working directory
+	Argv     []string        `json:"argv"`                // the VMM; argv[0] is an absolute path. With Jail: banger-jail alone
+	Jail     json.RawMessage `json:"jail,omitempty"`      // the jail that the VMM runs in, for a Jailer; empty: none
+	Channel  string          `json:"channel"`             // path in Dir of the socket the VMM listens on: the guest's port
+	Vsock    uint32          `json:"vsock,omitempty"`     // on Channel "CONNECT port" leads to this port of the guest; 0: Channel is the port itself
+	Up       string          `json:"up,omitempty"`        // path in Dir of the socket on which the VMM listens once it runs; empty: Channel
+	Console  string          `json:"console,omitempty"`   // path in Dir of the socket that is the guest's console; empty: none
+	Pipes    []Pipe          `json:"pipes,omitempty"`     // what the VMM writes to FIFOs
+	Net      *NetConfig      `json:"net,omitempty"`       // the user network; nil: none
+	LogLimit int64           `json:"log_limit,omitempty"` // bytes per log; 0: DefaultLogLimit
+	Memory   int64           `json:"memory,omitempty"`    // bytes that shim, VMM and guest may have together, see MemoryBound; 0: any
 
 	// Filled in by the shim when it has spawned the VMM.
 	VMM  banger.Process `json:"vmm,omitzero"`
@@ -67,8 +71,8 @@ type Pipe struct {
 }
 
 // NetConfig is the user network of a shim: the guest's side, and the cable. The cable is a
-// pair of Unix datagram sockets in the VM's directory, or a TAP device in a network namespace
-// that is made for the VMM.
+// pair of Unix datagram sockets in the VM's directory, a TAP device in a network namespace
+// that is made for the VMM, or a pair of its jail's.
 type NetConfig struct {
 	MAC     string `json:"mac"`
 	Address string `json:"address"` // the guest's, CIDR
@@ -78,6 +82,7 @@ type NetConfig struct {
 	Remote  string `json:"remote,omitempty"` // path the shim binds
 	Tap     string `json:"tap,omitempty"`    // instead of both: the TAP's name
 	Owner   int    `json:"owner,omitempty"`  // user id of a VMM that isn't ours; 0: ours
+	Pair    string `json:"pair,omitempty"`   // instead of all three: the jail's pair that carries frames, each as one message
 }
 
 // UserNet returns the guest's side of a user network; nil if its network is another one, or
@@ -93,6 +98,16 @@ func UserNet(n banger.NetConfig) *NetConfig {
 // and written; else it is nil. Closing what StartNet returns ends the network and closes
 // frames.
 type StartNet func(c NetConfig, frames *os.File) (io.Closer, error)
+
+// Jailer runs VMMs in jails of ours. The first process of a jail is the VMM to all others.
+type Jailer interface {
+	// Command returns what starts a jail, and what to do then: it returns when the VMM was started.
+	Command(program, dir string, spec json.RawMessage) (cmd *exec.Cmd, started func() error, err error)
+	// Take returns the host's end of a pair of the jail in dir whose first process is first.
+	Take(ctx context.Context, dir string, first banger.Process, pair string) (*os.File, error)
+	// Ended returns the status with which the VMM in dir ended, if its jail saw that.
+	Ended(dir string) (status syscall.WaitStatus, seen bool)
+}
 
 // Status is a shim's answer to a status request.
 type Status struct {

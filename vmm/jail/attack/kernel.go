@@ -54,12 +54,15 @@ var (
 
 func int80(nr uint32) int32
 
-// fork returns 0 in the child. That has one thread, and no runtime that works: it may only make system calls.
+// fork returns 0 in the child. That has one thread, and no runtime that works: it may only make system calls,
+// in functions that don't look whether their stack must grow. That look is where the runtime takes
+// the processor away, and it may have been about to.
 func fork(flags uintptr) (pid uintptr, errno unix.Errno) {
 	pid, _, errno = unix.RawSyscall6(unix.SYS_CLONE, flags|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	return pid, errno
 }
 
+//go:nosplit
 func exit(status uintptr) {
 	for {
 		unix.RawSyscall6(unix.SYS_EXIT_GROUP, status, 0, 0, 0, 0, 0)
@@ -169,6 +172,8 @@ func from(first int, skip, refused *[numbers]bool, open bool) (last int, err err
 }
 
 // sweep runs in a child.
+//
+//go:nosplit
 func sweep(from int, skip *[numbers]bool, to uintptr) {
 	var said [4]byte
 	for nr := from; nr < numbers; nr++ {
@@ -206,6 +211,8 @@ func oldEntry(Bait) (string, bool) {
 }
 
 // defaultAction undoes what the runtime does at a signal.
+//
+//go:nosplit
 func defaultAction(s unix.Signal) {
 	var action [4]uint64 // struct sigaction of the kernel's
 	unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
