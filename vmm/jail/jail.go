@@ -324,19 +324,25 @@ func (h *handover) start(s Spec) error {
 // ready is what the first process says when the VMM runs.
 const ready = "ready\n"
 
-// admit lets the user of a jail open a file of root's. Others may read it,
-// too, but can't enter the directories above it.
+// admit lets the user of a jail open a file of root's. Others may read it, and run it if root may,
+// but can't enter the directories above it.
 func (f File) admit(user int) error {
 	st, err := os.Stat(f.Host)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case f.Writable:
-		return os.Chown(f.Host, user, -1)
-	case st.Mode().Perm()&0o004 == 0:
-		return os.Chmod(f.Host, st.Mode().Perm()|0o444|st.Mode().Perm()&0o100>>2)
 	}
-	return nil
+	if f.Writable {
+		return os.Chown(f.Host, user, -1)
+	}
+	has := st.Mode().Perm()
+	needs := has | 0o004
+	if has&0o100 != 0 {
+		needs |= 0o001
+	}
+	if needs == has {
+		return nil
+	}
+	return os.Chmod(f.Host, needs)
 }
 
 // bind makes a stream socket at path. Nobody listens on it yet: who does is recorded by the kernel as

@@ -267,6 +267,30 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// Root's own files are as good for the jail's user: nobody else reaches them by that.
+func TestFilesOfRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("not root")
+	}
+	s := SpecOf(t, "exit")
+	data, err := os.ReadFile(s.Files[0].Host)
+	own, disk := filepath.Join(t.TempDir(), "own"), filepath.Join(t.TempDir(), "disk")
+	if err = errors.Join(err, os.WriteFile(own, data, 0o700), os.WriteFile(disk, data[:4096], 0o600), os.Chmod(filepath.Dir(own), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	s.Files[0].Host = own
+	s.Files = append(s.Files, File{Host: disk, At: "/disk", Writable: true})
+	r := mustStart(t, s)
+	if status, _ := r.wait(t); status != 7 {
+		t.Errorf("status %d, %s", status, &r.out)
+	}
+	for path, want := range map[string]os.FileMode{own: 0o705, disk: 0o600} {
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s has mode %o, %v", path, st.Mode().Perm(), err)
+		}
+	}
+}
+
 // Each new shim gets the host's end, from that jail and no other process.
 func TestTake(t *testing.T) {
 	s := SpecOf(t, "echo")
