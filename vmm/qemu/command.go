@@ -126,8 +126,9 @@ func memoryArgs(m banger.Machine, path, share string) []string {
 // model, programs built for x86-64-v3 run, and the local timer works in every sleep state
 // (ARAT); without that the kernel has no high-resolution timers, and a sleep of 1 ms takes 4.
 // Five-level paging is off as it makes page walks longer, and nested guests as they would be
-// far too slow.
-const emulatedCPU = "max,la57=off,svm=off"
+// far too slow. With ERMS or FSRM Linux copies and clears memory by "rep movsb" and "rep
+// stosb", which QEMU emulates byte by byte; else eight bytes at a time.
+const emulatedCPU = "max,la57=off,svm=off,erms=off,fsrm=off"
 
 // driveArgs describes one virtio-blk device. A guest's flush is an fdatasync
 // here (write-cache on, no-flush off); its discards punch holes; a host file
