@@ -96,6 +96,7 @@ var rooms = []room{
 	{"guest/agent/channel", "what carries the streams, a kind per hypervisor"},
 	{"guest/agent/group", "a cgroup for each command"},
 	{"guest/agent/nic", "the guest's network device"},
+	{"guest/agent/quick", "reads and writes that cost no switch of threads"},
 	{"guest/agent/renew", "what a restored guest makes new"},
 	{"guest/agent/session", "commands and their output"},
 	{"guest/agent/tool", "put and get of trees"},
@@ -154,7 +155,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"test/bench", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
 	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
-	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest", "vmm/vhost"},
+	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest", "vmm/vhost"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/guest/agent/quick"
 	"banger/guest/agent/uevent"
 	"banger/guest/link"
 )
@@ -53,7 +54,7 @@ func Open(kind string) (*Channel, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &Channel{link.Port(f), func() (bool, error) { return portHungUp(f) }}, nil
+		return &Channel{link.Port(quick.New(f)), func() (bool, error) { return portHungUp(f) }}, nil
 	case Vsock:
 		v, err := listen(vsockPort)
 		if err != nil {

@@ -24,7 +24,7 @@ package session
 
 import (
 	"cmp"
-	"os"
+	"io"
 	"slices"
 	"sync"
 	"syscall"
@@ -33,6 +33,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/guest"
+	"banger/guest/agent/quick"
 )
 
 const (
@@ -147,11 +148,11 @@ func (s *session) run() {
 	for i, f := range s.proc.out {
 		if f != nil {
 			s.reading++
-			go s.read(i, f)
+			go s.read(i, quick.New(f))
 		}
 	}
 	if s.spec.Stdin {
-		go s.feed()
+		go s.feed(quick.New(s.proc.stdin))
 	} else {
 		s.in.closed = true
 	}
@@ -162,7 +163,7 @@ func (s *session) run() {
 }
 
 // read moves one output stream into the spool.
-func (s *session) read(stream int, f *os.File) {
+func (s *session) read(stream int, f io.ReadCloser) {
 	buf := newSmall() // a quiet command costs a page
 	for {
 		n, err := f.Read(buf)
@@ -204,7 +205,7 @@ func (s *session) store(stream int, b []byte) (kept bool) {
 }
 
 // feed moves what the client sent into the command's stdin.
-func (s *session) feed() {
+func (s *session) feed(to io.Writer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
@@ -220,7 +221,7 @@ func (s *session) feed() {
 		}
 		b := s.in.buf.At(0, stdinAckEvery)
 		s.mu.Unlock()
-		_, err := s.proc.stdin.Write(b)
+		_, err := to.Write(b)
 		s.mu.Lock()
 		if s.in.closed {
 			return
