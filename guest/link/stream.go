@@ -108,11 +108,12 @@ func (s *Stream) Read(p []byte) (int, error) {
 	}
 }
 
-// pay gives read bytes back as credit, a quarter of the window at a time, so that a sender
-// never waits if the reader is fast enough.
+// pay gives read bytes back as credit, half of the window at a time, so that a sender never
+// waits if the reader is fast enough. What is sent on the stream brings some along: in a
+// guest each write to the port costs as much as many bytes.
 func (s *Stream) pay(n int) {
 	s.unpaid += n
-	if s.unpaid >= s.limit/4 && s.inEnd == nil {
+	if s.unpaid >= s.limit/2 && s.inEnd == nil {
 		s.m.push(s, laneUrgent)
 	}
 }
@@ -263,6 +264,9 @@ func (s *Stream) fillData(b []byte, n int) []byte {
 	}
 	if s.life == silent {
 		b = s.announce(b)
+	}
+	if s.unpaid >= s.limit/8 {
+		b = s.fillUrgent(b)
 	}
 	if n = min(n, s.window); n > 0 && s.out.len() > 0 {
 		p := s.out.first(n)

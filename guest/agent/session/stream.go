@@ -13,9 +13,10 @@ import (
 	"banger/guest"
 )
 
-// stdinAckEvery is how much stdin is taken before the client is told, unless
-// all of it is.
-const stdinAckEvery = 64 << 10
+// stdinAckEvery is how much stdin is taken before the client is told, unless there is
+// output to send with that. A client may send four times as much meanwhile, so it waits for
+// none of it.
+const stdinAckEvery = guest.StdinWindow / 4
 
 // goodbyeTimeout bounds how long a client that was sent away may stay.
 const goodbyeTimeout = 5 * time.Second
@@ -182,9 +183,9 @@ func (f *follower) gather(buf []byte) (_ []byte, last bool) {
 		if f.err != nil {
 			return guest.AppendFrame(buf, errorFrame(f.err)), true
 		}
-		if in := &s.in; in.taken > f.stdinAck && (in.buf.Len() == 0 || in.taken-f.stdinAck >= stdinAckEvery) {
-			f.stdinAck = in.taken
-			buf = guest.AppendFrame(buf, guest.Frame{Type: guest.FrameStdinAck, Offset: in.taken})
+		if taken := s.in.taken; taken-f.stdinAck >= stdinAckEvery || taken > f.stdinAck && s.out.pending(f.at) {
+			f.stdinAck = taken
+			buf = guest.AppendFrame(buf, guest.Frame{Type: guest.FrameStdinAck, Offset: taken})
 		}
 		for len(buf) < guest.MaxData {
 			stream, off, data := s.out.take(&f.at)
@@ -246,7 +247,7 @@ func (f *follower) take(fr guest.Frame) error {
 	if !f.current() {
 		return guest.Errorf(guest.CodeSuperseded, "another client follows session %s now", s.spec.ID)
 	}
-	short := guest.Errorf(guest.CodeProtocol, "a frame of type %d with %d bytes", fr.Type, len(fr.Data))
+	malformed := func() error { return guest.Errorf(guest.CodeProtocol, "a frame of type %d with %d bytes", fr.Type, len(fr.Data)) }
 	switch fr.Type {
 	case guest.FrameStdin:
 		return s.send(fr.Offset, fr.Data)
@@ -254,19 +255,19 @@ func (f *follower) take(fr guest.Frame) error {
 		return s.sendEOF(fr.Offset)
 	case guest.FrameAck:
 		if len(fr.Data) != 8 {
-			return short
+			return malformed()
 		}
 		return f.confirm([2]int64{fr.Offset, int64(binary.BigEndian.Uint64(fr.Data))})
 	case guest.FrameResize:
 		if len(fr.Data) != 4 {
-			return short
+			return malformed()
 		}
 		s.resize(guest.WinSize{Rows: binary.BigEndian.Uint16(fr.Data), Cols: binary.BigEndian.Uint16(fr.Data[2:])})
 	case guest.FrameSignal:
 		return f.signal(fr.Offset, string(fr.Data))
 	case guest.FrameClose:
 		if fr.Offset != 1 && fr.Offset != 2 {
-			return short
+			return malformed()
 		}
 		s.closeOutput(int(fr.Offset) - 1)
 	case guest.FrameForget:
