@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,11 +27,31 @@ import (
 // order byte and a number of bytes, big endian.
 const (
 	bareReads  = 'r' // so many bytes, then answers with one
+	bareFeeds  = 'f' // likewise, by a command's stdin
 	bareWrites = 'w'
+	barePasses = 'p' // likewise, what a command writes
 	bareEchoes = 'e' // each byte, by itself
 	bareOrder  = 9
 	barePiece  = 32 << 10 // what Linux takes in one write of a port
 )
+
+// bareCommand is the name by which the bare guest runs itself as its command, with a
+// number of bytes: it writes so many zeros, or reads to the end if there are none.
+const bareCommand = "bare-command"
+
+// command is that command, with dd's blocks of 64 KiB.
+func command(n int64) {
+	buf := make([]byte, 64<<10)
+	if n == 0 {
+		_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{os.Stdin}, buf)
+		return
+	}
+	for ; n > 0; n -= int64(len(buf)) {
+		if _, err := os.Stdout.Write(buf[:min(n, int64(len(buf)))]); err != nil {
+			return
+		}
+	}
+}
 
 // bareInit is the bare guest. It doesn't return: a kernel panics whose init ends, and
 // the console has to say why it did.
@@ -96,6 +117,40 @@ func bareObey(port *os.File, order byte, n int64, buf []byte) error {
 		}
 		_, err := port.Write(buf[:1])
 		return err
+	case bareFeeds:
+		cmd := exec.Command("/init", "0")
+		cmd.Args[0] = bareCommand
+		w, err := cmd.StdinPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		for n > 0 && err == nil {
+			var k int
+			if k, err = port.Read(buf[:min(n, barePiece)]); err == nil {
+				_, err = w.Write(buf[:k])
+			}
+			n -= int64(k)
+		}
+		if err := errors.Join(err, w.Close(), cmd.Wait()); err != nil {
+			return err
+		}
+		_, err = port.Write(buf[:1])
+		return err
+	case barePasses:
+		cmd := exec.Command("/init", strconv.FormatInt(n, 10))
+		cmd.Args[0] = bareCommand
+		r, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		for n > 0 && err == nil {
+			var k int
+			if k, err = r.Read(buf[:min(n, barePiece)]); err == nil {
+				_, err = port.Write(buf[:k])
+			}
+			n -= int64(k)
+		}
+		return errors.Join(err, cmd.Wait())
 	case bareWrites:
 		for ; n > 0; n -= barePiece {
 			if _, err := port.Write(buf[:min(n, barePiece)]); err != nil {
@@ -170,7 +225,7 @@ func startBare(argv []string, kernelDir, vmDir string) (*bare, error) {
 	}
 	g.conn = conn
 	_ = conn.SetDeadline(time.Now().Add(time.Minute))
-	if _, err := g.reads(1); err != nil {
+	if _, err := g.reads(bareReads, 1); err != nil {
 		g.Close()
 		return nil, fmt.Errorf("the bare guest doesn't answer: %w; its console: %q", err, console.text())
 	}
@@ -212,10 +267,10 @@ func (g *bare) order(what byte, n int64) error {
 	return err
 }
 
-// reads has the guest read n bytes.
-func (g *bare) reads(n int64) (time.Duration, error) {
+// reads has the guest read n bytes, by itself or through a command (bareReads, bareFeeds).
+func (g *bare) reads(how byte, n int64) (time.Duration, error) {
 	start := time.Now()
-	err := g.order(bareReads, n)
+	err := g.order(how, n)
 	if err == nil {
 		_, err = io.CopyBuffer(struct{ io.Writer }{g.conn}, io.LimitReader(zeros{}, n), g.buf)
 	}
@@ -225,10 +280,10 @@ func (g *bare) reads(n int64) (time.Duration, error) {
 	return time.Since(start), err
 }
 
-// writes has the guest write n bytes.
-func (g *bare) writes(n int64) (time.Duration, error) {
+// writes has the guest write n bytes, its own or a command's (bareWrites, barePasses).
+func (g *bare) writes(how byte, n int64) (time.Duration, error) {
 	start := time.Now()
-	err := g.order(bareWrites, n)
+	err := g.order(how, n)
 	if err == nil {
 		_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, io.LimitReader(g.conn, n), g.buf)
 	}

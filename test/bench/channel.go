@@ -23,7 +23,7 @@ const (
 
 // channels compares what goes through a real guest's channel, by a command's stdin and
 // stdout, with a bare reader and writer on the same port of a machine with the same
-// command line, in turn; and a keystroke's echo in a terminal on an idle channel with
+// command line, alone and with a command of its own at the end of a pipe, in turn; and a keystroke's echo in a terminal on an idle channel with
 // one beside bulk.
 type channels struct {
 	*bench
@@ -86,32 +86,44 @@ func settle(ctx context.Context, client *guest.Client) error {
 }
 
 func (c *channels) throughput(ctx context.Context) error {
-	var bareIn, bareOut, in, out []time.Duration
-	for range c.n {
-		d, err := c.floor.reads(bulkSize)
-		if err != nil {
-			return err
-		}
-		bareIn = append(bareIn, d)
-		if d, err = timed(ctx, c.client, guest.ExecSpec{Argv: []string{"sh", "-c", "exec dd bs=64k >/dev/null 2>&1"}, Stdin: true}, guest.IO{Stdin: io.LimitReader(zeros{}, bulkSize)}); err != nil {
-			return err
-		}
-		in = append(in, d)
-		if d, err = c.floor.writes(bulkSize); err != nil {
-			return err
-		}
-		bareOut = append(bareOut, d)
-		var n counter
-		if d, err = timed(ctx, c.client, guest.ExecSpec{Argv: []string{"sh", "-c", "exec dd if=/dev/zero bs=64k count=1024 2>/dev/null"}}, guest.IO{Stdout: &n}); err != nil || n != bulkSize {
-			return fmt.Errorf("%d bytes came, %w", n, err)
-		}
-		out = append(out, d)
+	sink := guest.ExecSpec{Argv: []string{"sh", "-c", "exec dd bs=64k >/dev/null 2>&1"}, Stdin: true}
+	source := guest.ExecSpec{Argv: []string{"sh", "-c", "exec dd if=/dev/zero bs=64k count=1024 2>/dev/null"}}
+	ways := []struct {
+		what string
+		run  func() (time.Duration, error)
+		took []time.Duration
+	}{
+		{what: "into a bare reader", run: func() (time.Duration, error) { return c.floor.reads(bareReads, bulkSize) }},
+		{what: "through a bare reader into a command", run: func() (time.Duration, error) { return c.floor.reads(bareFeeds, bulkSize) }},
+		{what: "into a command's stdin", run: func() (time.Duration, error) {
+			return timed(ctx, c.client, sink, guest.IO{Stdin: io.LimitReader(zeros{}, bulkSize)})
+		}},
+		{what: "from a bare writer", run: func() (time.Duration, error) { return c.floor.writes(bareWrites, bulkSize) }},
+		{what: "from a command through a bare writer", run: func() (time.Duration, error) { return c.floor.writes(barePasses, bulkSize) }},
+		{what: "from a command's stdout", run: func() (time.Duration, error) {
+			var n counter
+			d, err := timed(ctx, c.client, source, guest.IO{Stdout: &n})
+			if err == nil && n != bulkSize {
+				err = fmt.Errorf("%d bytes came", n)
+			}
+			return d, err
+		}},
 	}
-	print("64 MiB into a bare reader", bareIn)
-	print("64 MiB into a command's stdin", in)
-	print("64 MiB from a bare writer", bareOut)
-	print("64 MiB from a command's stdout", out)
-	fmt.Printf("of the bare one's rate: stdin %.2f, stdout %.2f (bound 0.7)\n", float64(median(bareIn))/float64(median(in)), float64(median(bareOut))/float64(median(out)))
+	for range c.n {
+		for i := range ways {
+			d, err := ways[i].run()
+			if err != nil {
+				return fmt.Errorf("64 MiB %s: %w", ways[i].what, err)
+			}
+			ways[i].took = append(ways[i].took, d)
+		}
+	}
+	for _, w := range ways {
+		print("64 MiB "+w.what, w.took)
+	}
+	rate := func(of, to int) float64 { return float64(median(ways[of].took)) / float64(median(ways[to].took)) }
+	fmt.Printf("of the bare one's rate: stdin %.2f, stdout %.2f (bound 0.7)\n", rate(0, 2), rate(3, 5))
+	fmt.Printf("of the bare one's with a command: stdin %.2f, stdout %.2f\n", rate(1, 2), rate(4, 5))
 	return nil
 }
 

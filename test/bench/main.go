@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"banger"
@@ -26,6 +27,11 @@ import (
 func main() {
 	if os.Getpid() == 1 {
 		bareInit()
+	}
+	if os.Args[0] == bareCommand {
+		n, _ := strconv.ParseInt(os.Args[1], 10, 64) // we wrote it
+		command(n)
+		return
 	}
 	n := flag.Int("n", 15, "runs of each kind")
 	only := flag.String("only", "", "run only the measurement of this name")
