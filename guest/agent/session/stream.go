@@ -247,7 +247,9 @@ func (f *follower) take(fr guest.Frame) error {
 	if !f.current() {
 		return guest.Errorf(guest.CodeSuperseded, "another client follows session %s now", s.spec.ID)
 	}
-	malformed := func() error { return guest.Errorf(guest.CodeProtocol, "a frame of type %d with %d bytes", fr.Type, len(fr.Data)) }
+	malformed := func() error {
+		return guest.Errorf(guest.CodeProtocol, "a frame of type %d with %d bytes", fr.Type, len(fr.Data))
+	}
 	switch fr.Type {
 	case guest.FrameStdin:
 		return s.send(fr.Offset, fr.Data)
