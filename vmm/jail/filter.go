@@ -27,18 +27,20 @@ type profile struct {
 	fails map[string]unix.Errno // what programs may ask for and do without, and the error at which they do
 }
 
-// argument allows a call if one of its arguments is such. Several for one call are alternatives.
+// argument allows a call if its arguments are such. Several for one call are alternatives.
 type argument struct {
-	call  string
-	index uint32
-	is    seccomp.Operation
-	value uint64
+	call string
+	are  seccomp.ArgumentConditions
+}
+
+func is(index uint32, how seccomp.Operation, value uint64) seccomp.Condition {
+	return seccomp.Condition{Argument: index, Operation: how, Value: value}
 }
 
 // oneOf allows a call if an argument has one of the values.
 func oneOf(call string, index uint32, values ...uint64) (list []argument) {
 	for _, v := range values {
-		list = append(list, argument{call, index, seccomp.Equal, v})
+		list = append(list, argument{call, seccomp.ArgumentConditions{is(index, seccomp.Equal, v)}})
 	}
 	return list
 }
@@ -49,10 +51,12 @@ const (
 	noRandomize   = 0x0040000  // ADDR_NO_RANDOMIZE (personality(2))
 )
 
-// memory without a file that others can map isn't bounded by anything but a control group.
+// ownMemory is any but large pieces that others can map and that have no file: nothing but a control group
+// bounds all of those together. UML tries a small one (its seccomp mode).
 var ownMemory = []argument{
-	{"mmap", 3, seccomp.BitsNotSet, unix.MAP_SHARED},
-	{"mmap", 3, seccomp.BitsNotSet, unix.MAP_ANONYMOUS},
+	{"mmap", seccomp.ArgumentConditions{is(3, seccomp.BitsNotSet, unix.MAP_SHARED)}},
+	{"mmap", seccomp.ArgumentConditions{is(3, seccomp.BitsNotSet, unix.MAP_ANONYMOUS)}},
+	{"mmap", seccomp.ArgumentConditions{is(1, seccomp.LessOrEqual, 64<<10)}},
 }
 
 // profiles are all filters. What UML's has was seen in boots of systemd guests and of what
@@ -74,8 +78,8 @@ var profiles = map[string]profile{
 		only: slices.Concat(
 			ownMemory,
 			[]argument{
-				{"clone", 0, seccomp.BitsNotSet, newNamespaces},
-				{"prlimit64", 0, seccomp.Equal, 0}, // its own
+				{"clone", seccomp.ArgumentConditions{is(0, seccomp.BitsNotSet, newNamespaces)}},
+				{"prlimit64", seccomp.ArgumentConditions{is(0, seccomp.Equal, 0)}}, // its own
 			},
 			oneOf("socket", 0, unix.AF_UNIX),
 			oneOf("socketpair", 0, unix.AF_UNIX),
@@ -83,9 +87,9 @@ var profiles = map[string]profile{
 			oneOf("prctl", 0, unix.PR_SET_PDEATHSIG, unix.PR_SET_NAME, unix.PR_GET_NAME, unix.PR_SET_SECCOMP, unix.PR_SET_NO_NEW_PRIVS),
 			// Only of children that ask for it: no PTRACE_ATTACH, no PTRACE_SEIZE.
 			oneOf("ptrace", 0, unix.PTRACE_TRACEME, unix.PTRACE_PEEKUSR, unix.PTRACE_POKEUSR, unix.PTRACE_CONT, unix.PTRACE_KILL,
-				unix.PTRACE_GETREGS, unix.PTRACE_SETREGS, unix.PTRACE_SYSCALL, ptraceOldOptions, ptraceSysemu, ptraceSysemuStep, unix.PTRACE_SETOPTIONS,
+				unix.PTRACE_GETREGS, unix.PTRACE_SETREGS, unix.PTRACE_SYSCALL, ptraceOldOptions, unix.PTRACE_GETFPREGS, unix.PTRACE_SETFPREGS, unix.PTRACE_ARCH_PRCTL, ptraceSysemu, ptraceSysemuStep, unix.PTRACE_SETOPTIONS,
 				unix.PTRACE_GETSIGINFO, unix.PTRACE_GETREGSET, unix.PTRACE_SETREGSET),
-			oneOf("ioctl", 1, unix.TCGETS, unix.TCSETS, unix.TCSETSW, unix.TCSETSF, unix.TIOCGWINSZ, fionread, fionbio, fioclex, unix.BLKGETSIZE64, unix.BLKGETSIZE),
+			oneOf("ioctl", 1, unix.TCGETS, unix.TCSETS, unix.TCSETSW, unix.TCSETSF, unix.TCGETS2, unix.TCSETS2, unix.TCSETSW2, unix.TCSETSF2, unix.TIOCGWINSZ, fionread, fionbio, fioclex, unix.BLKGETSIZE64, unix.BLKGETSIZE),
 		),
 		fails: map[string]unix.Errno{"clone3": unix.ENOSYS}, // its flags are in memory, where a filter can't see them: libraries take clone then
 	},
@@ -101,7 +105,7 @@ var profiles = map[string]profile{
 			"getpid", "gettid", "getuid", "geteuid", "getrandom", "set_robust_list", "rseq", "uname",
 		},
 		only: slices.Concat(
-			[]argument{{"clone", 0, seccomp.BitsSet, unix.CLONE_THREAD}, {"prlimit64", 0, seccomp.Equal, 0}},
+			[]argument{{"clone", seccomp.ArgumentConditions{is(0, seccomp.BitsSet, unix.CLONE_THREAD)}}, {"prlimit64", seccomp.ArgumentConditions{is(0, seccomp.Equal, 0)}}},
 			oneOf("socketpair", 0, unix.AF_UNIX),
 			oneOf("prctl", 0, unix.PR_SET_NAME, unix.PR_SET_VMA),
 		),
@@ -114,7 +118,7 @@ const (
 	fionread         = 0x541b
 	fionbio          = 0x5421
 	fioclex          = 0x5451
-	ptraceOldOptions = 21 // asked for by UML before 6.12
+	ptraceOldOptions = 21 // asked for by UML before 6.12, as are FPREGS and ARCH_PRCTL
 	ptraceSysemu     = 31
 	ptraceSysemuStep = 32
 )
@@ -140,9 +144,7 @@ func (p profile) numbers() (list []int) {
 func (p profile) policy() seccomp.Policy {
 	allow := seccomp.SyscallGroup{Action: seccomp.ActionAllow, Names: p.calls}
 	for _, a := range p.only {
-		allow.NamesWithCondtions = append(allow.NamesWithCondtions, seccomp.NameWithConditions{
-			Name: a.call, Conditions: seccomp.ArgumentConditions{{Argument: a.index, Operation: a.is, Value: a.value}},
-		})
+		allow.NamesWithCondtions = append(allow.NamesWithCondtions, seccomp.NameWithConditions{Name: a.call, Conditions: a.are})
 	}
 	groups := []seccomp.SyscallGroup{allow}
 	for call, errno := range p.fails {

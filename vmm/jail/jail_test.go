@@ -267,6 +267,66 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// Whenever the first process is killed while a jail is made, nothing of it is left.
+func TestKilledWhileMade(t *testing.T) {
+	NeedJail(t)
+	mounts := func() (list string) { // where a jail's are; other tests have others
+		data, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if at := strings.Fields(line)[4]; at == "/" || at == "/tmp" || at == "/vmm" {
+				list += line
+			}
+		}
+		return list
+	}
+	before, whole := mounts(), 0
+	for i := range 30 {
+		s := SpecOf(t, "wait")
+		s.Name = fmt.Sprintf("banger-killed-%d-%d", os.Getpid(), i)
+		s.Argv = append(s.Argv, s.Name)
+		cmd, started, err := Command(Program(t), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		after := time.AfterFunc(time.Duration(i)*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		if started() == nil {
+			whole++
+		}
+		_ = cmd.Wait()
+		after.Stop()
+		for end := time.Now().Add(time.Minute); len(named(t, s.Name)) > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("killed after %d ms, it left %q", i, named(t, s.Name))
+			}
+		}
+	}
+	t.Logf("%d of 30 ran before they were killed", whole)
+	if now := mounts(); now != before {
+		t.Errorf("mounts were\n%s\nand are\n%s", before, now)
+	}
+}
+
+// named returns the command lines that have a name.
+func named(t *testing.T, name string) (list []string) {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range lines {
+		if line, err := os.ReadFile(path); err == nil && slices.Contains(strings.Split(string(line), "\x00"), name) {
+			list = append(list, string(line))
+		}
+	}
+	return list
+}
+
 // Root's own files are as good for the jail's user: nobody else reaches them by that.
 func TestFilesOfRoot(t *testing.T) {
 	if os.Getuid() != 0 {

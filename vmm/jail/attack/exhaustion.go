@@ -12,7 +12,7 @@ import (
 var exhaustion = []attempt{
 	{"using things up", "processes", forkBomb},
 	{"using things up", "memory of its own", private},
-	{"using things up", "memory that is shared and has no file", func(Bait) (string, bool) {
+	{"using things up", "large memory that is shared and has no file", func(Bait) (string, bool) {
 		_, err := unix.MmapPtr(-1, 0, nil, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 		return failed(err)
 	}},
