@@ -45,7 +45,7 @@ var laws = []law{
 }
 
 // drivers know nothing of each other: any one of them can be taken out.
-var drivers = []string{"vmm/qemu", "vmm/firecracker", "disk/diskfile", "disk/dmsnap", "network/usernet", "network/bridge"}
+var drivers = []string{"vmm/qemu", "vmm/firecracker", "vmm/uml", "disk/diskfile", "disk/dmsnap", "network/usernet", "network/bridge"}
 
 // arrow is an import of ours, of folders as in law.
 type arrow struct{ from, to string }
@@ -142,6 +142,7 @@ var rooms = []room{
 	{"vmm/qemu", "QEMU's microvm machine"},
 	{"vmm/shim", "the process per VM: channel, console, user network, exit status"},
 	{"vmm/uid", "user ids for the VMMs of a daemon of root, each one VM's"},
+	{"vmm/uml", "User-mode Linux, in a jail of ours"},
 	{"vmm/vhost", "the host's end of a guest's vsock, for a VMM that speaks vhost-user"},
 	{"workspace/git", "asks git about a repository that nobody trusts"},
 	{"workspace/send", "a host repository as a tar"},
@@ -155,7 +156,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"test/bench", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
 	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
-	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest", "vmm/vhost"},
+	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest", "vmm/uml", "vmm/vhost"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -59,7 +59,11 @@ func (k *Kernels) build(ctx context.Context, debs []string, dir string, r *recor
 			}
 		}
 	}
-	if err := root.WriteFile("vmlinux", c.vmlinux, 0o644); err != nil {
+	mode := os.FileMode(0o644)
+	if c.program {
+		mode = 0o755
+	}
+	if err := root.WriteFile("vmlinux", c.vmlinux, mode); err != nil {
 		return err
 	}
 	if err := addModules(root, c.program); err != nil {

@@ -104,7 +104,11 @@ func (c *contents) take(name string, r io.Reader, root *os.Root) error {
 		c.program, c.vmlinux = true, program
 		return checkKernel(program)
 	case slices.Contains(libraryFiles, name):
-		return store(root, filepath.Join("lib", path.Base(name)), r, maxLibrary)
+		name = filepath.Join("lib", path.Base(name))
+		if err := store(root, name, r, maxLibrary); err != nil {
+			return err
+		}
+		return root.Chmod(name, 0o755) // the loader is a program, too
 	}
 	file, ok := strings.CutPrefix(strings.TrimPrefix(name, "usr/"), "lib/modules/")
 	if !ok {

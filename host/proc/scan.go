@@ -67,6 +67,22 @@ func Look(pid int) (Sight, error) {
 	return s, nil
 }
 
+// First reports whether a process is the first of a namespace of processes that isn't ours
+// (pid_namespaces(7)).
+func First(pid int) bool {
+	data, err := os.ReadFile(filepath.Join(of(pid), "status"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			list := strings.Fields(ids)
+			return len(list) > 1 && list[len(list)-1] == "1"
+		}
+	}
+	return false
+}
+
 // All looks at every process whose program and working directory are likely. So it also
 // finds processes that have no record or socket.
 func All(likely func(exe, dir string) bool) iter.Seq[Sight] {

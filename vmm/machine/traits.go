@@ -25,6 +25,9 @@ type Traits struct {
 	// Jail returns the user id of a jailed VMM, and the directories of which one is its root.
 	// Nil: no VMM is jailed.
 	Jail func(id, dir string) (user int, roots []string)
+	// Home returns the directory of the machine of a VMM that doesn't work there, as it can't see
+	// it; "" if it is none. Nil: all work there.
+	Home func(p proc.Sight) string
 }
 
 // Name is the name of a machine on the command line of its VMM.
@@ -91,7 +94,7 @@ func (t Traits) place(p proc.Sight, id, dir string) (vmm, here bool) {
 	if p.User != os.Getuid() && p.User != user {
 		return false, false
 	}
-	here = p.Works(dir) || slices.ContainsFunc(roots, p.Rooted)
+	here = p.Works(dir) || slices.ContainsFunc(roots, p.Rooted) || t.Home != nil && t.Home(p) == dir
 	return t.named(p.Exe) || here && launched(p, shim.Launched(dir)), here
 }
 

@@ -49,12 +49,12 @@ func bufferAt(queue, n int) int { return 64<<10 + (queue*ringSize+n)*bufSize }
 func newVMM(t *testing.T) *vmm {
 	t.Helper()
 	dir := t.TempDir()
-	listen := func(name string) net.Listener {
+	listen := func(name string) *net.UnixListener {
 		l, err := net.Listen("unix", filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return l
+		return l.(*net.UnixListener)
 	}
 	v := &vmm{t: t, host: filepath.Join(dir, "host"), ended: make(chan error, 1), device: New()}
 	inside, outside := listen("vmm"), listen("host")

@@ -122,10 +122,10 @@ func (s *server) receive() (m message, err error) {
 	head, oob := make([]byte, messageHeader), make([]byte, unix.CmsgSpace(4*maxRegions))
 	n, oobn, flags, _, err := s.conn.ReadMsgUnix(head, oob)
 	if errors.Is(err, io.EOF) || err == nil && n == 0 {
-		return m, errEnded
+		return m, ErrEnded
 	}
 	if err != nil {
-		return m, err
+		return m, fmt.Errorf("%w: %w", ErrEnded, err)
 	}
 	defer func() {
 		if err != nil {

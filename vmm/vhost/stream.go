@@ -33,7 +33,7 @@ type stream struct {
 }
 
 // accept takes connections of programs of the host.
-func (d *Device) accept(l net.Listener) {
+func (d *Device) accept(l *net.UnixListener) {
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {

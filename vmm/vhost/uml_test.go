@@ -94,12 +94,12 @@ func boot(t *testing.T) *machine {
 	t.Helper()
 	m := &machine{t: t, dir: t.TempDir(), exited: make(chan error, 1)}
 	m.furnish()
-	listen := func(name string) net.Listener {
+	listen := func(name string) *net.UnixListener {
 		l, err := net.Listen("unix", filepath.Join(m.dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return l
+		return l.(*net.UnixListener)
 	}
 	inside, outside := listen("vmm"), listen("host")
 	device, ended := vhost.New(), make(chan error, 1)

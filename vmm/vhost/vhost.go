@@ -54,24 +54,20 @@ func New() *Device {
 	return d
 }
 
-var (
-	errEnded = errors.New("the VMM has hung up")
-	errFault = errors.New("the guest's memory is gone")
-)
+// ErrEnded is the error of Run when the VMM has hung up, as it does when it ends.
+var ErrEnded = errors.New("the VMM has hung up")
+
+var errFault = errors.New("the guest's memory is gone")
 
 // Run serves the first VMM that connects to vmm, and all programs of the host that connect to
 // host. It returns when that VMM has hung up or broken the protocol; both listeners and all
 // connections are closed then.
-func (d *Device) Run(vmm, host net.Listener) error {
+func (d *Device) Run(vmm, host *net.UnixListener) error {
 	defer vmm.Close()
 	defer host.Close()
-	conn, err := vmm.Accept()
+	u, err := vmm.AcceptUnix()
 	if err != nil {
 		return err
-	}
-	u, ok := conn.(*net.UnixConn)
-	if !ok {
-		return errors.Join(fmt.Errorf("a VMM on %T", conn), conn.Close())
 	}
 	d.mu.Lock()
 	d.vmm = u

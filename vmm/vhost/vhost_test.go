@@ -333,7 +333,7 @@ func TestBreakRules(t *testing.T) {
 		"more files":              {func(v *vmm) { v.say(setMemory, words(1, 0), v.file, v.file) }, "1 regions in 2 files"},
 		"the configuration's end": {func(v *vmm) { v.say(getConfig, append(words(4, 8, 0), make([]byte, 8)...)) }, "8 bytes at 4"},
 		"half a question":         {func(v *vmm) { v.say(getConfig, words(4)) }, "too short"},
-		"the VMM's end":           {func(v *vmm) { _ = v.conn.Close() }, errEnded.Error()},
+		"the VMM's end":           {func(v *vmm) { _ = v.conn.Close() }, ErrEnded.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
