@@ -110,7 +110,7 @@ var rooms = []room{
 	{"host/xdg", "the user's directories"},
 	{"image/bootstrap", "images of Debian packages, configured in a VM"},
 	{"image/erofs", "writes EROFS"},
-	{"image/oci", "images in layers, flattened: of archives and layouts"},
+	{"image/oci", "images in layers, flattened: of archives, layouts and registries"},
 	{"image/rootfs", "filesystem images from root tars, and their store"},
 	{"kernel", "kernels kept on this host, ready to boot"},
 	{"kernel/initramfs", "the initramfs"},
@@ -154,7 +154,7 @@ type room struct{ path, owns string }
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
 	"os/exec":               {"test/bench", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
-	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
+	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "image/oci", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
 	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest", "vmm/uml", "vmm/vhost"},
 }

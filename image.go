@@ -138,6 +138,30 @@ type Missing struct {
 	Seconds  int    `json:"seconds"`        // how long that takes on this host, with a fast line to the archive
 }
 
+// Pull says which image of a registry is meant, and how the registry may be asked.
+type Pull struct {
+	Ref         string      `json:"ref"`                // as docker takes it: "alpine", "ghcr.io/org/image:tag", "localhost:5000/image@sha256:..."
+	Name        string      `json:"name,omitempty"`     // the image's here; empty: the reference with its tag
+	Platform    string      `json:"platform,omitempty"` // empty: "linux/amd64"
+	Insecure    bool        `json:"insecure,omitempty"` // the registry may be asked without TLS; those of this host may be anyway
+	Credentials Credentials `json:"credentials,omitzero"`
+}
+
+// Credentials are what a registry asks for. They are used for one request and never kept.
+type Credentials struct {
+	User     string `json:"user,omitempty"`
+	Password string `json:"password,omitempty"`
+	Token    string `json:"token,omitempty"` // an identity token, in place of user and password
+}
+
+// Registries get images from where the world keeps them.
+type Registries interface {
+	// Pull makes an image of a registry's, in whole or not at all. have returns the
+	// record of an image that is here already: then no layer is fetched. The image has
+	// the name that its reference gives it.
+	Pull(ctx context.Context, what Pull, have func(id string) (Image, bool), p Progress) (Image, error)
+}
+
 // Kernel is a kernel with its modules, unpacked and ready to boot.
 type Kernel struct {
 	ID      string    `json:"id"`
@@ -190,6 +214,9 @@ type ImageService interface {
 	// ImportImage reads a root tar, or an archive of one OCI image, and names the image
 	// made of it. An existing name is CodeConflict unless replace.
 	ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p Progress) (Image, error)
+	// PullImage gets an image from a registry. Its name is taken from the image that has
+	// it: what a tag means changes.
+	PullImage(ctx context.Context, what Pull, p Progress) (Image, error)
 	// Images returns all images, without their locks.
 	Images(ctx context.Context) ([]Image, error)
 	// Image returns one image with its lock.

@@ -76,6 +76,14 @@ func (s *services) Images(ctx context.Context) ([]banger.Image, error) { return 
 func (s *services) Image(ctx context.Context, ref string) (banger.Image, error) {
 	return s.inspect(ctx, ref)
 }
+func (s *services) PullImage(ctx context.Context, what banger.Pull, p banger.Progress) (banger.Image, error) {
+	p(banger.Event{Stage: "layers", Message: what.Ref})
+	if what.Credentials.Password != "secret" {
+		return banger.Image{}, banger.Errorf(banger.CodeForbidden, "no login")
+	}
+	return banger.Image{ID: "abc", Name: what.Ref}, nil
+}
+
 func (s *services) BuildImage(ctx context.Context, r banger.Recipe, p banger.Progress) (banger.Image, error) {
 	return s.build(ctx, r, p)
 }
@@ -214,6 +222,9 @@ func TestRoundTrip(t *testing.T) {
 		{"vms", func() (any, error) { return c.VMs().VMs(ctx) }, []banger.VM{aVM}, nil, nil},
 		{"images", func() (any, error) { return c.Images().Images(ctx) }, []banger.Image{image}, nil, nil},
 		{"image", func() (any, error) { return c.Images().Image(ctx, ref) }, image, []any{ref}, nil},
+		{"pull", func() (any, error) {
+			return c.Images().PullImage(ctx, banger.Pull{Ref: "alpine", Credentials: banger.Credentials{User: "me", Password: "secret"}}, func(banger.Event) {})
+		}, banger.Image{ID: "abc", Name: "alpine"}, nil, nil},
 		{"build", func() (any, error) { return c.Images().BuildImage(ctx, recipe, p) }, image, []any{recipe}, []banger.Event{event}},
 		{"delete image", func() (any, error) { return nil, c.Images().DeleteImage(ctx, ref) }, nil, []any{ref}, nil},
 		{"import", func() (any, error) { return c.Images().ImportImage(ctx, ref, "&s", true, strings.NewReader("tar"), p) }, image, []any{ref, "&s", true, "tar"}, []banger.Event{event}},

@@ -26,6 +26,10 @@ func (s *Server) imageRoutes() []wire.Route {
 			func(ctx context.Context, _ *http.Request, in banger.Recipe, p banger.Progress) (banger.Image, error) {
 				return images.BuildImage(ctx, in, p)
 			}),
+		wire.Stream("PullImage", "POST /v2/pulls", wire.Owner, "Gets an image from a registry. What was fetched stays when its client leaves, and the next pull goes on with it.",
+			func(ctx context.Context, _ *http.Request, in banger.Pull, p banger.Progress) (banger.Image, error) {
+				return images.PullImage(ctx, in, p)
+			}),
 		wire.Value("Image", "GET /v2/images/{image}", wire.Owner, "Gives one image with its lock.",
 			func(ctx context.Context, r *http.Request, _ wire.Nothing) (banger.Image, error) {
 				return images.Image(ctx, r.PathValue("image"))
@@ -120,6 +124,13 @@ func (c images) DeleteImage(ctx context.Context, ref string) error {
 // Image implements banger.ImageService.
 func (c images) Image(ctx context.Context, ref string) (banger.Image, error) {
 	return got[banger.Image](ctx, c.Client, "/v2/images/"+url.PathEscape(ref))
+}
+
+// PullImage implements banger.ImageService.
+func (c images) PullImage(ctx context.Context, what banger.Pull, p banger.Progress) (banger.Image, error) {
+	var img banger.Image
+	err := c.call(ctx, "POST", "/v2/pulls", what, &img, p)
+	return img, hintLost(err, "try again: what was fetched is kept")
 }
 
 // BuildImage implements banger.ImageService.

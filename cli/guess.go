@@ -36,7 +36,7 @@ var otherWords = map[string]string{
 	"pause":     "`banger vm kill --signal STOP VM` freezes a VM, `banger vm kill --signal CONT VM` lets it go on",
 	"port":      "ports of a VM can't be reached from the host yet; `banger exec VM -- COMMAND` runs what uses them",
 	"prune":     "`banger system prune` deletes what can be had again and keeps VMs; `banger vm prune` deletes stopped VMs",
-	"pull":      "banger has no registry of images: `banger image build` and `banger image import` make them. `banger kernel pull` fetches a kernel",
+	"pull":      "`banger image pull` gets an image from a registry, `banger kernel pull` fetches a kernel",
 	"push":      "banger has no registry of images; `banger image show --lock IMAGE` prints what makes the same image elsewhere",
 	"rmi":       "`banger image delete IMAGE` deletes an image",
 	"save":      "`banger image show --lock IMAGE` prints what makes the same image elsewhere",

@@ -29,7 +29,7 @@ func (a *App) completeImages(cmd *cobra.Command, _ []string, prefix string) ([]s
 func imageName(w io.Writer, img banger.Image) { _, _ = fmt.Fprintln(w, img.Name) }
 
 func imageCommand(a *App) *cobra.Command {
-	cmd := a.group("image", "Build, import, list and delete images")
-	cmd.AddCommand(imageBuildCommand(a), imageImportCommand(a), imageListCommand(a), imageShowCommand(a), imageWarmCommand(a), imageDeleteCommand(a), imagePruneCommand(a))
+	cmd := a.group("image", "Pull, build, import, list and delete images")
+	cmd.AddCommand(imagePullCommand(a), imageBuildCommand(a), imageImportCommand(a), imageListCommand(a), imageShowCommand(a), imageWarmCommand(a), imageDeleteCommand(a), imagePruneCommand(a))
 	return cmd
 }

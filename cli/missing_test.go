@@ -36,6 +36,18 @@ func (f *fresh) Missing(_ context.Context, image, kernel string) ([]banger.Missi
 	}, nil
 }
 
+func (f *fresh) Image(_ context.Context, ref string) (banger.Image, error) {
+	return banger.Image{}, banger.Errorf(banger.CodeNotFound, "no image %q", ref)
+}
+
+func (f *fresh) PullImage(_ context.Context, what banger.Pull, _ banger.Progress) (banger.Image, error) {
+	f.did = append(f.did, "pull "+what.Ref)
+	if what.Ref == "nosuch" {
+		return banger.Image{}, banger.Errorf(banger.CodeNotFound, "docker.io has no image %q", what.Ref)
+	}
+	return banger.Image{Name: what.Ref}, nil
+}
+
 func (f *fresh) PullKernel(_ context.Context, name string, update bool, p banger.Progress) (banger.Kernel, error) {
 	f.did = append(f.did, fmt.Sprintf("kernel %s %v", name, update))
 	p(banger.Event{Stage: "kernel", Message: strings.Repeat("x", 60), Done: 1 << 20, Total: 4 << 20})
@@ -98,7 +110,8 @@ func TestFirstRun(t *testing.T) {
 		{"y\n", "vm create -q", 0, all, list},
 		{"n\n", "vm create", cli.ExitInterrupted, nil, append(list, "nothing was done")},
 		{"\x04", "vm create", cli.ExitInterrupted, nil, []string{"nothing was done"}},
-		{"", "vm create -y --image nosuch", cli.ExitNotFound, nil, []string{`no image "nosuch"`}},
+		{"", "vm create -y --image nosuch", cli.ExitNotFound, []string{"pull nosuch"}, []string{`docker.io has no image "nosuch"`}},
+		{"", "vm create -y --image nosuch --pull never", cli.ExitNotFound, nil, []string{`no image "nosuch"`}},
 	} {
 		f := &fresh{report: banger.Report{Ready: true}}
 		var in io.Reader = strings.NewReader("")

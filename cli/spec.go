@@ -20,6 +20,7 @@ type specFlags struct {
 	memory, disk             size
 	limits                   banger.Limits
 	cold, insecure           bool
+	pull                     pullFlag
 	labels                   labels
 }
 
@@ -28,7 +29,8 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	f.memory, f.disk = size{unit: 1}, size{unit: 1024}
 	fs, c := cmd.Flags(), settings(a)
 	fs.StringVar(&f.name, "name", "", "the VM's name (default: two words)")
-	fs.StringVar(&f.image, "image", "", defaulted("the image it is made of", c.DefaultImage))
+	fs.StringVar(&f.image, "image", "", defaulted("the image it is made of: one of this host, or of a registry, as docker names it", c.DefaultImage))
+	f.pull.add(fs)
 	fs.StringVar(&f.kernel, "kernel", "", defaulted("the kernel it boots", c.DefaultKernel))
 	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs; also --cpus", cpus(c.VCPU)))
 	fs.VarP(&f.memory, "memory", "m", defaulted("memory: 512M, 2G; a bare number is MiB", memory(c.MemoryMiB)))

@@ -31,6 +31,9 @@ the operation is printed, for "banger operation wait" and the like.`,
 		}
 		show := a.progress(quiet)
 		defer show.end()
+		if err := spec.pull.provide(ctx, a, s, show); err != nil {
+			return banger.VM{}, err
+		}
 		if err := provide(ctx, a, cmd, s, yes, show); err != nil {
 			return banger.VM{}, err
 		}
@@ -49,6 +52,9 @@ the operation is printed, for "banger operation wait" and the like.`,
 		}
 		show := a.progress(quiet)
 		defer show.end()
+		if err := spec.pull.provide(ctx, a, s, show); err != nil {
+			return banger.Operation{}, err
+		}
 		if err := provide(ctx, a, cmd, s, yes, show); err != nil {
 			return banger.Operation{}, err
 		}

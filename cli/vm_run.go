@@ -47,6 +47,8 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
   banger vm run ./repo -- make test
   banger vm run --rm --memory 2G ./repo -- go test ./...
   banger vm run -d --name web ./site -- python3 -m http.server
+  banger vm run --rm --image alpine -- cat /etc/os-release
+  banger vm run -d --name web --image nginx
   tar c . | banger vm run --rm -- tar tv`,
 	}, nil, func(ctx context.Context, args []string, say func(...Ran) error) error {
 		dir, argv := "", args
@@ -108,6 +110,9 @@ func (o *runOptions) run(ctx context.Context, a *App, cmd *cobra.Command, dir st
 	}
 	show := a.progress(o.quiet)
 	defer show.end()
+	if err := o.pull.provide(making, a, spec, show); err != nil {
+		return Ran{}, err
+	}
 	if err := provide(making, a, cmd, spec, o.yes, show); err != nil {
 		return Ran{}, err
 	}

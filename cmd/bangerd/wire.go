@@ -100,7 +100,8 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	kernels := kernelsIn(conf, dirs)
 	kernels.Agent, kernels.Flatten = agent, flatten
-	cat := &catalog.Catalog{Store: store, ImageFiles: images, Default: conf.DefaultKernel, DefaultImage: conf.DefaultImage, Now: time.Now, KernelFiles: kernels, KernelCost: kernels.Cost}
+	registries := &oci.Registries{Store: images, Dir: filepath.Join(dirs.Cache, "layers")}
+	cat := &catalog.Catalog{Store: store, Registries: registries, ImageFiles: images, Default: conf.DefaultKernel, DefaultImage: conf.DefaultImage, Now: time.Now, KernelFiles: kernels, KernelCost: kernels.Cost}
 	disks, devices := hostDisks(dirs)
 	br, networks, links, err := hostNetworks(conf, dirs)
 	if err != nil {
@@ -182,7 +183,7 @@ func (h *host) start(ctx context.Context) error {
 func (h *host) spare(dirs xdg.Dirs, conf config.Config) gc.Spare {
 	return gc.Spare{
 		Catalog: h.catalog, Templates: h.templates, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
-		Downloads: []string{filepath.Join(dirs.Cache, "downloads"), filepath.Join(dirs.Cache, "packages")},
+		Downloads: []string{filepath.Join(dirs.Cache, "downloads"), filepath.Join(dirs.Cache, "packages"), filepath.Join(dirs.Cache, "layers")},
 	}
 }
 

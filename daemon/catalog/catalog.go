@@ -26,6 +26,7 @@ import (
 type Catalog struct {
 	Store        banger.Store
 	ImageFiles   banger.Images
+	Registries   banger.Registries
 	KernelFiles  banger.Kernels
 	Default      string // name of the default kernel
 	DefaultImage string // name of the default image
@@ -60,8 +61,48 @@ func (c *Catalog) Add(ctx context.Context, img banger.Image, replace bool, tar i
 	if err != nil {
 		return banger.Image{}, banger.During(doing, err)
 	}
-	img.ID, img.Size, img.Entries, img.Config, img.Created = made.ID, made.Size, made.Entries, made.Config, c.Now()
+	img.ID, img.Size, img.Entries, img.Config = made.ID, made.Size, made.Entries, made.Config
+	return c.record(ctx, img, replace, doing)
+}
 
+// PullImage gets an image from a registry.
+func (c *Catalog) PullImage(ctx context.Context, what banger.Pull, p banger.Progress) (banger.Image, error) {
+	doing := "pull image " + what.Ref
+	if what.Name != "" {
+		if err := checkName(what.Name); err != nil {
+			return banger.Image{}, banger.During(doing, err)
+		}
+	}
+	if c.Registries == nil {
+		_, err := c.image(ctx, what.Ref)
+		return banger.Image{}, banger.During(doing, cmp.Or(err, error(banger.Errorf(banger.CodeUnavailable, "this daemon asks no registry"))))
+	}
+	img, err := c.Registries.Pull(ctx, what, func(id string) (banger.Image, bool) { return c.made(ctx, id) }, p)
+	if err == nil {
+		img.Name, img.Source = cmp.Or(what.Name, img.Name), what.Ref
+		err = checkName(img.Name)
+	}
+	if err != nil {
+		return banger.Image{}, banger.During(doing, err)
+	}
+	return c.record(ctx, img, true, doing)
+}
+
+// made returns a record of an image whose file is here.
+func (c *Catalog) made(ctx context.Context, id string) (banger.Image, bool) {
+	list, err := c.Store.Images(ctx)
+	i := slices.IndexFunc(list, func(i banger.Image) bool { return i.ID == id })
+	if err != nil || i < 0 {
+		return banger.Image{}, false
+	}
+	_, err = c.ImageFiles.Path(id)
+	return list[i], err == nil
+}
+
+// record names an image whose file was made.
+func (c *Catalog) record(ctx context.Context, img banger.Image, replace bool, doing string) (banger.Image, error) {
+	name := img.Name
+	img.Created = c.Now()
 	c.publish.Lock()
 	defer c.publish.Unlock()
 	if _, err := c.ImageFiles.Path(img.ID); err != nil {
@@ -337,6 +378,7 @@ func (c *Catalog) image(ctx context.Context, ref string) (banger.Image, error) {
 	// An id first: an older image may have another one's id as its name.
 	for _, is := range []func(banger.Image) bool{
 		func(i banger.Image) bool { return i.ID == ref }, func(i banger.Image) bool { return i.Name == ref },
+		func(i banger.Image) bool { return i.Name == pulledName(ref) },
 	} {
 		if i := slices.IndexFunc(list, is); i >= 0 {
 			return list[i], nil
@@ -356,6 +398,16 @@ func (c *Catalog) image(ctx context.Context, ref string) (banger.Image, error) {
 			WithHint("`banger image list` shows what is here; `banger image build` makes debian-12 of packages, `banger image import --name NAME TAR` makes one of a root file system")
 	}
 	return banger.Image{}, banger.Errorf(banger.CodeConflict, "%q names %d images", ref, len(found)).WithHint("use more digits of the id")
+}
+
+// pulledName is the name that a pull of a reference gives: that of docker's own registry
+// is left out, and there always is a tag.
+func pulledName(ref string) string {
+	name := strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(ref, "index."), "docker.io/"), "library/")
+	if !strings.ContainsAny(name[strings.LastIndex(name, "/")+1:], ":@") {
+		name += ":latest"
+	}
+	return name
 }
 
 // sweeper is an Images that can remove all files but those of given ids. A daemon that died
@@ -415,11 +467,11 @@ func checkName(s string) error {
 	ok := len(s) > 0 && len(s) <= 128
 	for i, c := range []byte(s) {
 		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		ok = ok && (alnum || i > 0 && strings.ContainsRune("._-/:", rune(c)))
+		ok = ok && (alnum || i > 0 && strings.ContainsRune("._-/:@", rune(c)))
 	}
 	if !ok {
 		return banger.Errorf(banger.CodeInvalid, "%q can't be an image's name", s).
-			WithHint("use letters, digits and . _ - / : with a letter or digit first, at most 128")
+			WithHint("use letters, digits and . _ - / : @ with a letter or digit first, at most 128")
 	}
 	if len(s) >= 12 && strings.Trim(s, "0123456789abcdef") == "" {
 		return banger.Errorf(banger.CodeInvalid, "%q can't be an image's name: it looks like an id", s).

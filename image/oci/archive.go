@@ -180,7 +180,8 @@ func (a *archive) layout(want v1.Platform) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return choose(want, v1.Descriptor{}, index, func(d v1.Descriptor) ([]byte, error) { return a.read(blobName(d)) })
+	read := func(d v1.Descriptor) ([]byte, error) { return a.read(blobName(d)) }
+	return choose(want, v1.Descriptor{}, index, source{read, read})
 }
 
 // saved finds the image of an archive of docker save, which has no digests but those of
@@ -236,7 +237,7 @@ func (s *Store) importArchive(ctx context.Context, stream io.Reader, file *os.Fi
 	if err != nil {
 		return banger.Image{}, err
 	}
-	made, err := s.ImportLayers(ctx, m.id(), m.flat(func(_ context.Context, layer v1.Descriptor) (io.ReadCloser, error) {
+	made, err := s.ImportLayers(ctx, m.id(), m.flat(func(_ context.Context, _ int, layer v1.Descriptor) (io.ReadCloser, error) {
 		r, err := a.open(blob(layer))
 		if err != nil {
 			return nil, err

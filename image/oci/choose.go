@@ -19,9 +19,15 @@ var native = v1.Platform{OS: "linux", Architecture: "amd64"}
 // maxNested is how deep indexes may lie in each other.
 const maxNested = 4
 
+// source gets what describes an image. Its content is checked by who asks.
+type source struct {
+	manifest func(v1.Descriptor) ([]byte, error)
+	config   func(v1.Descriptor) ([]byte, error)
+}
+
 // choose finds the one image for a platform that a manifest or an index leads to. d
-// describes it; without a digest it is trusted as it is. get returns what is described.
-func choose(want v1.Platform, d v1.Descriptor, content []byte, get func(v1.Descriptor) ([]byte, error)) (*image, error) {
+// describes it; without a digest it is trusted as it is.
+func choose(want v1.Platform, d v1.Descriptor, content []byte, get source) (*image, error) {
 	for range maxNested {
 		var either struct {
 			v1.Manifest
@@ -45,14 +51,14 @@ func choose(want v1.Platform, d v1.Descriptor, content []byte, get func(v1.Descr
 		if err := checkHash(d.Digest); err != nil {
 			return nil, err
 		}
-		if content, err = get(d); err != nil {
+		if content, err = get.manifest(d); err != nil {
 			return nil, err
 		}
 	}
 	return nil, invalid("the image's indexes lie in each other, more than %d deep", maxNested)
 }
 
-func chosen(want v1.Platform, d v1.Descriptor, m v1.Manifest, get func(v1.Descriptor) ([]byte, error)) (*image, error) {
+func chosen(want v1.Platform, d v1.Descriptor, m v1.Manifest, get source) (*image, error) {
 	if m.SchemaVersion == 1 || m.Config.Digest == (v1.Hash{}) {
 		return nil, invalid("the image's manifest names no config: it is of a kind that isn't supported (Docker's schema 1), or no image")
 	}
@@ -61,7 +67,7 @@ func chosen(want v1.Platform, d v1.Descriptor, m v1.Manifest, get func(v1.Descri
 			return nil, err
 		}
 	}
-	config, err := get(m.Config)
+	config, err := get.config(m.Config)
 	if err == nil {
 		err = verify(m.Config, config)
 	}

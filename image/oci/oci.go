@@ -102,13 +102,13 @@ func (m *image) id() string {
 }
 
 // flat are the image's layers for the writer, each opened by open.
-func (m *image) flat(open func(ctx context.Context, layer v1.Descriptor) (io.ReadCloser, error)) []rootfs.Layer {
+func (m *image) flat(open func(ctx context.Context, n int, layer v1.Descriptor) (io.ReadCloser, error)) []rootfs.Layer {
 	var list []rootfs.Layer
 	for n, l := range m.layers {
 		list = append(list, rootfs.Layer{
 			Name:   fmt.Sprintf("layer %d of %d (%s)", n+1, len(m.layers), l.Digest),
 			DiffID: strings.TrimPrefix(m.config.DiffIDs[n], "sha256:"),
-			Open:   func(ctx context.Context) (io.ReadCloser, error) { return open(ctx, l) },
+			Open:   func(ctx context.Context) (io.ReadCloser, error) { return open(ctx, n, l) },
 		})
 	}
 	return list
