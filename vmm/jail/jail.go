@@ -318,7 +318,27 @@ func (h *handover) start(s Spec) error {
 	case len(said) == 0:
 		return errors.New("the jail's first process ended and says nothing")
 	}
-	return fmt.Errorf("jail: %s", said)
+	var r refusal
+	if err := json.Unmarshal(said, &r); err != nil {
+		return fmt.Errorf("the jail's first process says %.100q: %w", said, err)
+	}
+	return &r
+}
+
+// refusal is why a jail wasn't made, as its first process says.
+type refusal struct {
+	Text  string     `json:"error"`
+	Errno unix.Errno `json:"errno,omitempty"` // what the kernel refused with; 0: it wasn't the kernel
+}
+
+func (r *refusal) Error() string { return "jail: " + r.Text }
+
+// Unwrap lets callers tell what the kernel allows nobody here from other errors.
+func (r *refusal) Unwrap() error {
+	if r.Errno == 0 {
+		return nil
+	}
+	return r.Errno
 }
 
 // ready is what the first process says when the VMM runs.

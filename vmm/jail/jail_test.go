@@ -186,14 +186,47 @@ func mustStart(t *testing.T, s Spec) *run {
 	return r
 }
 
-// NeedJail skips a test where a host makes no namespaces for this user.
+// NeedJail skips a test where a host makes no jails for this user, and says why.
 func NeedJail(t *testing.T) {
 	t.Helper()
-	cmd := exec.Command("/bin/true")
-	cmd.SysProcAttr = attributes(Spec{User: testUser})
-	cmd.SysProcAttr.AmbientCaps = nil
-	if err := cmd.Run(); hint(err) != "" {
-		t.Skipf("%v: %s", err, hint(err))
+	judged.Do(func() { here, _, hereErr = Judge(context.Background(), Program(t), UML) })
+	if hereErr != nil {
+		t.Fatal(hereErr)
+	}
+	if here.Hint != "" {
+		t.Skipf("%s: %s", here.Detail, here.Hint)
+	}
+}
+
+// What Judge says of this host.
+var (
+	judged  sync.Once
+	here    Verdict
+	hereErr error
+)
+
+// A host that refuses namespaces, or what is needed in them, is told from a jail that falls.
+func TestForbidden(t *testing.T) {
+	NeedJail(t)
+	// As AppArmor does on Ubuntu: there are namespaces, but no rights in them.
+	v, _ := judge(t, "", func(_ *Spec, c *exec.Cmd, _ attack.Bait) {
+		if c != nil {
+			c.SysProcAttr.AmbientCaps = nil
+		}
+	})
+	if v.Stands || v.Hint == "" || !strings.Contains(v.Detail, "not permitted") {
+		t.Errorf("without rights: %+v", v)
+	}
+	if os.Getuid() == 0 {
+		return
+	}
+	v, _ = judge(t, "", func(_ *Spec, c *exec.Cmd, _ attack.Bait) {
+		if c != nil {
+			c.SysProcAttr.UidMappings[0].HostID++ // nobody may have another's
+		}
+	})
+	if v.Stands || v.Hint == "" {
+		t.Errorf("without a user namespace: %+v", v)
 	}
 }
 

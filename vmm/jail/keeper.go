@@ -54,7 +54,9 @@ func Main(args []string, services map[string]Service) int {
 	k := &first{status: os.NewFile(statusFD, "status"), end: os.NewFile(endFD, EndFile), failed: make(chan error, 1)}
 	err := k.start(services)
 	if err != nil {
-		_, _ = fmt.Fprint(k.status, err) // the shim may have died
+		r := refusal{Text: err.Error()}
+		_ = errors.As(err, &r.Errno)             // 0: no call of the kernel's
+		_ = json.NewEncoder(k.status).Encode(&r) // the shim may have died
 		return 1
 	}
 	_, _ = fmt.Fprint(k.status, ready)
