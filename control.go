@@ -35,6 +35,10 @@ type Change struct {
 	VCPU      int    `json:"vcpu,omitempty"`
 	MemoryMiB int    `json:"memory_mib,omitempty"`
 	DiskMiB   int    `json:"disk_mib,omitempty"` // a disk can only grow
+	// TTLMS is a new time to live, from now on; IdleStopMS a new time without use. 0 is no
+	// bound. Neither needs a restart.
+	TTLMS      *int64 `json:"ttl_ms,omitempty"`
+	IdleStopMS *int64 `json:"idle_stop_ms,omitempty"`
 }
 
 // Usage is what a process uses of its host. Memory is in bytes, counted as in

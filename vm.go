@@ -48,6 +48,22 @@ type Spec struct {
 	Insecure   bool    `json:"insecure_vmm,omitempty"` // its VMM may run without a sandbox on a host that has none
 	// Labels are words of the user's about the VM, by which lists are filtered.
 	Labels map[string]string `json:"labels,omitempty"`
+	// TTLMS is how long the VM may run after its user started it; then it is stopped, or
+	// deleted with Remove. IdleStopMS is how long nobody may use it until it is stopped; 0: as
+	// config.toml says. Both are in milliseconds, 0 is no bound.
+	TTLMS      int64 `json:"ttl_ms,omitempty"`
+	IdleStopMS int64 `json:"idle_stop_ms,omitempty"`
+}
+
+// MaxTTLMS bounds the times of a Spec: ten years.
+const MaxTTLMS = 10 * 365 * 24 * 3600 * 1000
+
+// Ends is when the time to live of a VM is over that is given it now; zero: never.
+func (s Spec) Ends(now time.Time) time.Time {
+	if s.TTLMS == 0 {
+		return time.Time{}
+	}
+	return now.Add(time.Duration(s.TTLMS) * time.Millisecond)
 }
 
 // Limits bound the I/O of a VM, for each of its devices separately. Zero: no bound.
@@ -74,6 +90,7 @@ type VM struct {
 	MadeBy   string    `json:"made_by,omitempty"` // id of the operation that created it
 	Started  time.Time `json:"started,omitzero"`
 	Stopped  time.Time `json:"stopped,omitzero"`
+	Ends     time.Time `json:"ends,omitzero"`    // when its time to live is over (see Spec.TTLMS)
 	Exit     *Exit     `json:"exit,omitempty"`   // how the last run ended
 	Held     Handles   `json:"held,omitzero"`    // a copy of what it holds on the host (see Handles)
 	Net      NetConfig `json:"net,omitzero"`     // its side of a shared network, allocated at creation (see Networks)

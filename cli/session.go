@@ -39,7 +39,7 @@ func (f *commandFlags) addFlags(cmd *cobra.Command) {
 	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "never give it one")
 	fs.BoolVarP(&f.noStdin, "no-stdin", "n", false, "don't pass standard input")
 	fs.Var((*seconds)(&f.timeout), "timeout", "kill the command when it takes longer: 30, 30s, 5m; the status is 124 then (default: never)")
-	fs.BoolVarP(&f.interactive, "interactive", "i", false, "with -d, keep standard input open for `banger attach`; else it is passed on anyway")
+	fs.BoolVarP(&f.interactive, "interactive", "i", false, "with -d, keep standard input open for attach; else it is passed on anyway")
 	fs.SetInterspersed(false) // what follows is the command's
 	if cmd.Annotations == nil {
 		cmd.Annotations = map[string]string{}

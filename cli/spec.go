@@ -22,6 +22,7 @@ type specFlags struct {
 	cold, insecure           bool
 	pull                     pullFlag
 	labels                   labels
+	ttl, idle                time.Duration
 }
 
 func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
@@ -41,6 +42,8 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.IntVar(&f.limits.DiskOps, "disk-ops", 0, "requests a second that each of its disks may serve (Firecracker only; default: no limit)")
 	fs.IntVar(&f.limits.NetMiB, "net-rate", 0, "MiB a second that it may send, and as many that it may receive (Firecracker only; default: no limit)")
 	fs.VarP(f.labels, "label", "l", "label it with KEY=VALUE, for ps --filter label=KEY (repeatable)")
+	fs.Var((*seconds)(&f.ttl), "ttl", "stop it when it has run for so long: 2h, 90m; one of --rm is deleted then (default: never)")
+	fs.Var((*seconds)(&f.idle), "idle-stop", "stop it when it had no client, command or load for so long: 30m (default: auto_stop_stale_after of config.toml)")
 	fs.BoolVar(&f.cold, "cold", false, "boot it, now and later, instead of restoring it from a template")
 	fs.BoolVar(&f.insecure, "insecure-vmm", false, "let its VMM run without its sandbox where that can't be had: a guest that breaks out of the VMM then has all your rights")
 	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
@@ -53,6 +56,7 @@ func (f *specFlags) spec(a *App) (banger.Spec, error) {
 	s := banger.Spec{
 		Name: f.name, Image: f.image, Kernel: f.kernel,
 		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Hypervisor: f.hypervisor, Limits: f.limits, Cold: f.cold, Insecure: f.insecure, Labels: f.labels,
+		TTLMS: f.ttl.Milliseconds(), IdleStopMS: f.idle.Milliseconds(),
 	}
 	if s.Hypervisor == "auto" {
 		s.Hypervisor = "" // as in config.toml

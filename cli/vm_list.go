@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,11 +44,28 @@ func vmListCommand(a *App) *cobra.Command {
 }
 
 func listVMs(w io.Writer, vms []banger.VM, now time.Time) {
-	rows := [][]string{{"NAME", "STATE", "IMAGE", "VCPU", "MEMORY", "DISK", "AGE", "REASON"}}
+	rows := [][]string{{"NAME", "STATE", "IMAGE", "VCPU", "MEMORY", "DISK", "AGE", "ENDS", "REASON"}}
 	for _, vm := range vms {
 		s := vm.Spec
 		rows = append(rows, []string{s.Name, string(vm.State), s.Image, strconv.Itoa(s.VCPU),
-			formatMiB(s.MemoryMiB), formatMiB(s.DiskMiB), age(now.Sub(vm.Created)), printable(vm.Reason, 50)})
+			formatMiB(s.MemoryMiB), formatMiB(s.DiskMiB), age(now.Sub(vm.Created)), endsIn(vm, now), printable(vm.Reason, 50)})
+	}
+	if !slices.ContainsFunc(rows[1:], func(r []string) bool { return r[7] != "-" }) {
+		for i, r := range rows {
+			rows[i] = slices.Delete(r, 7, 8)
+		}
 	}
 	table(w, rows)
+}
+
+// endsIn says in a few words when a VM ends by itself.
+func endsIn(vm banger.VM, now time.Time) string {
+	var when []string
+	if vm.State == banger.Running && !vm.Ends.IsZero() {
+		when = append(when, "in "+age(vm.Ends.Sub(now)))
+	}
+	if idle := vm.Spec.IdleStopMS; idle > 0 {
+		when = append(when, "idle "+age(time.Duration(idle)*time.Millisecond))
+	}
+	return orDash(strings.Join(when, ", "))
 }

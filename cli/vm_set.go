@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,23 +12,41 @@ import (
 func vmSetCommand(a *App) *cobra.Command {
 	var vcpu count
 	memory, disk := size{unit: 1}, size{unit: 1024}
+	var ttl, idle time.Duration
+	var change banger.Change
 	cmd := eachVM(a, &cobra.Command{
 		Use:   "set VM...",
-		Short: "Change VMs' CPUs, memory and disk size",
+		Short: "Change VMs' CPUs, memory, disk size and times",
 		Long: `Changes VMs' CPUs, memory and disk size. A disk can only grow, and the guest's file
-system grows with it. A running VM keeps what it has until it is restarted.`,
+system grows with it. A running VM keeps what it has until it is restarted.
+
+With --ttl a running VM has so much time from now on; each start gives it the same
+time again. Times count at once, and 0 takes them away.`,
 		Example: `  banger vm set --memory 4G --vcpu 4 web
-  banger vm set --disk-size 40G web && banger vm restart web`,
+  banger vm set --disk-size 40G web && banger vm restart web
+  banger vm set --ttl 2h --idle-stop 30m web`,
 	}, func(ctx context.Context, vm banger.VM) (banger.VM, error) {
-		return a.change(ctx, vm, banger.Change{VCPU: int(vcpu), MemoryMiB: memory.mib, DiskMiB: disk.mib})
+		return a.change(ctx, vm, change)
 	})
 	fs := cmd.Flags()
 	fs.Var(&vcpu, "vcpu", "virtual CPUs; also --cpus")
 	fs.VarP(&memory, "memory", "m", "memory: 512M, 2G; a bare number is MiB")
 	fs.Var(&disk, "disk-size", "its own disk: 10G, 512M; a bare number is GiB")
+	fs.Var((*seconds)(&ttl), "ttl", "stop it when so much time has passed: 2h, 90m; one of --rm is deleted then; 0: never")
+	fs.Var((*seconds)(&idle), "idle-stop", "stop it when it had no client, command or load for so long: 30m; 0: as config.toml says")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
-		if vcpu == 0 && memory.mib == 0 && disk.mib == 0 {
-			return usage(cmd, "vm set: nothing to change: give --vcpu, --memory or --disk-size")
+		change = banger.Change{VCPU: int(vcpu), MemoryMiB: memory.mib, DiskMiB: disk.mib}
+		for _, t := range []struct {
+			flag  string
+			given time.Duration
+			is    **int64
+		}{{"ttl", ttl, &change.TTLMS}, {"idle-stop", idle, &change.IdleStopMS}} {
+			if ms := t.given.Milliseconds(); cmd.Flags().Changed(t.flag) {
+				*t.is = &ms
+			}
+		}
+		if change == (banger.Change{}) {
+			return usage(cmd, "vm set: nothing to change: give --vcpu, --memory, --disk-size, --ttl or --idle-stop")
 		}
 		return nil
 	}

@@ -77,6 +77,19 @@ func details(vm banger.VM) [][]string {
 		}
 		add("stages", strings.Join(took, ", "))
 	}
+	if vm.State == banger.Running {
+		stamp("ends", vm.Ends)
+	}
+	if ttl := vm.Spec.TTLMS; ttl > 0 {
+		does := "stopped"
+		if s.Remove {
+			does = "deleted"
+		}
+		add("time to live", "it is "+does+" when it has run for "+(time.Duration(ttl)*time.Millisecond).String())
+	}
+	if idle := vm.Spec.IdleStopMS; idle > 0 {
+		add("idle stop", "it is stopped when it wasn't used for "+(time.Duration(idle)*time.Millisecond).String())
+	}
 	stamp("stopped", vm.Stopped)
 	if e := vm.Exit; e != nil {
 		text := string(e.Kind)

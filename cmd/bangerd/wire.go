@@ -121,7 +121,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 			Boot: conf.Boot(),
 		},
 		Now: time.Now, NewID: newID, Log: log,
-		Journal: h.system.Add,
+		Journal: func(e banger.Event) { h.system.Add(e); h.idle.Kick() },
 	}
 	h.templates = templates{&template.Store{
 		Dir: templateDir(dirs), Hypervisors: h.engine.Hypervisors,
@@ -129,10 +129,8 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}, h.engine}
 	h.engine.Templates = h.templates
 	h.making = &operation.Table{Creator: h.engine, NewID: newID, Now: time.Now}
-	h.idle = &idle.Watcher{
-		VMService: h.engine, Leases: h.engine, Usage: proc.Host{}.Usage,
-		After: conf.AutoStopStaleAfter(), Now: time.Now, Log: log,
-	}
+	h.idle = idle.New(h.engine, h.engine)
+	h.idle.Usage, h.idle.After, h.idle.Now, h.idle.Log = proc.Host{}.Usage, conf.AutoStopStaleAfter(), time.Now, log
 	h.builder = &bootstrap.Builder{
 		Archives: bootstrap.Archives{From: archive(conf, dirs, "packages"), Noticed: kernels.Notice},
 		Images:   cat, Machines: h.idle, Emulated: probed.Verdict != kvm.Works, NewID: newID, Log: log,

@@ -53,6 +53,49 @@ func TestSet(t *testing.T) {
 	report(t, w.check(d), "set")
 }
 
+// A time to live begins with each start that somebody asked for; a guest that reboots, or a
+// daemon that dies, gives it no more.
+func TestTimeToLive(t *testing.T) {
+	w, d := begun(t)
+	ms := func(n int64) *int64 { return &n }
+	_, err := d.CreateVM(t.Context(), banger.Spec{TTLMS: -1}, false, nil)
+	wantCode(t, err, banger.CodeInvalid)
+	_, err = d.CreateVM(t.Context(), banger.Spec{IdleStopMS: banger.MaxTTLMS + 1}, false, nil)
+	wantCode(t, err, banger.CodeInvalid)
+	vm := d.make(t, banger.Spec{Name: "it", TTLMS: 3_600_000})
+	if !vm.Ends.Equal(vm.Started.Add(time.Hour)) {
+		t.Errorf("made: %+v", vm)
+	}
+	w.host.EndGuest(vm.ID, banger.Exit{Kind: banger.ExitReboot})
+	if err := d.until(vm.ID, runs(2)); err != nil {
+		t.Fatal(err)
+	}
+	d.kill()
+	d = w.open(nil)
+	defer d.kill()
+	again, err := d.VM(t.Context(), "it")
+	if err != nil || !again.Ends.Equal(vm.Ends) || again.Started.Equal(vm.Started) {
+		t.Errorf("after a reboot and a daemon's death: %+v, %v", again, err)
+	}
+	for _, c := range []struct {
+		change banger.Change
+		ends   time.Duration
+	}{{banger.Change{TTLMS: ms(7_200_000)}, 2 * time.Hour}, {banger.Change{TTLMS: ms(0)}, 0}, {banger.Change{IdleStopMS: ms(60_000)}, 0}, {banger.Change{TTLMS: ms(60_000)}, time.Minute}} {
+		got, err := d.SetVM(t.Context(), "it", c.change)
+		if left := time.Until(got.Ends); err != nil || got.NeedsRestart || got.Ends.IsZero() != (c.ends == 0) || c.ends > 0 && (left > c.ends || left < c.ends-time.Minute) {
+			t.Errorf("%+v: %+v, %v", c.change, got, err)
+		}
+	}
+	_, err = d.SetVM(t.Context(), "it", banger.Change{TTLMS: ms(-5)})
+	wantCode(t, err, banger.CodeInvalid)
+	was, err := d.VM(t.Context(), "it")
+	got, rerr := d.RestartVM(t.Context(), "it", banger.StopOptions{}, nil)
+	if err != nil || rerr != nil || !got.Ends.Equal(got.Started.Add(time.Minute)) || got.Ends.Equal(was.Ends) || got.Spec.IdleStopMS != 60_000 {
+		t.Errorf("restarted: %+v, %v", got, rerr)
+	}
+	report(t, w.check(d), "times")
+}
+
 func TestKillBySignal(t *testing.T) {
 	w, d := begun(t)
 	vm := d.make(t, banger.Spec{Name: "it"})

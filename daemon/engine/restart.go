@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"banger"
 )
@@ -9,6 +10,7 @@ import (
 // RestartVM stops a VM and starts it again.
 func (e *Engine) RestartVM(ctx context.Context, ref string, opt banger.StopOptions, p banger.Progress) (banger.VM, error) {
 	return e.turn(ctx, ref, "restart", p, func(ctx context.Context, j *job) error {
+		j.VM.Ends = time.Time{}
 		if j.VM.State == banger.Running {
 			p := banger.Plan{Kind: banger.PlanRestart, Direction: banger.Again, Timeout: opt.Timeout, Force: opt.Force, Cold: opt.Cold}
 			if err := j.begin(ctx, p, banger.Stopping, "asked to restart"); err != nil {

@@ -18,10 +18,14 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 		if err == nil {
 			err = e.validate(spec)
 		}
-		if err != nil || changeable(spec) == changeable(j.VM.Spec) {
+		same := changeable(spec) == changeable(j.VM.Spec)
+		if err != nil || same && change.TTLMS == nil && change.IdleStopMS == nil {
 			return err
 		}
-		j.VM.Spec, j.VM.NeedsRestart = spec, j.VM.State == banger.Running
+		if change.TTLMS != nil {
+			j.VM.Ends = spec.Ends(j.e.Now())
+		}
+		j.VM.Spec, j.VM.NeedsRestart = spec, j.VM.State == banger.Running && (j.VM.NeedsRestart || !same)
 		if err := j.Done(ctx); err != nil {
 			return err
 		}
@@ -30,19 +34,20 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 	})
 }
 
-// changeable is what of a spec a change may change.
+// changeable is what of a spec a change may change, but for times.
 func changeable(s banger.Spec) banger.Change {
 	return banger.Change{Name: s.Name, VCPU: s.VCPU, MemoryMiB: s.MemoryMiB, DiskMiB: s.DiskMiB}
 }
 
 func changed(s banger.Spec, change banger.Change) (banger.Spec, error) {
 	if change == (banger.Change{}) {
-		return s, banger.Errorf(banger.CodeInvalid, "there is nothing to change").WithHint("say what: name, CPUs, memory or disk size")
+		return s, banger.Errorf(banger.CodeInvalid, "there is nothing to change").WithHint("say what: name, CPUs, memory, disk size or times")
 	}
 	if change.DiskMiB != 0 && change.DiskMiB < s.DiskMiB {
 		return s, banger.Errorf(banger.CodeInvalid, "its disk has %d MiB and can only grow, not become %d", s.DiskMiB, change.DiskMiB)
 	}
 	s.Name, s.VCPU = cmp.Or(change.Name, s.Name), cmp.Or(change.VCPU, s.VCPU)
 	s.MemoryMiB, s.DiskMiB = cmp.Or(change.MemoryMiB, s.MemoryMiB), cmp.Or(change.DiskMiB, s.DiskMiB)
+	s.TTLMS, s.IdleStopMS = *cmp.Or(change.TTLMS, &s.TTLMS), *cmp.Or(change.IdleStopMS, &s.IdleStopMS)
 	return s, nil
 }

@@ -52,6 +52,8 @@ func (h Host) validate(s banger.Spec) error {
 		between("the disk's MiB per second", s.Limits.DiskMiB, 0, banger.MaxLimit, "--disk-rate"),
 		between("the disk's requests per second", s.Limits.DiskOps, 0, banger.MaxLimit, "--disk-ops"),
 		between("the network's MiB per second", s.Limits.NetMiB, 0, banger.MaxLimit, "--net-rate"),
+		between("the time to live in ms", int(s.TTLMS), 0, banger.MaxTTLMS, "--ttl"),
+		between("the time without use in ms", int(s.IdleStopMS), 0, banger.MaxTTLMS, "--idle-stop"),
 		between("disk size in MiB", s.DiskMiB, banger.MinDiskMiB, banger.MaxDiskMiB, "--disk-size"),
 	)
 }

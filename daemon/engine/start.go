@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"time"
 
 	"banger"
 )
@@ -13,6 +14,7 @@ func (e *Engine) StartVM(ctx context.Context, ref string, opt banger.StartOption
 		if j.VM.State == banger.Running {
 			return nil
 		}
+		j.VM.Ends = time.Time{}
 		return j.start(ctx, opt)
 	})
 }
@@ -52,6 +54,8 @@ func (j *job) run(ctx context.Context) error {
 	if err := j.Do(ctx, j.steps()[len(lasting):]...); err != nil {
 		return err
 	}
-	j.VM.Started = j.e.Now()
+	if j.VM.Started = j.e.Now(); j.VM.Ends.IsZero() { // a guest that reboots gets no more time
+		j.VM.Ends = j.VM.Spec.Ends(j.VM.Started)
+	}
 	return j.VM.Advance(banger.Running, "")
 }

@@ -1,4 +1,5 @@
-// Package idle stops VMs that had no client, command or load for as long as the user set.
+// Package idle stops VMs that had no client, command or load for as long as the user set,
+// and ends those whose time to live is over.
 // Requests to a VMService pass through it, so it sees clients come and go. It asks for the
 // load of VMMs, and guests for their commands and for streams that an earlier daemon handed
 // out.
@@ -8,6 +9,7 @@
 package idle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +28,8 @@ const (
 	// busy is the share of one CPU from which on a VMM counts as busy. An idle emulated guest
 	// with systemd was seen to take 0.8 %; one that starts takes more than 20 %.
 	busy = 0.1
-	// The time between two looks is a tenth of After, within these bounds.
+	// The time between two looks is a tenth of the shortest time without use, and at most until
+	// a time to live is over, within these bounds.
 	oftenest = 100 * time.Millisecond
 	rarest   = time.Minute
 	askTime  = 10 * time.Second // for a guest to tell of its commands
@@ -38,12 +41,26 @@ type Watcher struct {
 	banger.VMService
 	Leases banger.Leases
 	Usage  func(banger.Process) (banger.Usage, error)
-	After  time.Duration // how long a VM must be unused to be stopped; 0: none is
+	After  time.Duration // how long a VM that doesn't say must be unused to be stopped; 0: for ever
 	Now    func() time.Time
 	Log    *slog.Logger
 
-	mu  sync.Mutex
-	vms map[string]*vm // by id
+	mu   sync.Mutex
+	vms  map[string]*vm // by id
+	news chan struct{}  // see Kick
+}
+
+// New returns a Watcher without its other fields.
+func New(vms banger.VMService, leases banger.Leases) *Watcher {
+	return &Watcher{VMService: vms, Leases: leases, news: make(chan struct{}, 1)}
+}
+
+// Kick has VMs looked at soon, as something has happened to one. It doesn't block.
+func (w *Watcher) Kick() {
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
 }
 
 // vm is what is known of one VM's use. Watcher.mu guards it.
@@ -162,40 +179,54 @@ func (w *Watcher) HoldVM(ctx context.Context, ref string, held func()) error {
 
 // Run looks at all VMs again and again until ctx ends.
 func (w *Watcher) Run(ctx context.Context) {
-	if w.After <= 0 {
-		return
-	}
-	tick := time.NewTicker(min(max(w.After/10, oftenest), rarest))
-	defer tick.Stop()
 	for {
+		next := time.NewTimer(w.look(ctx))
 		select {
 		case <-ctx.Done():
+			next.Stop()
 			return
-		case <-tick.C:
-			w.look(ctx)
+		case <-w.news:
+		case <-next.C:
 		}
+		next.Stop()
 	}
 }
 
-// look stops the VMs that nobody used for long enough.
-func (w *Watcher) look(ctx context.Context) {
+// after is how long a VM must be unused to be stopped; 0: for ever.
+func (w *Watcher) after(vm banger.VM) time.Duration {
+	return cmp.Or(time.Duration(vm.Spec.IdleStopMS)*time.Millisecond, w.After)
+}
+
+// look stops the VMs that nobody used for long enough, and ends those whose time is over. It
+// returns when to look again.
+func (w *Watcher) look(ctx context.Context) (next time.Duration) {
+	next = rarest
 	vms, err := w.VMs(ctx)
 	if err != nil {
-		return // the next look is soon
+		return next
 	}
 	there := map[string]bool{}
-	var stale sync.WaitGroup
+	var ended sync.WaitGroup
 	for _, vm := range vms {
 		if vm.State != banger.Running {
 			continue
 		}
 		there[vm.ID] = true
-		if !w.stale(vm) {
-			continue
+		after := w.after(vm)
+		if after > 0 {
+			next = min(next, max(after/10, oftenest))
 		}
-		stale.Go(func() { w.stop(ctx, vm) })
+		if !vm.Ends.IsZero() {
+			next = min(next, max(vm.Ends.Sub(w.Now()), oftenest))
+		}
+		switch {
+		case !vm.Ends.IsZero() && !w.Now().Before(vm.Ends):
+			ended.Go(func() { w.expire(ctx, vm) })
+		case after > 0 && w.stale(vm, after):
+			ended.Go(func() { w.stop(ctx, vm, after) })
+		}
 	}
-	stale.Wait()
+	ended.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for id, v := range w.vms {
@@ -203,11 +234,30 @@ func (w *Watcher) look(ctx context.Context) {
 			delete(w.vms, id)
 		}
 	}
+	return next
+}
+
+// expire ends a VM whose time to live is over, unless it was given more meanwhile.
+func (w *Watcher) expire(ctx context.Context, vm banger.VM) {
+	now, err := w.VM(ctx, vm.ID)
+	if err != nil || now.State != banger.Running || !now.Ends.Equal(vm.Ends) {
+		return
+	}
+	w.Log.Info("the time to live of this VM is over", "vm", vm.ID, "delete", vm.Spec.Remove)
+	if vm.Spec.Remove {
+		err = w.DeleteVM(ctx, vm.ID)
+	} else {
+		ttl := time.Duration(vm.Spec.TTLMS) * time.Millisecond
+		_, err = w.StopVM(ctx, vm.ID, banger.StopOptions{Reason: fmt.Sprintf("its time to live, %s, is over", ttl)})
+	}
+	if err != nil && banger.CodeOf(err) != banger.CodeNotFound {
+		w.Log.Error("end a VM whose time to live is over", "vm", vm.ID, "err", err)
+	}
 }
 
 // stale notes how much CPU time a VMM used since the last look, and reports whether the VM
 // was unused for long enough.
-func (w *Watcher) stale(now banger.VM) bool {
+func (w *Watcher) stale(now banger.VM, after time.Duration) bool {
 	usage, err := w.Usage(now.Held.VMM)
 	cpu, at := time.Duration(usage.CPUMS)*time.Millisecond, w.Now()
 	w.mu.Lock()
@@ -221,12 +271,12 @@ func (w *Watcher) stale(now banger.VM) bool {
 		v.used = at
 	}
 	v.cpu, v.looked = cpu, at
-	return at.Sub(v.used) >= w.After
+	return at.Sub(v.used) >= after
 }
 
 // stop stops a VM unless a command runs in it, a client has a stream to it, or somebody has
 // used it meanwhile.
-func (w *Watcher) stop(ctx context.Context, vm banger.VM) {
+func (w *Watcher) stop(ctx context.Context, vm banger.VM, after time.Duration) {
 	ask, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	// Not through our own Dial, as this doesn't count as use.
@@ -249,13 +299,13 @@ func (w *Watcher) stop(ctx context.Context, vm banger.VM) {
 	if runs {
 		v.used = w.Now()
 	}
-	stale := v.clients == 0 && w.Now().Sub(v.used) >= w.After
+	stale := v.clients == 0 && w.Now().Sub(v.used) >= after
 	w.mu.Unlock()
 	if !stale {
 		return
 	}
-	w.Log.Info("nobody used this VM for long, stopping it", "vm", vm.ID, "after", w.After)
-	_, err = w.StopVM(ctx, vm.ID, banger.StopOptions{Reason: fmt.Sprintf("nobody used it for %s", w.After)})
+	w.Log.Info("nobody used this VM for long, stopping it", "vm", vm.ID, "after", after)
+	_, err = w.StopVM(ctx, vm.ID, banger.StopOptions{Reason: fmt.Sprintf("nobody used it for %s", after)})
 	if err != nil && banger.CodeOf(err) != banger.CodeNotFound {
 		w.Log.Error("stop a VM that nobody uses", "vm", vm.ID, "err", err)
 	}

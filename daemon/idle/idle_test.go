@@ -61,10 +61,9 @@ func newWorld(t *testing.T) *world {
 	if err := e.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.Watcher = &idle.Watcher{
-		VMService: e, Leases: e, After: after, Now: time.Now, Log: log,
-		Usage: func(banger.Process) (banger.Usage, error) { return banger.Usage{CPUMS: w.cpu.Load()}, nil },
-	}
+	w.Watcher = idle.New(e, e)
+	w.After, w.Now, w.Log = after, time.Now, log
+	w.Usage = func(banger.Process) (banger.Usage, error) { return banger.Usage{CPUMS: w.cpu.Load()}, nil }
 	if _, err := e.CreateVM(t.Context(), banger.Spec{Name: "it"}, true, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +237,85 @@ func TestUse(t *testing.T) {
 func TestOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		off := idle.Watcher{VMService: w.VMService, Leases: w.Leases, Usage: w.Usage, Now: w.Now, Log: w.Log}
-		off.Run(t.Context()) // returns at once
+		off := idle.New(w.VMService, w.Leases)
+		off.Usage, off.Now, off.Log = w.Usage, w.Now, w.Log
+		w.After = 0
+		ctx, end := context.WithTimeout(t.Context(), 100*after)
+		defer end()
+		off.Run(ctx)
+		if vm, err := w.VM(t.Context(), "it"); err != nil || vm.State != banger.Running {
+			t.Errorf("%+v, %v", vm, err)
+		}
+	})
+}
+
+// A VM may say how long it may be unused, whatever others do.
+func TestOwnIdleStop(t *testing.T) {
+	bubble(t, "", func(t *testing.T, w *world) {
+		ms := int64(10 * after / time.Millisecond)
+		if _, err := w.VMService.(*engine.Engine).SetVM(t.Context(), "it", banger.Change{IdleStopMS: &ms}); err != nil {
+			t.Fatal(err)
+		}
+		if !w.runs(t, 9*after) {
+			t.Error("stopped early")
+		}
+		time.Sleep(2 * after)
+		synctest.Wait()
+		if vm, err := w.VM(t.Context(), "it"); err != nil || vm.State != banger.Stopped || !strings.HasPrefix(vm.Reason, "nobody used it for 10h0m0s") {
+			t.Errorf("%+v, %v", vm, err)
+		}
+	})
+}
+
+// When a time to live is over, the VM is stopped, whoever uses it, or deleted with Remove.
+func TestTimeToLive(t *testing.T) {
+	bubble(t, "", func(t *testing.T, w *world) {
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		go func() { _ = w.HoldVM(ctx, "it", nil) }()
+		ms := int64(90 * time.Second / time.Millisecond)
+		kept, err := w.CreateVM(t.Context(), banger.Spec{Name: "kept", TTLMS: ms}, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gone, err := w.CreateVM(t.Context(), banger.Spec{Name: "gone", TTLMS: ms, Remove: true}, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = w.HoldVM(ctx, "gone", nil) }()
+		w.Kick()
+		if conn, err := w.Dial(t.Context(), "kept"); err != nil {
+			t.Fatal(err)
+		} else {
+			defer func() { _ = conn.Close() }()
+		}
+		time.Sleep(80 * time.Second)
+		synctest.Wait()
+		for _, name := range []string{"kept", "gone"} {
+			if vm, err := w.VM(t.Context(), name); err != nil || vm.State != banger.Running {
+				t.Errorf("early: %+v, %v", vm, err)
+			}
+		}
+		more := 2 * ms
+		if _, err := w.VMService.(*engine.Engine).SetVM(t.Context(), "it", banger.Change{TTLMS: &more}); err != nil {
+			t.Fatal(err)
+		}
+		w.Kick()
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if vm, err := w.VM(t.Context(), kept.ID); err != nil || vm.State != banger.Stopped || !strings.HasPrefix(vm.Reason, "its time to live, 1m30s, is over") {
+			t.Errorf("%+v, %v", vm, err)
+		}
+		if vm, err := w.VM(t.Context(), gone.ID); banger.CodeOf(err) != banger.CodeNotFound {
+			t.Errorf("%+v, %v", vm, err)
+		}
+		if vm, err := w.VM(t.Context(), "it"); err != nil || vm.State != banger.Running {
+			t.Errorf("one with more time: %+v, %v", vm, err)
+		}
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		if vm, err := w.VM(t.Context(), "it"); err != nil || vm.State != banger.Stopped {
+			t.Errorf("later: %+v, %v", vm, err)
+		}
 	})
 }
