@@ -69,7 +69,10 @@ type boot struct {
 	version string
 }
 
-var bootFiles = sync.OnceValues(func() (b boot, err error) {
+var bootFiles = sync.OnceValues(func() (boot, error) { return kernelOf("debian-13-uml") })
+
+// kernelOf fetches a kernel, once per user, and makes an initramfs with today's agent.
+func kernelOf(name string) (b boot, err error) {
 	bin, err := programs()
 	if err != nil {
 		return b, err
@@ -86,14 +89,14 @@ var bootFiles = sync.OnceValues(func() (b boot, err error) {
 			return err
 		},
 	}
-	got, err := k.Pull(context.Background(), "debian-13-uml", false, nil)
+	got, err := k.Pull(context.Background(), name, false, nil)
 	if err != nil {
 		return b, err
 	}
 	b.version = got.Version
 	b.BootFiles, err = k.Boot(context.Background(), got.ID)
 	return b, err
-})
+}
 
 func newDriver(t *testing.T) *uml.Driver {
 	t.Helper()
@@ -117,7 +120,7 @@ func newDriver(t *testing.T) *uml.Driver {
 
 // newMachine returns a machine that boots to its agent. Its directory lies too deep for a
 // socket's path.
-func newMachine(t *testing.T, d *uml.Driver) banger.Machine {
+func newMachine(t *testing.T, d banger.Hypervisor) banger.Machine {
 	t.Helper()
 	files, err := bootFiles()
 	if err != nil {
@@ -301,10 +304,21 @@ func running(t *testing.T) (banger.Machine, *uml.Driver, *guest.Client, banger.H
 	t.Helper()
 	d := newDriver(t)
 	m := newMachine(t, d)
+	furnish(t, &m)
 	files, err := bootFiles()
 	if err != nil {
 		t.Fatal(err)
 	}
+	h, err := d.Start(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, d, configure(t, d, m, files.version), h
+}
+
+// furnish gives a machine an image, and makes a file system on its disk.
+func furnish(t *testing.T, m *banger.Machine) {
+	t.Helper()
 	image := filepath.Join(t.TempDir(), "image")
 	tar := filepath.Join(t.TempDir(), "small.tar")
 	if err := vmtest.SmallTar(tar); err != nil {
@@ -327,22 +341,23 @@ func running(t *testing.T) (banger.Machine, *uml.Driver, *guest.Client, banger.H
 		t.Fatalf("%v: %s", err, said)
 	}
 	m.Drives = append(m.Drives, banger.Drive{Serial: "image", Path: image, ReadOnly: true})
-	h, err := d.Start(t.Context(), m)
-	if err != nil {
-		t.Fatal(err)
-	}
+}
+
+// configure makes a booted guest a machine with that image.
+func configure(t *testing.T, d banger.Hypervisor, m banger.Machine, kernel string) *guest.Client {
+	t.Helper()
 	c := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return d.Dial(ctx, m) }}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	_, err = c.Configure(ctx, guest.Identity{
-		ID: "a1", Hostname: "a1", MachineID: strings.Repeat("a", 32), Entropy: make([]byte, 32), KernelVersion: files.version,
+	_, err := c.Configure(ctx, guest.Identity{
+		ID: "a1", Hostname: "a1", MachineID: strings.Repeat("a", 32), Entropy: make([]byte, 32), KernelVersion: kernel,
 		Net:    &guest.NetIdentity{MAC: m.Net.MAC, Address: m.Net.Address, Gateway: m.Net.Gateway, DNS: m.Net.DNS},
 		Drives: guest.DriveSerials{Image: "image", Modules: "modules", Disk: "disk"},
 	})
 	if err != nil {
 		t.Fatalf("configure: %v\n%s", err, console(m))
 	}
-	return m, d, c, h
+	return c
 }
 
 // The guest reaches its gateway over the user network, also after the shim was replaced, and
