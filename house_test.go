@@ -95,6 +95,7 @@ var rooms = []room{
 	{"guest/agent/boot", "/init: from the kernel to the image's init"},
 	{"guest/agent/channel", "what carries the streams, a kind per hypervisor"},
 	{"guest/agent/group", "a cgroup for each command"},
+	{"guest/agent/home", "what a guest has of its host's user: git's identity, time zone, language, proxies, certificates"},
 	{"guest/agent/nic", "the guest's network device"},
 	{"guest/agent/quick", "reads and writes that cost no switch of threads"},
 	{"guest/agent/renew", "what a restored guest makes new"},
@@ -105,6 +106,7 @@ var rooms = []room{
 	{"guest/tartree", "a tree as a tar, and a tar as a tree"},
 	{"host/cgroup", "a bound on the memory of a process and what it starts, where the host allows one"},
 	{"host/hostfs", "room left on a filesystem, names that outlive a power cut, locks on files, logs that stay small"},
+	{"host/person", "what guests may have of the host's user"},
 	{"host/proc", "identity of processes"},
 	{"host/unixsock", "Unix sockets: paths of any length, peers, descriptors"},
 	{"host/xdg", "the user's directories"},
@@ -153,7 +155,7 @@ type room struct{ path, owns string }
 
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
-	"os/exec":               {"test/bench", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
+	"os/exec":               {"test/bench", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/person", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
 	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "image/oci", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
 	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest", "vmm/uml", "vmm/vhost"},

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,6 +46,9 @@ type Config struct {
 	BridgePeers   bool   `toml:"bridge_peers"`
 	BridgePorts   []int  `toml:"bridge_ports"`
 	BootDeadline  string `toml:"boot_deadline"`
+	LikeHost      bool   `toml:"like_host"`
+	GuestProxy    string `toml:"guest_proxy"`
+	GuestCA       string `toml:"guest_ca"`
 	AutoStop      string `toml:"auto_stop_stale_after"`
 	LogLevel      string `toml:"log_level"`
 	StateDir      string `toml:"state_dir"`
@@ -74,6 +78,9 @@ var settings = []struct {
 	{"warm_start", "start them from templates where that saves a boot; templates are made without being asked for", func(c *Config) any { return c.WarmStart }},
 	{"insecure_vmm", "let a VMM run without its sandbox where that can't be had: a guest that breaks out of the VMM then has all rights of the daemon's user", func(c *Config) any { return c.InsecureVMM }},
 	{"boot_deadline", "how long a guest may take to answer; then its boot is tried once more", func(c *Config) any { return c.BootDeadline }},
+	{"like_host", "give VMs git's name and mail of this user, and this host's time zone and language", func(c *Config) any { return c.LikeHost }},
+	{"guest_proxy", "the proxy that commands in VMs use: host for those that the daemon's environment names, or a URL; empty: none", func(c *Config) any { return c.GuestProxy }},
+	{"guest_ca", "a file of certificates, as PEM, that VMs trust, too; empty: none", func(c *Config) any { return c.GuestCA }},
 	{"bridge_subnet", "the IPv4 subnet of the network bridge", func(c *Config) any { return c.BridgeSubnet }},
 	{"bridge_nat", "let VMs on the bridge reach networks beyond this host, by NAT", func(c *Config) any { return c.BridgeNAT }},
 	{"bridge_peers", "let VMs on the bridge reach each other", func(c *Config) any { return c.BridgePeers }},
@@ -110,6 +117,7 @@ func Default(d xdg.Dirs) Config {
 		BridgeNAT:     true,
 		BridgePorts:   []int{},
 		BootDeadline:  "1m",
+		LikeHost:      true,
 		AutoStop:      "0",
 		LogLevel:      "info",
 		StateDir:      d.State,
@@ -198,8 +206,13 @@ func (c *Config) check() error {
 			return banger.Errorf(banger.CodeInvalid, "%s is %d; it can be %d to %d", v.key, v.val, v.least, v.most)
 		}
 	}
-	if c.Firecracker != "" && !filepath.IsAbs(c.Firecracker) {
-		return banger.Errorf(banger.CodeInvalid, "firecracker is %q; it must be an absolute path", c.Firecracker)
+	for _, v := range []struct{ key, val string }{{"firecracker", c.Firecracker}, {"guest_ca", c.GuestCA}} {
+		if v.val != "" && !filepath.IsAbs(v.val) {
+			return banger.Errorf(banger.CodeInvalid, "%s is %q; it must be an absolute path", v.key, v.val)
+		}
+	}
+	if u, err := url.Parse(c.GuestProxy); c.GuestProxy != "" && c.GuestProxy != "host" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		return banger.Errorf(banger.CodeInvalid, "guest_proxy is %q; it can be host, or a URL such as http://proxy.example:3128", c.GuestProxy)
 	}
 	for _, v := range []struct {
 		key, val string

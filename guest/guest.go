@@ -37,6 +37,7 @@ type Identity struct {
 	Drives        DriveSerials `json:"drives"`
 	KernelVersion string       `json:"kernel_version"`    // names /lib/modules/VERSION
 	NoInit        bool         `json:"no_init,omitempty"` // don't run the image's init; the reaper is PID 1
+	Home          *Home        `json:"home,omitempty"`    // what it has of the host's user
 }
 
 // NetIdentity configures the guest's one network device.

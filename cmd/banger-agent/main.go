@@ -49,7 +49,7 @@ func serve(args []string) error {
 	if err != nil {
 		return err
 	}
-	sessions := &session.Table{Cgroup: "/sys/fs/cgroup/banger.exec"}
+	sessions := &session.Table{Cgroup: "/sys/fs/cgroup/banger.exec", Environment: machine.Environment}
 	machine.Commands = sessions.Len
 	go sessions.Prepare() // while we wait for the host
 	server := &agent.Server{

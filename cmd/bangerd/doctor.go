@@ -47,6 +47,8 @@ func printDoctor(ctx context.Context, w io.Writer) error {
 		Settings: doctor.Settings{Path: conf.Path(), Err: err, DiskDriver: conf.DiskDriver, Net: conf.Net, WarmStart: conf.WarmStart, Insecure: conf.InsecureVMM},
 		RAMDir:   ram, Siblings: map[string]error{},
 	}
+	handed, herr := ofUser(conf).Home(ctx)
+	h.Settings.Proxy, h.Settings.Handed = handed.Proxy, herr
 	if me, err := user.Current(); err == nil {
 		h.User = me.Username
 	}

@@ -11,9 +11,18 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/config"
+	"banger/host/person"
 )
+
+// ofUser reads what guests get of this user.
+func ofUser(conf config.Config) *person.Reader {
+	return &person.Reader{Getenv: os.Getenv, Like: conf.LikeHost, Proxy: conf.GuestProxy, CA: conf.GuestCA, Now: time.Now}
+}
 
 // minRAMTmpfs is the least size, in bytes, of a tmpfs for guest memory: containers
 // often have a /dev/shm of 64 MiB.

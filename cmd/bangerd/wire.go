@@ -112,7 +112,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	h.engine = &engine.Engine{
 		Host: engine.Host{
 			Catalog: cat, Hypervisors: hv.drivers(), Disks: disks, Networks: networks,
-			Dir: dirs.State, RAMDir: ram, MemoryMiB: freeMemory(ram),
+			Dir: dirs.State, RAMDir: ram, MemoryMiB: freeMemory(ram), Home: ofUser(conf).Home,
 		},
 		Store: store, Processes: proc.Host{}, BootID: boot,
 		Defaults: engine.Defaults{

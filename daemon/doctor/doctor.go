@@ -64,6 +64,10 @@ type Settings struct {
 	MemoryMiB  int
 	WarmStart  bool
 	Insecure   bool // where a VMM can't have its sandbox, it runs without
+	// Proxy are the variables that VMs get, Handed why VMs can't get what they should of
+	// this user; nil if they can.
+	Proxy  []string
+	Handed error
 }
 
 // KVM says what KVM is good for on this host.
@@ -123,7 +127,7 @@ func Examine(ctx context.Context, h *Host) banger.Report {
 	once := *h
 	once.KVM = func(context.Context) (KVM, error) { return kvmOnce() }
 	for _, look := range []func(context.Context, *Host, *banger.Report){
-		programs, configuration, processor, hypervisor, disks, repositories, network, login, namespaces, directories, space, memory, bound, kernel, warmth, surroundings,
+		programs, configuration, processor, hypervisor, disks, repositories, network, login, namespaces, directories, space, memory, bound, kernel, warmth, handed, surroundings,
 	} {
 		look(ctx, &once, &r)
 	}

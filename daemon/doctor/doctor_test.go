@@ -254,6 +254,10 @@ func TestFindings(t *testing.T) {
 		{"templates", func(_ *testing.T, h *doctor.Host) { h.Templates = func() int { return 2 } }, "warm start", banger.LevelOK, "templates: 2;", ""},
 		{"no warm starts", func(_ *testing.T, h *doctor.Host) { h.Settings.WarmStart = false }, "warm start", banger.LevelNote, "warm_start is false", "warm_start = true"},
 		{"no sandbox wanted", func(_ *testing.T, h *doctor.Host) { h.Settings.Insecure = true }, "sandbox", banger.LevelWarn, "insecure_vmm is true", "insecure_vmm = false"},
+		{"certificates", func(_ *testing.T, h *doctor.Host) { h.Settings.Handed = errors.New("guest_ca has none") }, "certificates", banger.LevelFail, "guest_ca has none", "guest_ca"},
+		{"a proxy here", func(_ *testing.T, h *doctor.Host) {
+			h.Settings.Proxy = []string{"no_proxy=x", "http_proxy=http://127.0.0.1:3128"}
+		}, "proxy", banger.LevelWarn, "127.0.0.1:3128", "another machine"},
 		{"docker", file("/.dockerenv", ""), "container", banger.LevelNote, "Docker", "--device /dev/kvm"},
 	} {
 		h := healthy(t)

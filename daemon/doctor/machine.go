@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -322,4 +324,22 @@ func (h *Host) family() string {
 		}
 	}
 	return ""
+}
+
+// handed looks at what VMs get of this user.
+func handed(_ context.Context, h *Host, r *banger.Report) {
+	if err := h.Settings.Handed; err != nil {
+		r.Add(check("certificates", banger.LevelFail, err.Error(), "no VM starts without the certificates that it should have", "name another file, or leave guest_ca out"))
+	}
+	for _, kv := range h.Settings.Proxy {
+		_, value, _ := strings.Cut(kv, "=")
+		u, err := url.Parse(value)
+		if err != nil || u.Hostname() == "" {
+			continue // no_proxy
+		}
+		if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
+			r.Add(check("proxy", banger.LevelWarn, "VMs are told to use "+u.Host, "that is this host itself, which VMs can't reach: what uses a proxy there has no network", "have the proxy listen on another machine's address, or leave guest_proxy out"))
+			return
+		}
+	}
 }

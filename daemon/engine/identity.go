@@ -51,6 +51,11 @@ func (h Host) identity(ctx context.Context, vm banger.VM) (guest.Identity, error
 	if n := network(vm); n.Address != "" {
 		id.Net = &guest.NetIdentity{MAC: n.MAC, Address: n.Address, Gateway: n.Gateway, DNS: n.DNS}
 	}
+	if h.Home != nil && err == nil {
+		var home guest.Home
+		home, err = h.Home(ctx)
+		id.Home = &home
+	}
 	return id, err
 }
 

@@ -21,6 +21,8 @@ type Host struct {
 	Dir       string     // state directory, absolute; VMs live in vms/<id> below it
 	RAMDir    string     // where guest memory goes
 	MemoryMiB func() int // memory a new guest could get; nil: not asked
+
+	Home func(context.Context) (guest.Home, error) // what guests have of the host's user; nil: nothing
 }
 
 // dir is a VM's own directory. Its name is the id, never anything that a user or a guest

@@ -287,6 +287,15 @@ func TestDetachedSession(t *testing.T) {
 	}
 }
 
+// Commands have the machine's variables, unless they were given others.
+func TestEnvironment(t *testing.T) {
+	c := openAgent(t, &agent.Server{Sessions: &session.Table{Environment: func() []string { return []string{"https_proxy=http://proxy:3128", "LANG=de_DE.UTF-8", "A=machine"} }}})
+	got := output(t, c, guest.ExecSpec{Argv: sh("echo $https_proxy $LANG $A"), Env: []string{"A=mine"}}, "")
+	if got != "http://proxy:3128 de_DE.UTF-8 mine\n" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestSignalAndForget(t *testing.T) {
 	c := openAgent(t, &agent.Server{})
 	ctx := deadline(t)

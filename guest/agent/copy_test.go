@@ -53,7 +53,7 @@ func TestTreeThereAndBack(t *testing.T) {
 		t.Error(diff)
 	}
 	err := c.Get(ctx, src+"/missing", &counting{})
-	if guest.CodeOf(err) != guest.CodeInvalid || !strings.Contains(err.Error(), "missing: no such file") {
+	if guest.CodeOf(err) != guest.CodeNotFound || !strings.Contains(err.Error(), "missing: no such file") {
 		t.Errorf("got what isn't there: %v", err)
 	}
 }

@@ -95,6 +95,7 @@ func (m *Machine) rename(old *state, id guest.Identity) (guest.Ready, error) {
 	if err := errors.Join(forgetName(old.Identity.Hostname), writeIdentity(id)); err != nil {
 		return guest.Ready{}, err
 	}
+	settleIn(id)
 	late, err := renew.Run(id, append(renew.Late(), m.held.Identify()...))
 	if err != nil {
 		return guest.Ready{}, err

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/guest"
+	"banger/guest/agent/home"
 	"banger/guest/agent/nic"
 	"banger/guest/agent/renew"
 )
@@ -222,6 +223,7 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 	if err := renew.OwedKeys(); err != nil {
 		logf("host keys: %v", err) // the next start makes them
 	}
+	settleIn(id)
 	init := findInit(id.NoInit)
 	if isSystemd(init) {
 		if err := writeUnits(); err != nil {
@@ -233,6 +235,24 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 		Agent: m.version, Init: init, Stages: append(m.early, w.stages...), DiskMiB: disk.size >> 20,
 		Renewed: append(append(renewed, late...), guest.RenewBootID), BootID: bootID, Seen: renew.Look(),
 	}, nil
+}
+
+// settleIn gives the guest what it has of the host's user. It runs without that, too.
+func settleIn(id guest.Identity) {
+	if id.Home == nil {
+		return
+	}
+	if err := home.Apply("/", *id.Home); err != nil {
+		logf("of the host's user: %v", err)
+	}
+}
+
+// Environment returns the variables that commands get of the host's user.
+func (m *Machine) Environment() []string {
+	if s := m.done.Load(); s != nil && s.Identity.Home != nil {
+		return home.Environment("/", *s.Identity.Home)
+	}
+	return nil
 }
 
 // earlyLoaded waits for PID 1 to have loaded the early modules.

@@ -37,6 +37,10 @@ type Table struct {
 	// output or its end; 0: 100 ms. A client's signals wait for the answer.
 	Hold time.Duration
 
+	// Environment returns variables, KEY=value, that each command gets unless it sets them
+	// itself. Nil: none.
+	Environment func() []string
+
 	resolve func(*guest.ExecSpec) (*program, error) // nil: resolve; set by tests
 
 	groups group.Groups
@@ -193,7 +197,11 @@ func (t *Table) open(spec guest.ExecSpec) (*session, error) {
 		if t.resolve != nil {
 			look = t.resolve
 		}
-		p, err := look(&s.spec)
+		spec := s.spec
+		if t.Environment != nil {
+			spec.Env = slices.Concat(t.Environment(), spec.Env)
+		}
+		p, err := look(&spec)
 		var proc *process
 		if err == nil {
 			proc, err = t.start(p, &s.spec)
