@@ -34,7 +34,7 @@
 // which then fails its checksum.
 //
 // Version 2 is used if both sides have it. Streams begin with a window of 32 KiB, which
-// grows by credit while there is room, so that there may be a thousand streams. If the
+// grows to 64 KiB by credit while there is room, so that there may be a thousand streams. If the
 // host says in its HELLO that it takes streams, the guest may send OPEN, with ids of its
 // own half of the numbers.
 //
@@ -72,11 +72,13 @@ const (
 	guestStreams   = 128 // opened by the guest
 	oldStreams     = 120 // of version 1, which knows 128 in all, control streams among them
 	oldControl     = 8
-	// Window is how many bytes of one stream may be on their way, unread.
+	// Window is the most bytes of one stream that may be on their way, unread. So many may be
+	// in version 1, and where an older peer's windows grow.
 	Window = 256 << 10
 
 	firstWindow = 32 << 10 // with which a stream begins
-	windowRoom  = 28 << 20 // for all windows to grow: 128 of them fully
+	grownWindow = 64 << 10 // to which it grows: what is on its way delays a keystroke
+	windowRoom  = 28 << 20 // for all windows to grow: 896 of them fully
 
 	maxPayload  = 32 << 10                // of a frame that is read
 	sendPayload = maxPayload - headerSize // of one that is sent

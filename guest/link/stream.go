@@ -247,7 +247,7 @@ func (s *Stream) fillUrgent(b []byte) []byte {
 	case s.unpaid == 0 || s.inEnd != nil || s.closed:
 		return b
 	}
-	grow := min(s.limit, Window-s.limit, ses.room)
+	grow := min(s.limit, max(grownWindow-s.limit, 0), ses.room)
 	ses.room -= grow
 	s.limit += grow
 	credit := s.unpaid + grow

@@ -327,6 +327,41 @@ func TestOldWindows(t *testing.T) {
 	}
 }
 
+// A stream that is read fast gets a larger window, of two frames: all that is on its way
+// delays a keystroke.
+func TestWindowsStaySmall(t *testing.T) {
+	t.Parallel()
+	host, f := slow(t, 2)
+	s, err := host.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for kind := byte(0); kind != data; kind, _, _ = f.next() { // both sides know it now
+	}
+	go func() { _, _ = io.Copy(io.Discard, s) }()
+	room, most := 32<<10, 0
+	for sent := 0; sent < 1<<20; {
+		for n := min(room, 8<<10); n > 0; n = min(room, 8<<10) {
+			f.send(data, 1, make([]byte, n))
+			room -= n
+			sent += n
+		}
+		for kind, _, payload := f.next(); ; kind, _, payload = f.next() {
+			if kind == credit {
+				room += int(binary.BigEndian.Uint32(payload))
+				most = max(most, room)
+				break
+			}
+		}
+	}
+	if most <= 32<<10 || most > 64<<10 {
+		t.Errorf("%d bytes may be on their way", most)
+	}
+}
+
 // An end is an end, and whatever else happens to a stream isn't.
 func TestOnlyAnEndIsOne(t *testing.T) {
 	t.Parallel()
