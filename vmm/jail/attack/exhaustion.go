@@ -54,7 +54,7 @@ func forkBomb(b Bait) (string, bool) {
 		}
 		if pid == 0 {
 			for { // until it is killed
-				unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+				_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 			}
 		}
 		children++
@@ -155,7 +155,7 @@ func dump(Bait) (string, bool) {
 	if pid == 0 {
 		defaultAction(unix.SIGABRT)
 		self, _, _ := unix.RawSyscall6(unix.SYS_GETPID, 0, 0, 0, 0, 0, 0)
-		unix.RawSyscall6(unix.SYS_KILL, self, uintptr(unix.SIGABRT), 0, 0, 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_KILL, self, uintptr(unix.SIGABRT), 0, 0, 0, 0)
 		exit(0)
 	}
 	if s := wait(pid); s.CoreDump() || !s.Signaled() {

@@ -65,7 +65,7 @@ func fork(flags uintptr) (pid uintptr, errno unix.Errno) {
 //go:nosplit
 func exit(status uintptr) {
 	for {
-		unix.RawSyscall6(unix.SYS_EXIT_GROUP, status, 0, 0, 0, 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_EXIT_GROUP, status, 0, 0, 0, 0, 0)
 	}
 }
 
@@ -182,7 +182,7 @@ func sweep(from int, skip *[numbers]bool, to uintptr) {
 		}
 		_, _, errno := unix.RawSyscall6(uintptr(nr), all1s, all1s, all1s, all1s, all1s, all1s)
 		said = [4]byte{byte(nr), byte(nr >> 8), byte(errno), byte(errno >> 8)}
-		unix.RawSyscall6(unix.SYS_WRITE, to, uintptr(unsafe.Pointer(&said[0])), 4, 0, 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_WRITE, to, uintptr(unsafe.Pointer(&said[0])), 4, 0, 0, 0)
 	}
 	exit(0)
 }
@@ -215,7 +215,7 @@ func oldEntry(Bait) (string, bool) {
 //go:nosplit
 func defaultAction(s unix.Signal) {
 	var action [4]uint64 // struct sigaction of the kernel's
-	unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 }
 
 // capabilities finds out whether it has any, and takes some.
