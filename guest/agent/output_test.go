@@ -188,21 +188,21 @@ func (c count) Write(p []byte) (int, error) { c.n.Add(int64(len(p))); return len
 func TestOutputBrokenStreams(t *testing.T) {
 	c, ctx := openAgent(t, &agent.Server{}), deadline(t)
 	id := guest.NewID()
-	if err := c.Start(ctx, guest.ExecSpec{ID: id, Argv: sh("i=0; while test $i -lt 20000; do echo $i; i=$((i+1)); done")}); err != nil {
+	if err := c.Start(ctx, guest.ExecSpec{ID: id, Argv: sh("i=0; while test $i -lt 60000; do echo $i; i=$((i+1)); done")}); err != nil {
 		t.Fatal(err)
 	}
 	dial, breaks := c.Dial, 0
 	flaky := &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) {
 		conn, err := dial(ctx)
 		breaks++
-		return &breaking{conn, 30_000}, err
+		return &breaking{conn, 100_000}, err
 	}}
 	var s said
 	if err := flaky.Output(ctx, id, [2]int64{}, true, s.add); err != nil || breaks < 3 {
 		t.Fatalf("%v after %d streams", err, breaks)
 	}
 	var want strings.Builder
-	for i := range 20000 {
+	for i := range 60000 {
 		fmt.Fprintln(&want, i)
 	}
 	if s.text[0] != want.String() || s.lost != [2]int64{} {
@@ -210,7 +210,8 @@ func TestOutputBrokenStreams(t *testing.T) {
 	}
 }
 
-// breaking is a stream that breaks after some bytes.
+// breaking is a stream that breaks after some bytes, which are more than a frame has: half a
+// frame is no progress.
 type breaking struct {
 	net.Conn
 	left int

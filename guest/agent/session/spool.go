@@ -142,6 +142,15 @@ func (s *spool) ack(upTo [2]int64) bool {
 	return true
 }
 
+// follow notes that a client goes on from there. What the one before has confirmed it may
+// not have: of a spool that keeps, that must stay until it has.
+func (s *spool) follow(from [2]int64) {
+	if s.keeps {
+		s.acked = from
+	}
+	s.ack(from)
+}
+
 // shrink drops the oldest chunks until the spool is within its limit.
 func (s *spool) shrink() {
 	for s.size > s.limit {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"testing"
+
+	"banger/guest"
 )
 
 // TestSpoolModel holds the spool to two byte slices: whatever is written, taken,
@@ -75,5 +77,41 @@ func TestSpoolCountsWhatNobodySaw(t *testing.T) {
 	_, gap, _ := s.seek([2]int64{-1, -1})
 	if gap != s.dropped || gap[stdout] != s.start(stdout)-200 || gap[stderr] != s.start(stderr) {
 		t.Errorf("gap %v, dropped %v, kept from %d and %d", gap, s.dropped, s.start(stdout), s.start(stderr))
+	}
+}
+
+// Who follows a spool that keeps what the one before had confirmed misses nothing of it,
+// though the spool is full and more comes.
+func TestFollowedAgain(t *testing.T) {
+	s := spool{limit: 256 << 10, keeps: true}
+	fill := func() {
+		for s.size < s.limit {
+			s.append(stdout, make([]byte, guest.BulkData))
+		}
+	}
+	fill()
+	s.ack(s.end)
+	c, _, ok := s.seek([2]int64{-1, -1})
+	if !ok {
+		t.Fatal("the spool doesn't know where it begins")
+	}
+	next := c.sent[stdout]
+	s.follow(c.sent)
+	fill()
+	if !s.full() {
+		t.Error("there is room where the client has nothing yet")
+	}
+	for {
+		_, off, data := s.take(&c)
+		if data == nil {
+			break
+		}
+		if off != next {
+			t.Fatalf("bytes at %d came where %d are next", off, next)
+		}
+		next += int64(len(data))
+	}
+	if next != s.end[stdout] {
+		t.Errorf("%d bytes of %d came", next, s.end[stdout])
 	}
 }

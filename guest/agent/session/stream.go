@@ -132,7 +132,7 @@ func (s *session) attach(req guest.ExecRequest) (*follower, guest.Attached, erro
 	s.lossy = false
 	s.client, s.try = req.Client, req.Try
 	s.follower = &follower{s: s, at: at} // it confirms stdin again: the last message may have been lost
-	s.out.ack(at.sent)
+	s.out.follow(at.sent)
 	s.wake.Broadcast()
 	return s.follower, d, nil
 }
