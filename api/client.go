@@ -172,11 +172,12 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any, p b
 }
 
 // repeat makes a call that may be repeated, and makes it again as long as daemons go
-// away during it: a new connection may still reach the one that is ending.
+// away during it, for three seconds: a new connection may still reach the one that is
+// ending, and on a busy host one daemon may be ended after another.
 func repeat(ctx context.Context, call func() error) (repeated bool, err error) {
 	for pause := 10 * time.Millisecond; ; pause *= 4 {
 		err = call()
-		if !errors.Is(err, wire.ErrLost) || pause > time.Second {
+		if !errors.Is(err, wire.ErrLost) || pause > 3*time.Second {
 			return repeated, err
 		}
 		repeated = true
