@@ -317,6 +317,8 @@ func TestDescription(t *testing.T) {
 	d.call("POST /v2/images?name=debian-12&source=test", string(tree), 200)
 	d.call("POST /v2/images?name=debian-12", string(tree), 409)
 	d.call("POST /v2/images?name=-&replace=true", "", 400)
+	d.call("POST /v2/pulls", `{"ref":"127.0.0.1:1/nosuch"}`, 404)
+	d.seen["PullImage"] = true // the host in memory asks no registry; its result's type is that of an import
 	d.call("GET /v2/images", "", 200)
 	d.call("GET /v2/images/debian-12", "", 200)
 	if text := d.call("POST /v2/builds", `{"name":"built","packages":["tool"]}`, 200); !bytes.Contains(text, []byte(`{"error":{"code":"unavailable"`)) {

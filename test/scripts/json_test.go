@@ -191,6 +191,7 @@ var jsonSteps = []struct {
 	{"template show $(banger template list | sed -n 2s/\\ .*//p)", 0, 1, 0},
 	{"template show nosuch", 3, 0, 1},
 	{"template delete nosuch $(banger template list | sed -n 2s/\\ .*//p)", 3, 1, 1},
+	{"image pull 127.0.0.1:1/nosuch", 3, 0, 1},
 	{"image list", 0, 1, 0},
 	{"image show debian-12", 0, 1, 0},
 	{"image show --lock debian-12", 2, 0, 1},
