@@ -143,10 +143,11 @@ func TestBound(t *testing.T) {
 	if second.dir != first.dir {
 		t.Errorf("the second is in %s", second.dir)
 	}
-	if got := first.take(32); got != "1 done" || g.Kills() != 0 {
+	// Little, as the kernel ends the largest: with the race detector it has three times that.
+	if got := first.take(8); got != "1 done" || g.Kills() != 0 {
 		t.Fatalf("%q, %d killed", got, g.Kills())
 	}
-	if used, err := g.Usage(); err != nil || used < 32<<20 {
+	if used, err := g.Usage(); err != nil || used < 8<<20 {
 		t.Errorf("%d bytes are used, %v", used, err)
 	}
 	if got := second.take(200); got != "" {
