@@ -67,6 +67,9 @@ func texts(t *testing.T, svg []byte) (last, before []string) {
 // What a terminal would show at the end is shown where nothing moves; what was there
 // before comes at its time. What can't be drawn is an error.
 func TestDraw(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short")
+	}
 	const head = `{"version":2,"width":80,"height":3}` + "\n"
 	svg, err := draw([]byte(head + `[0.1,"o","$ ls <dir>"]
 [0.5,"o","\r\nworking"]

@@ -168,7 +168,12 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 		}
 		return x.put(name, func(as string) error { return x.file(as, mode, h.ModTime, r) })
 	case tar.TypeSymlink:
-		return x.put(name, func(as string) error { return x.in.Symlink(h.Linkname, as) })
+		return x.put(name, func(as string) error {
+			if err := x.in.Symlink(h.Linkname, as); err != nil {
+				return err
+			}
+			return x.setTime(as, h.ModTime)
+		})
 	case tar.TypeFifo:
 		if x.Foreign {
 			return nil // a program that opens it would wait for a writer
@@ -178,7 +183,7 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 			if err != nil {
 				return &fs.PathError{Op: "mkfifo", Path: as, Err: err}
 			}
-			return nil
+			return x.setTime(as, h.ModTime)
 		})
 	case tar.TypeLink:
 		old, err := x.local(h.Linkname)
@@ -444,13 +449,21 @@ func (x *extractor) file(name string, mode fs.FileMode, mtime time.Time, r io.Re
 		err = closeErr
 	}
 	if err == nil {
-		t := unix.Timespec{Sec: mtime.Unix(), Nsec: int64(mtime.Nanosecond())}
-		err = unix.UtimesNanoAt(dir, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+		err = x.setTime(name, mtime)
 	}
 	if err != nil {
 		err = errors.Join(err, x.in.Remove(name))
 	}
 	return err
+}
+
+// setTime sets the times of what was made in the open directory, of a link itself.
+func (x *extractor) setTime(name string, mtime time.Time) error {
+	t := unix.Timespec{Sec: mtime.Unix(), Nsec: int64(mtime.Nanosecond())}
+	if err := unix.UtimesNanoAt(int(x.fd.Fd()), name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "set the time of", Path: name, Err: err}
+	}
+	return nil
 }
 
 func (x *extractor) finishDirs() error {

@@ -200,6 +200,9 @@ func TestEqualsUmoci(t *testing.T) {
 
 // A tree that umoci packed and changed, as tools that build images do.
 func TestEqualsUmociRepacked(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short")
+	}
 	treetest.Needs(t, true, "umoci", "busybox", "setcap", "setfacl", "truncate")
 	layout := umoci(t, []entry{dir("./", 0o755)})
 	for _, change := range []string{
