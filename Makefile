@@ -11,7 +11,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 RUN_PACKAGES  = qemu-system-x86 e2fsprogs git
 TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static erofs-utils iproute2 kmod libcap2-bin mmdebstrap skopeo tmux uidmap umoci xz-utils
 
-.PHONY: build quickstart unit test errors check fuzz lab lab-shell bench clean packages test-packages dist docs recording
+.PHONY: build quickstart unit unit-most unit-racy test errors check fuzz lab lab-shell bench clean packages test-packages dist docs recording
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -28,12 +28,17 @@ test-packages:
 # What boots no VM, and so answers soon: for whoever changes something. Searches take a
 # sample (-short). The packages in which much happens at once run with the race detector,
 # which wants a C compiler. More run at once than there are cores, as many tests wait;
-# those that wait longest begin.
+# those that wait longest begin, and the two parts run side by side.
 RACY = ./guest ./guest/link ./daemon/operation ./daemon/idle ./daemon/journal ./host/... ./vmm/shim
 LONG = ./test/scripts ./daemon/engine ./network/usernet ./dist
 SHORT = $(GO) test -short -p 4 -parallel 8
 unit: test-packages
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target unit-most unit-racy
+
+unit-most:
 	$(SHORT) $$($(GO) list $(LONG) ./... | grep -vE '/test/(vm|crash|lab/inside)$$' | grep -vxF "$$($(GO) list $(RACY))")
+
+unit-racy:
 	@if command -v cc >/dev/null; then race='CGO_ENABLED=1 $(SHORT) -race'; else echo 'no C compiler here: nothing runs with the race detector'; race='$(SHORT)'; fi; \
 	echo "$$race $(RACY)"; env $$race $(RACY)
 
