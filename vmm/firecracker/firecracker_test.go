@@ -22,6 +22,7 @@ import (
 	"banger/image/rootfs"
 	"banger/kernel"
 	"banger/test/hypervisortest"
+	"banger/test/vmtest"
 	"banger/vmm/firecracker"
 	"banger/vmm/kvm"
 )
@@ -255,58 +256,12 @@ func TestJail(t *testing.T) {
 }
 
 // host is this one.
-type host struct{}
-
-func (host) Alive(p banger.Process) bool { return proc.Alive(p) }
-
-func (host) Kill(t *testing.T, p banger.Process) {
-	t.Helper()
-	if err := proc.Kill(p, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := proc.Wait(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-}
+type host struct{ vmtest.Processes }
 
 // Bystander is a shell whose arguments are a VMM's and a shim's.
 func (host) Bystander(t *testing.T, m banger.Machine) banger.Process {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", "read line", "firecracker", "--id", "banger-"+m.ID, m.Dir)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() { // then by what was it taken for a VMM?
-			exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid))
-			t.Logf("the bystander is %q, %v", exe, err)
-		}
-		_ = stdin.Close() // the shell reads the end of its input and ends
-		_ = cmd.Wait()
-	})
-	// A process that has just been made may still look like the program that made it,
-	// and this test's name begins as Firecracker's does.
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for exe := self; exe == self; time.Sleep(time.Millisecond) {
-		if exe, err = os.Readlink(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid)); err != nil {
-			t.Fatal(err)
-		}
-		if exe == self {
-			t.Log("the bystander still looks like this test")
-		}
-	}
-	p, err := proc.Read(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return vmtest.Shell(t, "sh", "-c", "read line", "firecracker", "--id", "banger-"+m.ID, m.Dir)
 }
 
 func (host) Held(t *testing.T, m banger.Machine) (held []string) {

@@ -22,6 +22,7 @@ import (
 	"banger/image/rootfs"
 	"banger/kernel"
 	"banger/test/hypervisortest"
+	"banger/test/vmtest"
 	"banger/vmm/kvm"
 	"banger/vmm/qemu"
 )
@@ -165,40 +166,12 @@ func TestContract(t *testing.T) {
 }
 
 // host is this one.
-type host struct{}
-
-func (host) Alive(p banger.Process) bool { return proc.Alive(p) }
-
-func (host) Kill(t *testing.T, p banger.Process) {
-	t.Helper()
-	if err := proc.Kill(p, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := proc.Wait(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-}
+type host struct{ vmtest.Processes }
 
 // Bystander is a shell whose arguments are a VMM's and a shim's.
 func (host) Bystander(t *testing.T, m banger.Machine) banger.Process {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", "read line", "qemu-system-x86_64", "-name", "banger-"+m.ID, m.Dir)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = stdin.Close() // the shell reads the end of its input and ends
-		_ = cmd.Wait()
-	})
-	p, err := proc.Read(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return vmtest.Shell(t, "sh", "-c", "read line", "qemu-system-x86_64", "-name", "banger-"+m.ID, m.Dir)
 }
 
 func (host) Held(t *testing.T, m banger.Machine) (held []string) {

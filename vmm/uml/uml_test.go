@@ -162,41 +162,12 @@ func TestContract(t *testing.T) {
 }
 
 // host is this one.
-type host struct{}
-
-func (host) Alive(p banger.Process) bool { return proc.Alive(p) }
-
-func (host) Kill(t *testing.T, p banger.Process) {
-	t.Helper()
-	if err := proc.Kill(p, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := proc.Wait(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-}
+type host struct{ vmtest.Processes }
 
 // Bystander is a shell whose arguments are a jail's and a shim's.
 func (host) Bystander(t *testing.T, m banger.Machine) banger.Process {
 	t.Helper()
-	cmd := exec.Command("/bin/sh")
-	cmd.Args = []string{"banger-jail", "-c", "read line", m.Dir, "banger-" + m.ID}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = stdin.Close() // the shell reads the end of its input and ends
-		_ = cmd.Wait()
-	})
-	p, err := proc.Read(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return vmtest.Shell(t, "banger-jail", "-c", "read line", m.Dir, "banger-"+m.ID)
 }
 
 // Held lists the processes that name the machine, or are in a namespace of its jail.
