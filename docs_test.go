@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 var (
@@ -27,6 +28,13 @@ func TestPages(t *testing.T) {
 		}
 		if n := strings.Count(string(text), "\n"); path == "README.md" && n > 60 {
 			t.Errorf("%s has %d lines, at most 60", path, n)
+		}
+		for i, part := range strings.Split(string(text), "```") {
+			for line := range strings.Lines(part) {
+				if i%2 == 1 && utf8.RuneCountInString(line) > 101 {
+					t.Errorf("%s: what is shown as in a terminal has at most 100 columns: %s", path, line)
+				}
+			}
 		}
 		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
 			if strings.Contains(m[1], "://") {

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"io"
 
 	"github.com/spf13/cobra"
 )
@@ -22,5 +21,5 @@ names. The running daemon gives the same at /v2/openapi.json.`,
 	}, func(context.Context, []string) (d OpenAPI, err error) {
 		err = json.Unmarshal(a.API, &d)
 		return d, err
-	}, func(w io.Writer, _ OpenAPI) { _, _ = w.Write(a.API) })
+	}, func(w *page, _ OpenAPI) { _, _ = w.Write(a.API) })
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -34,6 +35,7 @@ type App struct {
 
 	args    []string // the command line
 	json    bool     // --json
+	view    view
 	doc     document // what it prints then
 	due     bool     // and whether that is still to be printed
 	results map[*cobra.Command][]Result
@@ -106,7 +108,7 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 // Run runs one command line and returns its exit status.
 func Run(ctx context.Context, app App, args []string) int {
 	a := &app
-	a.args = args
+	a.args, a.view = args, view{term: a.Term, getenv: a.Getenv}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(a.In)
@@ -149,9 +151,11 @@ func (a *App) root() *cobra.Command {
 		RunE:          a.helpOrUsage,
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print one JSON object: {\"results\":[...],\"errors\":[...]}")
+	a.view.color.add(root, root.PersistentFlags())
 	root.SetFlagErrorFunc(a.flagError)
 	root.SetGlobalNormalizationFunc(spelled)
 	root.SetHelpTemplate(rootHelp)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", fmt.Sprintf(".FlagUsagesWrapped %d ", a.view.page(a.Out).across())))
 	root.SetVersionTemplate("banger {{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"}, &cobra.Group{ID: groupMakes, Title: "What they are made of:"},
 		&cobra.Group{ID: groupSystem, Title: "banger itself:"})

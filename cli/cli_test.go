@@ -127,7 +127,7 @@ func TestProgress(t *testing.T) {
 	var out bytes.Buffer
 	create := func(errs *os.File, until func(), args ...string) {
 		t.Helper()
-		app := cli.App{In: strings.NewReader(""), Out: &out, Err: errs, Services: living(&slowly{until: until})}
+		app := cli.App{In: strings.NewReader(""), Out: &out, Err: errs, Term: "xterm", Getenv: func(key string) (string, bool) { return "1", key == "NO_COLOR" }, Services: living(&slowly{until: until})}
 		if status := cli.Run(context.Background(), app, append([]string{"vm", "create"}, args...)); status != 0 {
 			t.Errorf("status %d", status)
 		}

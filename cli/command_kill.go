@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -40,7 +39,7 @@ otherwise, and prints their ids. It doesn't wait until they have ended.`,
 			errs = append(errs, err)
 		}
 		return done, together(errs...)
-	}, func(w io.Writer, list []guest.Command) {
+	}, func(w *page, list []guest.Command) {
 		for _, c := range list {
 			_, _ = fmt.Fprintln(w, shortID(c.ID))
 		}

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -50,8 +49,8 @@ func commandListCommand(a *App) *cobra.Command {
 			list = slices.Concat(list, k.list)
 		}
 		return list, err
-	}, func(w io.Writer, list []guest.Command) {
-		rows := [][]string{{"ID", "VM", "STATUS", "AGE", "OUTPUT", "COMMAND"}}
+	}, func(w *page, list []guest.Command) {
+		var rows [][]string
 		for _, c := range list {
 			began := "-"
 			if !c.Started.IsZero() {
@@ -60,7 +59,7 @@ func commandListCommand(a *App) *cobra.Command {
 			rows = append(rows, []string{shortID(c.ID), names[c.VM], commandStatus(c), began, formatBytes(c.Stdout + c.Stderr),
 				orDash(printable(strings.Join(c.Argv, " "), 40))})
 		}
-		table(w, rows)
+		w.table([]column{{title: "ID"}, {title: "VM", least: 20}, {title: "STATUS", says: true}, {title: "AGE", rank: 1}, {title: "OUTPUT", rank: 2}, {title: "COMMAND", least: 15}}, rows)
 	})
 	return cmd
 }

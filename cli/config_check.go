@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 )
@@ -34,7 +33,7 @@ func configCheckCommand(a *App) *cobra.Command {
 			}
 		}
 		return v, nil
-	}, func(w io.Writer, v Checked) {
+	}, func(w *page, v Checked) {
 		_, _ = fmt.Fprintf(w, "%s: fine; it has %d settings\n", v.Path, v.Own)
 	})
 }

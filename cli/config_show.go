@@ -3,8 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -29,7 +27,7 @@ default or the file's. A running daemon uses the settings it was started with;
 
 // listSettings writes each setting with its meaning below it, which would make a table
 // too wide.
-func listSettings(w io.Writer, list []config.Setting) {
+func listSettings(w *page, list []config.Setting) {
 	wide := 0
 	for _, s := range list {
 		wide = max(wide, len(s.Key))
@@ -41,7 +39,7 @@ func listSettings(w io.Writer, list []config.Setting) {
 			file, mark = s.Source, "   *"
 		}
 		_, _ = fmt.Fprintf(w, "%-*s = %s%s\n", wide, s.Key, orDash(printable(fmt.Sprint(s.Value), 200)), mark)
-		for _, line := range wrap(s.Means, 92) {
+		for _, line := range wrap(s.Means, w.across()-4) {
 			_, _ = fmt.Fprintf(w, "    %s\n", line)
 		}
 	}
@@ -50,16 +48,4 @@ func listSettings(w io.Writer, list []config.Setting) {
 	} else {
 		_, _ = fmt.Fprintln(w, "\nAll are defaults; `banger config check` names the file that changes them.")
 	}
-}
-
-// wrap breaks a text into lines of at most wide bytes, where words allow it.
-func wrap(text string, wide int) (lines []string) {
-	line := ""
-	for word := range strings.FieldsSeq(text) {
-		if line != "" && len(line)+1+len(word) > wide {
-			lines, line = append(lines, line), ""
-		}
-		line = strings.TrimPrefix(line+" "+word, " ")
-	}
-	return append(lines, line)
 }

@@ -16,7 +16,7 @@ func TestSettingsFit(t *testing.T) {
 	list := c.Settings()
 	list[1].Source = home + "/.config/banger/config.toml"
 	var out bytes.Buffer
-	listSettings(&out, list)
+	listSettings(&page{w: &out}, list)
 	for line := range strings.Lines(out.String()) {
 		if len(line) > 101 {
 			t.Errorf("%d columns: %s", len(line)-1, line)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -14,10 +13,10 @@ func daemonStatusCommand(a *App) *cobra.Command {
 	}, func(ctx context.Context, _ []string) (DaemonStatus, error) { return a.Daemon.Status(ctx) }, daemonStatus)
 }
 
-func daemonStatus(w io.Writer, st DaemonStatus) {
+func daemonStatus(w *page, st DaemonStatus) {
 	rows := [][]string{{"running", "no"}}
 	if d := st.Daemon; st.Running {
 		rows = [][]string{{"running", "yes"}, {"pid", strconv.Itoa(d.PID)}, {"build", d.Build}, {"api", strconv.Itoa(d.API)}}
 	}
-	table(w, append(rows, []string{"socket", st.Socket}, []string{"log", st.Log}))
+	w.fields(append(rows, []string{"socket", st.Socket}, []string{"log", st.Log}))
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 
 	"github.com/spf13/cobra"
 )
@@ -15,5 +14,5 @@ func daemonStopCommand(a *App) *cobra.Command {
 			return DaemonStatus{}, err
 		}
 		return a.Daemon.Status(ctx)
-	}, func(io.Writer, DaemonStatus) {})
+	}, func(*page, DaemonStatus) {})
 }

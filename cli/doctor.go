@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,7 +54,7 @@ The status is 0 when VMs can be made here, even with warnings, else 6.
 			return exitStatus(ExitUnavailable) // said already
 		}
 		return banger.Errorf(banger.CodeUnavailable, "VMs can't run on this host").WithHint("mend what has the level fail")
-	}, func(w io.Writer, list []banger.Report) { printReport(w, list[0]) })
+	}, func(w *page, list []banger.Report) { printReport(w, list[0]) })
 	cmd.Flags().BoolVar(&report, "report", false, "print what a bug report needs, with names taken out")
 	return cmd
 }
@@ -98,25 +99,25 @@ func examine(ctx context.Context, a *App) banger.Report {
 	return r
 }
 
-func printReport(w io.Writer, r banger.Report) {
+func printReport(w *page, r banger.Report) {
 	marks := map[banger.Level]string{banger.LevelOK: "ok  ", banger.LevelNote: "note", banger.LevelWarn: "WARN", banger.LevelFail: "FAIL"}
 	for _, c := range r.Checks {
-		_, _ = fmt.Fprintf(w, "%s  %s: %s\n", marks[c.Level], c.Name, printable(c.Found, 400))
+		w.say(toneOf(strings.TrimSpace(marks[c.Level])), marks[c.Level]+"  ", c.Name+": "+printable(c.Found, 400))
 		if c.Means != "" {
-			_, _ = fmt.Fprintf(w, "      %s\n", c.Means)
+			w.say(plain, "      ", c.Means)
 		}
 		if c.Mend != "" {
-			_, _ = fmt.Fprintf(w, "      to mend it: %s\n", c.Mend)
+			w.say(plain, "      ", "to mend it: "+c.Mend)
 		}
 	}
 	_, _ = fmt.Fprintln(w)
 	for _, d := range r.Drivers {
-		_, _ = fmt.Fprintf(w, "%s driver: %s (%s)\n", d.For, d.Name, d.Why)
+		w.say(plain, d.For+" driver: ", d.Name+" ("+d.Why+")")
 	}
 	if r.Ready {
-		_, _ = fmt.Fprintln(w, "ready: VMs can run on this host")
+		_, _ = fmt.Fprintln(w, w.paint(green, "ready:")+" VMs can run on this host")
 	} else {
-		_, _ = fmt.Fprintln(w, "not ready: mend what has FAIL before it")
+		_, _ = fmt.Fprintln(w, w.paint(alarm, "not ready:")+" mend what has FAIL before it")
 	}
 }
 

@@ -34,7 +34,7 @@ func bugReport(ctx context.Context, a *App, r banger.Report) string {
 		}
 	}
 	b.WriteString(r.System + "```\n## Doctor\n```\n")
-	printReport(&b, r)
+	printReport(&page{w: &b}, r)
 	b.WriteString("```\n## Settings\n```\n")
 	if conf, err := a.Config(); err != nil {
 		_, _ = fmt.Fprintln(&b, err)

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 
@@ -73,11 +72,11 @@ func eachVM(a *App, cmd *cobra.Command, do func(ctx context.Context, vm banger.V
 }
 
 // names prints the names of VMs.
-func names(w io.Writer, vms []banger.VM) {
+func names(w *page, vms []banger.VM) {
 	for _, vm := range vms {
 		_, _ = fmt.Fprintln(w, vm.Spec.Name)
 	}
 }
 
 // name prints that of one.
-func name(w io.Writer, vm banger.VM) { names(w, []banger.VM{vm}) }
+func name(w *page, vm banger.VM) { names(w, []banger.VM{vm}) }

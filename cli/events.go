@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"syscall"
 	"time"
 
@@ -45,7 +44,7 @@ Each has the id of its operation, which is also in errors and in the daemon's lo
 	return cmd
 }
 
-func printEvents(w io.Writer, list []banger.Event) {
+func printEvents(w *page, list []banger.Event) {
 	for _, e := range list {
 		text := fmt.Sprintf("%s %s %s %s", e.Time.Local().Format(time.RFC3339), orDash(e.Op), orDash(e.Name), e.Stage)
 		if e.Message != "" {

@@ -40,6 +40,7 @@ Five things people do:
 {{range $.Commands}}{{if (and (eq .GroupID $group.ID) .IsAvailableCommand)}}  {{rpad .Name .NamePadding}} {{.Short}}
 {{end}}{{end}}{{end}}
 "banger COMMAND --help" has examples of each. --json prints what programs read.
+Tables fit your terminal; in a pipe they have all columns.
 ` + statuses + `
 {{end}}`
 

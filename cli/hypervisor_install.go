@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +30,7 @@ against the checksum published with it. QEMU comes with your distribution.`,
 			defer a.note("the running daemon finds it after a restart (VMs run on): banger daemon restart")
 		}
 		return got, err
-	}, func(w io.Writer, got Fetched) { _, _ = fmt.Fprintf(w, "Firecracker %s is %s\n", got.Version, got.Path) })
+	}, func(w *page, got Fetched) { _, _ = fmt.Fprintf(w, "Firecracker %s is %s\n", got.Version, got.Path) })
 	cmd.Flags().StringVar(&mirror, "mirror", "", "URL to fetch it from, with a directory per version (default firecracker_mirror in config.toml, else the project's releases)")
 	return cmd
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,8 +21,8 @@ func hypervisorListCommand(a *App) *cobra.Command {
 	}, listHypervisors)
 }
 
-func listHypervisors(w io.Writer, list []banger.KnownHypervisor) {
-	rows := [][]string{{"NAME", "VERSION", "DEFAULT", "PATH"}}
+func listHypervisors(w *page, list []banger.KnownHypervisor) {
+	var rows [][]string
 	var notes []string
 	for _, h := range list {
 		row := []string{h.Name, h.Version, "", h.Path}
@@ -38,7 +37,7 @@ func listHypervisors(w io.Writer, list []banger.KnownHypervisor) {
 		}
 		rows = append(rows, row)
 	}
-	table(w, rows)
+	w.table([]column{{title: "NAME"}, {title: "VERSION", least: 20}, {title: "DEFAULT", says: true, least: 20}, {title: "PATH", rank: 1, least: 25}}, rows)
 	if len(notes) > 0 {
 		_, _ = fmt.Fprintf(w, "\nKnown:\n  %s\n", strings.Join(notes, "\n  "))
 	}

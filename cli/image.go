@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,7 +25,7 @@ func (a *App) completeImages(cmd *cobra.Command, _ []string, prefix string) ([]s
 }
 
 // imageName prints an image's name.
-func imageName(w io.Writer, img banger.Image) { _, _ = fmt.Fprintln(w, img.Name) }
+func imageName(w *page, img banger.Image) { _, _ = fmt.Fprintln(w, img.Name) }
 
 func imageCommand(a *App) *cobra.Command {
 	cmd := a.group("image", "Pull, build, import, list and delete images")

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"strconv"
 	"time"
 
@@ -15,12 +14,12 @@ func imageListCommand(a *App) *cobra.Command {
 	return answers(a, &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List images", Example: "  banger image list", Args: nargs(0, 0),
 	}, func(ctx context.Context, _ []string) ([]banger.Image, error) { return a.Images().Images(ctx) },
-		func(w io.Writer, images []banger.Image) {
-			rows := [][]string{{"NAME", "ID", "SIZE", "ENTRIES", "AGE", "SOURCE"}}
+		func(w *page, images []banger.Image) {
+			var rows [][]string
 			for _, img := range images {
 				rows = append(rows, []string{img.Name, banger.ShortID(img.ID), formatBytes(img.Size), strconv.Itoa(img.Entries),
 					age(time.Since(img.Created)), printable(img.Source, 50)})
 			}
-			table(w, rows)
+			w.table([]column{{title: "NAME", least: 25}, {title: "ID", rank: 2}, {title: "SIZE"}, {title: "ENTRIES", rank: 3}, {title: "AGE", rank: 1}, {title: "SOURCE", rank: 4, least: 20}}, rows)
 		})
 }

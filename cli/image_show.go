@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -30,7 +29,7 @@ func imageShowCommand(a *App) *cobra.Command {
 				WithHint("banger image build makes one whose packages are known")
 		}
 		return img, err
-	}, func(w io.Writer, img banger.Image) {
+	}, func(w *page, img banger.Image) {
 		if !lock {
 			showImage(w, img)
 			return
@@ -43,7 +42,7 @@ func imageShowCommand(a *App) *cobra.Command {
 	return cmd
 }
 
-func showImage(w io.Writer, img banger.Image) {
+func showImage(w *page, img banger.Image) {
 	rows := [][]string{
 		{"name", img.Name}, {"id", img.ID}, {"size", formatBytes(img.Size)}, {"entries", strconv.Itoa(img.Entries)},
 		{"source", printable(img.Source, 200)}, {"created", img.Created.Local().Format(time.DateTime)},
@@ -52,21 +51,21 @@ func showImage(w io.Writer, img banger.Image) {
 		rows = append(rows, configRows(img.Config)...)
 	}
 	if img.Lock == nil {
-		table(w, rows)
+		w.fields(rows)
 		return
 	}
 	var size int64
 	for _, p := range img.Lock.Packages {
 		size += p.Size
 	}
-	table(w, append(rows, []string{"archive", img.Lock.Suite + " of " + img.Lock.Date.UTC().Format(time.RFC3339)},
+	w.fields(append(rows, []string{"archive", img.Lock.Suite + " of " + img.Lock.Date.UTC().Format(time.RFC3339)},
 		[]string{"packages", fmt.Sprintf("%d, %s to fetch", len(img.Lock.Packages), formatBytes(size))}))
 	_, _ = fmt.Fprintln(w)
-	list := [][]string{{"PACKAGE", "VERSION", "SHA256"}}
+	var list [][]string
 	for _, p := range img.Lock.Packages {
 		list = append(list, []string{printable(p.Name, 128), printable(p.Version, 128), printable(p.SHA256, 64)})
 	}
-	table(w, list)
+	w.table([]column{{title: "PACKAGE", least: 30}, {title: "VERSION", least: 20}, {title: "SHA256", rank: 1, least: 12}}, list)
 }
 
 // configRows are what an OCI image says of itself.

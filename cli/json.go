@@ -44,13 +44,13 @@ type Result struct {
 // gives makes cmd a command whose results have the type T: run passes them to say,
 // and show writes them for a person. With follow they are many documents, one each
 // time that say is called.
-func gives[T any](a *App, cmd *cobra.Command, follow *bool, run func(ctx context.Context, args []string, say func(...T) error) error, show func(w io.Writer, list []T)) *cobra.Command {
+func gives[T any](a *App, cmd *cobra.Command, follow *bool, run func(ctx context.Context, args []string, say func(...T) error) error, show func(w *page, list []T)) *cobra.Command {
 	a.results[cmd] = []Result{{Type: reflect.TypeFor[T]()}}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		a.due = true
 		return run(cmd.Context(), args, func(list ...T) error {
 			if !a.json {
-				w := &writer{w: a.Out}
+				w := a.view.page(a.Out)
 				show(w, list)
 				return w.fault()
 			}
@@ -76,7 +76,7 @@ func anys[T any](list []T) []any {
 
 // answers makes cmd a command that does something and then tells all of it. What was
 // done is told, too, when something else went wrong.
-func answers[T any](a *App, cmd *cobra.Command, do func(ctx context.Context, args []string) ([]T, error), show func(w io.Writer, list []T)) *cobra.Command {
+func answers[T any](a *App, cmd *cobra.Command, do func(ctx context.Context, args []string) ([]T, error), show func(w *page, list []T)) *cobra.Command {
 	return gives(a, cmd, nil, func(ctx context.Context, args []string, say func(...T) error) error {
 		ctx, stop := interruptible(ctx)
 		defer stop()
@@ -89,14 +89,14 @@ func answers[T any](a *App, cmd *cobra.Command, do func(ctx context.Context, arg
 }
 
 // answer is answers of one thing.
-func answer[T any](a *App, cmd *cobra.Command, do func(ctx context.Context, args []string) (T, error), show func(w io.Writer, v T)) *cobra.Command {
+func answer[T any](a *App, cmd *cobra.Command, do func(ctx context.Context, args []string) (T, error), show func(w *page, v T)) *cobra.Command {
 	return answers(a, cmd, func(ctx context.Context, args []string) ([]T, error) {
 		v, err := do(ctx, args)
 		if err != nil {
 			return nil, err
 		}
 		return []T{v}, nil
-	}, func(w io.Writer, list []T) {
+	}, func(w *page, list []T) {
 		for _, v := range list {
 			show(w, v)
 		}
@@ -182,24 +182,25 @@ func statusOf(cmd *cobra.Command, err error) int {
 // printError tells a person what went wrong.
 func (a *App) printError(err error) {
 	e := banger.AsError(err)
-	text := "banger: " + err.Error() // err's own text: it may be wrapped around e
+	w := a.view.page(a.Err)
+	text := w.paint(alarm, "banger:") + " " + w.commands(err.Error()) // err's own text: it may be wrapped around e
 	if e.Hint != "" {
-		text += "\n  " + e.Hint
+		text += "\n  " + w.commands(e.Hint)
 	}
 	if e.Op != "" {
-		text += "\n  operation " + e.Op
+		text += "\n  " + w.paint(faint, "operation "+e.Op)
 	}
 	if e.Code == banger.CodeInternal && e.Hint == "" {
-		text += "\n  this may be a bug in banger: please report it with what `banger doctor --report` prints"
+		text += w.commands("\n  this may be a bug in banger: please report it with what `banger doctor --report` prints")
 	}
-	_, _ = fmt.Fprintln(a.Err, text)
+	_, _ = fmt.Fprintln(w, text)
 }
 
 // note tells a person something beside the answer. With --json it is only told where
 // a person looks.
 func (a *App) note(format string, args ...any) {
 	if _, tty := terminal(a.Err); tty || !a.json {
-		_, _ = fmt.Fprintf(a.Err, "banger: "+format+"\n", args...)
+		tell(a, format+"\n", args...)
 	}
 }
 
@@ -211,26 +212,8 @@ func asksJSON(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool { return arg == "--json" || strings.HasPrefix(arg, "--json=t") })
 }
 
-// writer keeps the first error of what is written to it.
-type writer struct {
-	w   io.Writer
-	err error
-}
-
-// Write implements io.Writer.
-func (w *writer) Write(p []byte) (int, error) {
-	if w.err != nil {
-		return 0, w.err
-	}
-	n, err := w.w.Write(p)
-	w.err = err
-	return n, err
-}
-
-// fault is that error. A reader who has left was told enough.
-func (w *writer) fault() error {
-	if w.err == nil || errors.Is(w.err, syscall.EPIPE) {
-		return w.err
-	}
-	return banger.Errorf(banger.CodeUnavailable, "standard output: %w", w.err)
+// tell writes a text for a person, who sees that it is banger's.
+func tell(a *App, format string, args ...any) {
+	w := a.view.page(a.Err)
+	_, _ = fmt.Fprint(w, w.paint(faint, "banger:")+" "+w.commands(fmt.Sprintf(format, args...)))
 }

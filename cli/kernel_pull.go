@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +30,7 @@ func kernelPullCommand(a *App) *cobra.Command {
 		show := a.progress(quiet)
 		defer show.end()
 		return a.Kernels().PullKernel(ctx, name, update, show.event)
-	}, func(w io.Writer, k banger.Kernel) { _, _ = fmt.Fprintln(w, k.Name, k.Version) })
+	}, func(w *page, k banger.Kernel) { _, _ = fmt.Fprintln(w, k.Name, k.Version) })
 	cmd.Flags().BoolVarP(&update, "update", "u", false, "look for a newer one, and fetch it")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd

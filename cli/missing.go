@@ -79,7 +79,7 @@ func mayProvide(a *App, cmd *cobra.Command, missing []banger.Missing, yes bool, 
 		return banger.Errorf(banger.CodeInvalid, "%s %s", lacks, strings.Join(list, "; ")).
 			WithHint("there is no terminal to ask on: `%s -y` fetches and makes it without asking", cmd.CommandPath())
 	}
-	_, _ = fmt.Fprintf(a.Err, "banger: %s\n", lines)
+	tell(a, "%s\n", lines)
 	return ask(a, true, "fetch %s and make it, in about %s", formatBytes(bytes), about(takes))
 }
 

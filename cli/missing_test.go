@@ -151,7 +151,9 @@ func TestNarrowProgress(t *testing.T) {
 	defer func() { _ = pt.Close() }()
 	go func() {
 		f := &fresh{}
-		_ = cli.Run(context.Background(), f.app(strings.NewReader(""), io.Discard, tty), []string{"kernel", "pull"})
+		app := f.app(strings.NewReader(""), io.Discard, tty)
+		app.Term = "vt100"
+		_ = cli.Run(context.Background(), app, []string{"kernel", "pull", "--color=never"})
 		_ = tty.Close()
 	}()
 	shown, _ := io.ReadAll(pt) // ends with EIO when the other side is closed

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +19,7 @@ that is still being made is removed; one that was made stays.`
 }
 
 // oneOperation is a command about one operation.
-func oneOperation(a *App, cmd *cobra.Command, do func(ctx context.Context, id string) (banger.Operation, error), show func(io.Writer, banger.Operation)) *cobra.Command {
+func oneOperation(a *App, cmd *cobra.Command, do func(ctx context.Context, id string) (banger.Operation, error), show func(*page, banger.Operation)) *cobra.Command {
 	cmd.Args = nargs(1, 1)
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		var ids []string

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -22,4 +21,4 @@ func operationCancelCommand(a *App) *cobra.Command {
 }
 
 // operationID prints an operation's id.
-func operationID(w io.Writer, op banger.Operation) { _, _ = fmt.Fprintln(w, op.ID) }
+func operationID(w *page, op banger.Operation) { _, _ = fmt.Fprintln(w, op.ID) }

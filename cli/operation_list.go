@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,12 +20,12 @@ func operationListCommand(a *App) *cobra.Command {
 	}, func(ctx context.Context, _ []string) ([]banger.Operation, error) {
 		return a.Operations().Operations(ctx)
 	},
-		func(w io.Writer, ops []banger.Operation) {
-			rows := [][]string{{"ID", "KIND", "VM", "STATUS", "STAGE", "AGE"}}
+		func(w *page, ops []banger.Operation) {
+			var rows [][]string
 			for _, op := range ops {
 				rows = append(rows, []string{op.ID, string(op.Kind), orDash(op.Name), string(op.Status),
 					orDash(printable(op.Stage, 40)), age(time.Since(op.Began))})
 			}
-			table(w, rows)
+			w.table([]column{{title: "ID"}, {title: "KIND", rank: 2}, {title: "VM", least: 20}, {title: "STATUS", says: true}, {title: "STAGE", rank: 1, least: 15}, {title: "AGE"}}, rows)
 		})
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,7 +20,7 @@ func operationShowCommand(a *App) *cobra.Command {
 	}, showOperation)
 }
 
-func showOperation(w io.Writer, op banger.Operation) {
+func showOperation(w *page, op banger.Operation) {
 	rows := [][]string{{"id", op.ID}, {"kind", string(op.Kind)}, {"status", string(op.Status)}, {"vm", orDash(op.Name)}}
 	stage := op.Stage
 	if op.Message != "" {
@@ -40,5 +39,5 @@ func showOperation(w io.Writer, op banger.Operation) {
 			rows = append(rows, []string{"hint", op.Error.Hint})
 		}
 	}
-	table(w, rows)
+	w.fields(rows)
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +32,7 @@ it is interrupted, the operation goes on.`,
 			return op, op.Error
 		}
 		return op, nil
-	}, func(w io.Writer, op banger.Operation) { _, _ = fmt.Fprintln(w, op.Name) })
+	}, func(w *page, op banger.Operation) { _, _ = fmt.Fprintln(w, op.Name) })
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
 }

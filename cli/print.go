@@ -2,26 +2,22 @@ package cli
 
 import (
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode"
 )
 
 // printable makes text that may come from a guest or an archive safe for a
-// terminal: one line, no control characters, at most most characters.
+// terminal: one line, nothing that moves the cursor or turns the direction of
+// writing, at most most columns.
 func printable(text string, most int) string {
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
+	return cut(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
-	}, text)
-	if r := []rune(text); len(r) > most {
-		return string(r[:max(0, most-3)]) + "..." // not every terminal knows UTF-8
-	}
-	return text
+	}, text), most)
 }
 
 func formatBytes(n int64) string {
@@ -59,15 +55,6 @@ func firstError(errs ...error) error {
 		}
 	}
 	return nil
-}
-
-// table writes aligned columns.
-func table(w io.Writer, rows [][]string) {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		_, _ = fmt.Fprintln(tw, strings.TrimRight(strings.Join(row, "\t"), "\t"))
-	}
-	_ = tw.Flush()
 }
 
 // age is a duration in its largest unit only.

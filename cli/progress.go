@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +13,7 @@ import (
 // all the time and removed at the end. Elsewhere it is a line, without a bar, for
 // every step that takes longer than slow.
 type progress struct {
-	w   io.Writer
+	a   *App
 	tty bool
 
 	mu    sync.Mutex // guards what follows
@@ -62,11 +61,11 @@ var waitsFor = map[string]string{
 }
 
 func (a *App) progress(quiet bool) *progress {
-	_, tty := terminal(a.Err)
+	_, tty := a.view.canvas(a.Err)
 	if quiet || a.json && !tty {
 		return &progress{over: true}
 	}
-	return &progress{w: a.Err, tty: tty}
+	return &progress{a: a, tty: tty}
 }
 
 // event is a banger.Progress.
@@ -94,7 +93,7 @@ func (p *progress) event(e banger.Event) {
 		p.after(slow, func() {
 			p.sayOnce()
 			p.said = p.last.Stage
-			_, _ = fmt.Fprintf(p.w, "banger: %s\n", step(p.last))
+			tell(p.a, "%s\n", step(p.last))
 		})
 	}
 }
@@ -102,13 +101,15 @@ func (p *progress) event(e banger.Event) {
 // draw rewrites the line, and does so again later if no event comes before.
 func (p *progress) draw() {
 	p.drawn = time.Now()
-	name, far := named(p.last), measured(p.last)+rest(p.last, p.first, time.Since(p.began))
-	text := name + far
-	if f, ok := terminal(p.w); ok {
-		wide := max(20, int(sizeOf(f).Cols)-1) // a line that wraps can't be rewritten
-		text = printable(printable(name, max(20, wide-len(far)))+far, wide)
+	w := p.a.view.page(p.a.Err)
+	far := measured(p.last) + rest(p.last, p.first, time.Since(p.began))
+	most := max(20, w.wide-1) // a line that wraps can't be rewritten
+	drawn, room := "", 0
+	if p.last.Total > 0 && most >= 20+1+barWide+len(far) {
+		drawn, room = " "+p.bar(w), 1+barWide
 	}
-	_, _ = fmt.Fprintf(p.w, "\r\x1b[K%s", text)
+	name := cut(named(p.last), max(20, most-room-len(far)))
+	_, _ = fmt.Fprintf(w, "\r\x1b[K%s%s%s", name, drawn, cut(far, max(0, most-room-cells(name))))
 	p.after(redraw, p.draw)
 }
 
@@ -131,7 +132,7 @@ func (p *progress) after(d time.Duration, do func()) {
 // sayOnce prints what is being made, once, before anything else.
 func (p *progress) sayOnce() {
 	if p.spec != "" {
-		_, _ = fmt.Fprintf(p.w, "banger: %s\n", p.spec)
+		tell(p.a, "%s\n", p.spec)
 	}
 	p.spec = ""
 }
@@ -147,10 +148,10 @@ func (p *progress) aside(format string, args ...any) {
 		p.timer.Stop()
 	}
 	if p.tty && p.last.Stage != "" {
-		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
+		_, _ = fmt.Fprint(p.a.Err, "\r\x1b[K")
 	}
 	p.last, p.timer = banger.Event{}, nil
-	_, _ = fmt.Fprintf(p.w, "banger: "+format+"\n", args...)
+	tell(p.a, format+"\n", args...)
 }
 
 // end removes what is shown; later events are ignored.
@@ -165,7 +166,7 @@ func (p *progress) end() {
 		p.timer.Stop()
 	}
 	if p.tty && p.last.Stage != "" {
-		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
+		_, _ = fmt.Fprint(p.a.Err, "\r\x1b[K")
 	}
 }
 
@@ -173,9 +174,9 @@ func (p *progress) end() {
 func measured(e banger.Event) string {
 	switch {
 	case e.Total > 0 && e.Unit != "":
-		return fmt.Sprintf(" %s %d of %d %s", bar(e.Done, e.Total), e.Done, e.Total, printable(e.Unit, 20))
+		return fmt.Sprintf(" %d of %d %s", e.Done, e.Total, printable(e.Unit, 20))
 	case e.Total > 0:
-		return fmt.Sprintf(" %s %d%% of %s", bar(e.Done, e.Total), min(100, e.Done*100/e.Total), formatBytes(e.Total))
+		return fmt.Sprintf(" %d%% of %s", min(100, e.Done*100/e.Total), formatBytes(e.Total))
 	case e.Done > 0:
 		return " " + formatBytes(e.Done)
 	}
@@ -205,11 +206,17 @@ func named(e banger.Event) string {
 	return text
 }
 
-// bar is a bar of 20 characters, in ASCII.
-func bar(done, total int64) string {
-	const wide = 20
-	n := int(min(wide, max(0, done*wide/total)))
-	return "[" + strings.Repeat("#", n) + strings.Repeat(".", wide-n) + "]"
+// barWide is how many columns a bar has.
+const barWide = 22
+
+// bar is how far the stage is. Not every terminal knows UTF-8.
+func (p *progress) bar(w *page) string {
+	of := func(most int64) int { return int(min(most, max(0, p.last.Done*most/p.last.Total))) }
+	if n := of(barWide); w.color && p.a.view.utf8() {
+		return w.paint(green, strings.Repeat("━", n)) + w.paint(faint, strings.Repeat("─", barWide-n))
+	}
+	n := of(barWide - 2)
+	return "[" + w.paint(green, strings.Repeat("#", n)) + strings.Repeat(".", barWide-2-n) + "]"
 }
 
 // rest says how fast a stage goes on, and how long it will take or has taken.

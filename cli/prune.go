@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,7 +18,7 @@ type Removed struct {
 }
 
 // removals prints what was deleted.
-func removals(w io.Writer, list []Removed) {
+func removals(w *page, list []Removed) {
 	for _, r := range list {
 		if r.Name == "" {
 			r.Name = r.ID
@@ -42,7 +41,7 @@ func ask(a *App, usual bool, format string, args ...any) error {
 	if usual {
 		choices = "[Y/n]"
 	}
-	_, _ = fmt.Fprintf(a.Err, "banger: "+format+"? "+choices+" ", args...)
+	tell(a, format+"? "+choices+" ", args...)
 	answer, _ := bufio.NewReader(a.In).ReadString('\n')
 	if usual && answer == "\n" {
 		return nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -104,7 +103,7 @@ type Ran struct {
 }
 
 // ranNothing tells a person nothing: the command has spoken for itself.
-func ranNothing(io.Writer, []Ran) {}
+func ranNothing(*page, []Ran) {}
 
 // interact runs a command (empty: the login shell) with the caller's own streams, or
 // with --json keeps what it writes. It returns the command's status as exitStatus, nil

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"strconv"
 	"strings"
 
@@ -24,7 +23,7 @@ would free, and "banger image prune" for images that were imported.`,
   banger system df --json | jq '[.results[].bytes] | add'`,
 		Args: nargs(0, 0),
 	}, func(ctx context.Context, _ []string) ([]banger.Space, error) { return a.System().Space(ctx) },
-		func(w io.Writer, list []banger.Space) {
+		func(w *page, list []banger.Space) {
 			if verbose {
 				listSpace(w, list)
 			} else {
@@ -35,12 +34,12 @@ would free, and "banger image prune" for images that were imported.`,
 	return cmd
 }
 
-func listSpace(w io.Writer, list []banger.Space) {
-	rows := [][]string{{"KIND", "NAME", "VM", "SIZE", "UNUSED"}}
+func listSpace(w *page, list []banger.Space) {
+	var rows [][]string
 	for _, s := range list {
 		rows = append(rows, []string{s.Kind, printable(shortName(s), 80), orDash(s.VM), formatBytes(s.Bytes), map[bool]string{true: "unused"}[s.Unused]})
 	}
-	table(w, rows)
+	w.table([]column{{title: "KIND"}, {title: "NAME", least: 20}, {title: "VM", least: 20}, {title: "SIZE"}, {title: "UNUSED", says: true, rank: 1}}, rows)
 }
 
 // shortName is a thing's name, in which an image's id is shortened.
@@ -51,7 +50,7 @@ func shortName(s banger.Space) string {
 	return s.Name
 }
 
-func sumSpace(w io.Writer, list []banger.Space) {
+func sumSpace(w *page, list []banger.Space) {
 	type sum struct {
 		n             int
 		bytes, unused int64
@@ -73,9 +72,9 @@ func sumSpace(w io.Writer, list []banger.Space) {
 		}
 	}
 	sums["all"] = all
-	rows := [][]string{{"KIND", "COUNT", "SIZE", "UNUSED"}}
+	var rows [][]string
 	for _, k := range append(kinds, "all") {
 		rows = append(rows, []string{k, strconv.Itoa(sums[k].n), formatBytes(sums[k].bytes), formatBytes(sums[k].unused)})
 	}
-	table(w, rows)
+	w.table([]column{{title: "KIND"}, {title: "COUNT"}, {title: "SIZE"}, {title: "UNUSED"}}, rows)
 }

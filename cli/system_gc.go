@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -27,8 +26,8 @@ A directory that holds a disk is only removed with --disks.`,
 	return cmd
 }
 
-func listFound(w io.Writer, found []banger.Found) {
-	rows := [][]string{{"CLAIM", "KIND", "NAME", "VM", "DONE", "DETAIL"}}
+func listFound(w *page, found []banger.Found) {
+	var rows [][]string
 	for _, f := range found {
 		done := "-"
 		if f.Removed {
@@ -36,5 +35,5 @@ func listFound(w io.Writer, found []banger.Found) {
 		}
 		rows = append(rows, []string{string(f.Claim), f.Kind, printable(f.Name, 200), orDash(printable(f.VM, 40)), done, printable(f.Detail, 200)})
 	}
-	table(w, rows)
+	w.table([]column{{title: "CLAIM", says: true}, {title: "KIND"}, {title: "NAME", least: 30}, {title: "VM", least: 20}, {title: "DONE"}, {title: "DETAIL", rank: 1, least: 20}}, rows)
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,8 +50,8 @@ something is being fetched.`,
 	return cmd
 }
 
-func listPruned(w io.Writer, list []banger.Pruned) {
-	rows := [][]string{{"KIND", "ID", "NAME", "SIZE", "DONE", "DETAIL"}}
+func listPruned(w *page, list []banger.Pruned) {
+	var rows [][]string
 	for _, x := range list {
 		done := "-"
 		if x.Removed {
@@ -60,5 +59,5 @@ func listPruned(w io.Writer, list []banger.Pruned) {
 		}
 		rows = append(rows, []string{x.Kind, banger.ShortID(x.ID), printable(x.Name, 80), formatBytes(x.Bytes), done, printable(x.Detail, 200)})
 	}
-	table(w, rows)
+	w.table([]column{{title: "KIND"}, {title: "ID", rank: 2}, {title: "NAME", least: 20}, {title: "SIZE"}, {title: "DONE"}, {title: "DETAIL", rank: 1, least: 20}}, rows)
 }

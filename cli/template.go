@@ -50,7 +50,7 @@ func (f *templateFlags) command(a *App, cmd *cobra.Command) *cobra.Command {
 		show := a.progress(f.quiet)
 		defer show.end()
 		return a.Templates().CreateTemplate(ctx, f.spec, show.event)
-	}, func(w io.Writer, t banger.Template) { _, _ = io.WriteString(w, t.ID+"\n") })
+	}, func(w *page, t banger.Template) { _, _ = io.WriteString(w, t.ID+"\n") })
 }
 
 // completeTemplates completes template ids; without a daemon it is silent.

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"strconv"
 	"time"
 
@@ -15,12 +14,12 @@ func templateListCommand(a *App) *cobra.Command {
 	return answers(a, &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List templates, the last used first", Example: "  banger template list", Args: nargs(0, 0),
 	}, func(ctx context.Context, _ []string) ([]banger.Template, error) { return a.Templates().Templates(ctx) },
-		func(w io.Writer, all []banger.Template) {
-			rows := [][]string{{"ID", "IMAGE", "KERNEL", "VCPU", "MEMORY", "NETWORK", "SIZE", "AGE", "USED"}}
+		func(w *page, all []banger.Template) {
+			var rows [][]string
 			for _, t := range all {
 				rows = append(rows, []string{t.ID, orDash(t.Image), t.Kernel, strconv.Itoa(t.VCPU), formatMiB(t.MemoryMiB), string(t.Net),
 					formatBytes(t.Bytes), age(time.Since(t.Created)), age(time.Since(t.Used))})
 			}
-			table(w, rows)
+			w.table([]column{{title: "ID"}, {title: "IMAGE", least: 15}, {title: "KERNEL", rank: 3}, {title: "VCPU", rank: 1}, {title: "MEMORY", rank: 1}, {title: "NETWORK", rank: 2}, {title: "SIZE"}, {title: "AGE", rank: 4}, {title: "USED"}}, rows)
 		})
 }

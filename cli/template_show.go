@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"strconv"
 	"time"
 
@@ -20,12 +19,12 @@ func templateShowCommand(a *App) *cobra.Command {
 	}, showTemplate)
 }
 
-func showTemplate(w io.Writer, t banger.Template) {
+func showTemplate(w *page, t banger.Template) {
 	rows := [][]string{{"id", t.ID}}
 	if t.Image != "" {
 		rows = append(rows, []string{"image", t.Image}, []string{"after", orDash(t.After)}, []string{"disk", formatMiB(t.DiskMiB)})
 	}
-	table(w, append(rows, [][]string{
+	w.fields(append(rows, [][]string{
 		{"hypervisor", t.Hypervisor}, {"kernel", t.Kernel}, {"vcpu", strconv.Itoa(t.VCPU)},
 		{"memory", formatMiB(t.MemoryMiB)}, {"network", string(t.Net)}, {"size", formatBytes(t.Bytes)},
 		{"created", t.Created.Local().Format(time.RFC3339)}, {"used", t.Used.Local().Format(time.RFC3339)},

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -88,7 +87,7 @@ func uninstall(ctx context.Context, a *App, purge, force bool) (g Uninstalled, e
 	return g, nil
 }
 
-func showUninstalled(w io.Writer, g Uninstalled) {
+func showUninstalled(w *page, g Uninstalled) {
 	for _, path := range g.Removed {
 		_, _ = fmt.Fprintln(w, "removed", path)
 	}

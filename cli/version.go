@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +25,7 @@ func versionCommand(a *App) *cobra.Command {
 			v.Daemon = st.Daemon
 		}
 		return v, nil
-	}, func(w io.Writer, v Versions) {
+	}, func(w *page, v Versions) {
 		_, _ = fmt.Fprintf(w, "banger %s, API %d\n", v.Build, v.API)
 		if d := v.Daemon; d != nil {
 			_, _ = fmt.Fprintf(w, "bangerd %s, API %d\n", d.Build, d.API)

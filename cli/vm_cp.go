@@ -53,7 +53,7 @@ and never has the set-user-ID bit.`,
 		}
 		c := &copying{a: a, show: show, user: user}
 		return c.all(ctx, args[:last], args[last])
-	}, func(io.Writer, []Copied) {})
+	}, func(*page, []Copied) {})
 	accept(cmd, "recursive", "r", "directories are copied anyway")
 	cmd.Flags().StringVarP(&user, "user", "u", "", "write as this user of the guest, who owns the files (default: root)")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -67,7 +66,7 @@ all there are.
 			return e.WithHint("`banger vm start %s` starts it", vm.Spec.Name)
 		}
 		return err
-	}, func(w io.Writer, list []Ran) {
+	}, func(w *page, list []Ran) {
 		for _, ran := range list {
 			if detach && ran.Exit == nil {
 				_, _ = fmt.Fprintln(w, shortID(ran.ID))

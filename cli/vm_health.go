@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,13 +40,13 @@ doesn't run, 6 or 7 when one runs and doesn't answer.`,
 	}, func(ctx context.Context, args []string) ([]Health, error) { return each(ctx, a, args, a.health) }, listHealth)
 }
 
-func listHealth(w io.Writer, list []Health) {
-	rows := [][]string{{"NAME", "AGENT", "INIT", "UPTIME", "CLOCK", "ROUND TRIP", "SESSIONS"}}
+func listHealth(w *page, list []Health) {
+	var rows [][]string
 	for _, h := range list {
 		rows = append(rows, []string{h.Name, printable(h.Agent, 30), printable(h.Init, 20), age(time.Duration(h.UptimeMS) * time.Millisecond),
 			fmt.Sprintf("%.0fms", h.AheadMS), fmt.Sprintf("%.2fms", h.TripMS), fmt.Sprint(h.Sessions)})
 	}
-	table(w, rows)
+	w.table([]column{{title: "NAME", least: 20}, {title: "AGENT", rank: 1, least: 12}, {title: "INIT", says: true}, {title: "UPTIME"}, {title: "CLOCK", rank: 2}, {title: "ROUND TRIP"}, {title: "SESSIONS", rank: 3}}, rows)
 }
 
 func (a *App) health(ctx context.Context, vm banger.VM) (Health, error) {

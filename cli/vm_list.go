@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,7 +29,7 @@ func vmListCommand(a *App) *cobra.Command {
 		vms, err := a.VMs().VMs(ctx)
 		return which.of(vms), err
 	},
-		func(w io.Writer, vms []banger.VM) {
+		func(w *page, vms []banger.VM) {
 			if quiet {
 				names(w, vms)
 			} else {
@@ -43,19 +42,22 @@ func vmListCommand(a *App) *cobra.Command {
 	return cmd
 }
 
-func listVMs(w io.Writer, vms []banger.VM, now time.Time) {
-	rows := [][]string{{"NAME", "STATE", "IMAGE", "VCPU", "MEMORY", "DISK", "AGE", "ENDS", "REASON"}}
+func listVMs(w *page, vms []banger.VM, now time.Time) {
+	columns := []column{{title: "NAME", least: 20}, {title: "STATE", says: true}, {title: "IMAGE", rank: 3, least: 15}, {title: "VCPU", rank: 5},
+		{title: "MEMORY", rank: 4}, {title: "DISK", rank: 6}, {title: "AGE", rank: 2}, {title: "ENDS"}, {title: "REASON", rank: 1, least: 20}}
+	var rows [][]string
 	for _, vm := range vms {
 		s := vm.Spec
 		rows = append(rows, []string{s.Name, string(vm.State), s.Image, strconv.Itoa(s.VCPU),
 			formatMiB(s.MemoryMiB), formatMiB(s.DiskMiB), age(now.Sub(vm.Created)), endsIn(vm, now), printable(vm.Reason, 50)})
 	}
-	if !slices.ContainsFunc(rows[1:], func(r []string) bool { return r[7] != "-" }) {
+	if !slices.ContainsFunc(rows, func(r []string) bool { return r[7] != "-" }) {
+		columns = slices.Delete(columns, 7, 8)
 		for i, r := range rows {
 			rows[i] = slices.Delete(r, 7, 8)
 		}
 	}
-	table(w, rows)
+	w.table(columns, rows)
 }
 
 // endsIn says in a few words when a VM ends by itself.

@@ -70,7 +70,7 @@ console. Of a long one only the latest part is kept.`,
 		defer left()
 		err := l.output(read, a, say)
 		return over(ctx, read, err)
-	}, func(w io.Writer, list []Logged) {
+	}, func(w *page, list []Logged) {
 		for _, p := range list {
 			_, _ = w.Write(p.Stdout)
 			_, _ = a.Err.Write(p.Stderr)
@@ -83,7 +83,7 @@ console. Of a long one only the latest part is kept.`,
 		defer left()
 		err := l.ofConsole(read, a, func(text []byte) error { return say(Console{args[0], text}) })
 		return over(ctx, read, err)
-	}, func(w io.Writer, list []Console) {
+	}, func(w *page, list []Console) {
 		for _, c := range list {
 			_, _ = w.Write(c.Text)
 		}

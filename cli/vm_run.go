@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -75,7 +74,7 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
 			return firstError(say(ran), err)
 		}
 		return err
-	}, func(w io.Writer, list []Ran) {
+	}, func(w *page, list []Ran) {
 		if o.detach {
 			_, _ = fmt.Fprintln(w, list[0].Name)
 		}

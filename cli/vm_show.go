@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +21,7 @@ func vmShowCommand(a *App) *cobra.Command {
 		Args:              nargs(1, 1),
 		ValidArgsFunction: a.completeVMs(1),
 	}, func(ctx context.Context, args []string) (banger.VM, error) { return a.VMs().VM(ctx, args[0]) },
-		func(w io.Writer, vm banger.VM) { table(w, details(vm)) })
+		func(w *page, vm banger.VM) { w.fields(details(vm)) })
 }
 
 func details(vm banger.VM) [][]string {

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,8 +47,8 @@ counts for 1/N; PRIVATE is memory that only this VM has.`,
 			case <-time.After(every):
 			}
 		}
-	}, func(w io.Writer, list []banger.Stats) {
-		if _, tty := terminal(a.Out); watch && tty {
+	}, func(w *page, list []banger.Stats) {
+		if _, tty := a.view.canvas(a.Out); watch && tty {
 			_, _ = fmt.Fprint(w, "\x1b[H\x1b[2J")
 		}
 		listStats(w, list, before)
@@ -75,8 +74,8 @@ func (a *App) stats(ctx context.Context, refs []string) ([]banger.Stats, error) 
 	return each(ctx, a, refs, func(ctx context.Context, vm banger.VM) (banger.Stats, error) { return a.VMs().StatsVM(ctx, vm.ID) })
 }
 
-func listStats(w io.Writer, list []banger.Stats, before map[string]banger.Stats) {
-	rows := [][]string{{"NAME", "STATE", "CPU TIME", "CPU", "RSS", "PSS", "SHARED", "PRIVATE", "DISK"}}
+func listStats(w *page, list []banger.Stats, before map[string]banger.Stats) {
+	var rows [][]string
 	for _, st := range list {
 		share := "-"
 		if old, ok := before[st.ID]; ok && st.Time.After(old.Time) && st.CPUMS >= old.CPUMS {
@@ -85,5 +84,6 @@ func listStats(w io.Writer, list []banger.Stats, before map[string]banger.Stats)
 		rows = append(rows, []string{st.Name, string(st.State), (time.Duration(st.CPUMS) * time.Millisecond).String(), share,
 			formatBytes(st.RSS), formatBytes(st.PSS), formatBytes(st.Shared), formatBytes(st.Private), formatBytes(st.Disk)})
 	}
-	table(w, rows)
+	w.table([]column{{title: "NAME", least: 20}, {title: "STATE", says: true, rank: 1}, {title: "CPU TIME", rank: 3}, {title: "CPU"}, {title: "RSS", rank: 4},
+		{title: "PSS"}, {title: "SHARED", rank: 5}, {title: "PRIVATE", rank: 2}, {title: "DISK"}}, rows)
 }

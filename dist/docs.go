@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -68,7 +70,29 @@ func reference() ([]byte, error) {
 			return "#" + strings.ReplaceAll(strings.TrimSuffix(link, ".md"), "_", "-")
 		})
 	})
-	return out.Bytes(), err
+	return narrow(out.Bytes()), err
+}
+
+// flagLine is a line of help that begins with a flag; the flag is its first group.
+var flagLine = regexp.MustCompile(`^( {2,6}(?:-\w, )?--\S+(?: \S+)? {2,})\S`)
+
+// narrow breaks the lines that tell of flags as a terminal's help does.
+func narrow(text []byte) []byte {
+	const widest = 100
+	var out bytes.Buffer
+	for line := range strings.Lines(string(text)) {
+		first := flagLine.FindStringSubmatch(line)
+		for first != nil && utf8.RuneCountInString(line) > widest+1 {
+			at := strings.LastIndexByte(line[:widest+1], ' ')
+			if at <= len(first[1]) {
+				break
+			}
+			out.WriteString(line[:at] + "\n")
+			line = strings.Repeat(" ", len(first[1])) + line[at+1:]
+		}
+		out.WriteString(line)
+	}
+	return out.Bytes()
 }
 
 // manuals are the pages of section 1.
