@@ -92,8 +92,10 @@ var rooms = []room{
 	{"fetch/xz", "reads xz within a bound of memory"},
 	{"guest", "the protocol between host and agent, and its client"},
 	{"guest/agent", "what the agent serves"},
+	{"guest/agent/account", "a guest's users, in its own files"},
 	{"guest/agent/boot", "/init: from the kernel to the image's init"},
 	{"guest/agent/channel", "what carries the streams, a kind per hypervisor"},
+	{"guest/agent/dial", "connections made and taken in a guest, with the rights of its users"},
 	{"guest/agent/group", "a cgroup for each command"},
 	{"guest/agent/home", "what a guest has of its host's user: git's identity, time zone, language, proxies, certificates"},
 	{"guest/agent/nic", "the guest's network device"},
@@ -102,6 +104,7 @@ var rooms = []room{
 	{"guest/agent/session", "commands and their output"},
 	{"guest/agent/tool", "put and get of trees"},
 	{"guest/agent/uevent", "waits for devices"},
+	{"guest/flow", "connections into and out of a guest, each on a stream"},
 	{"guest/link", "streams over one lossy byte pipe"},
 	{"guest/tartree", "a tree as a tar, and a tar as a tree"},
 	{"host/cgroup", "a bound on the memory of a process and what it starts, where the host allows one"},
@@ -158,7 +161,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"test/bench", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/person", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
 	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "image/oci", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
-	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/nic", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest", "vmm/uml", "vmm/vhost"},
+	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/dial", "guest/agent/nic", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "test/vmtest", "vmm/uml", "vmm/vhost"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

@@ -34,14 +34,14 @@ type Client struct {
 func (c *Client) Configure(ctx context.Context, id Identity) (Ready, error) {
 	var r Ready
 	err := c.call(ctx, OpConfigure, leaving{id}, &r)
-	r.Agent, r.Init = clean(r.Agent), clean(r.Init)
+	r.Agent, r.Init = Clean(r.Agent), Clean(r.Init)
 	for i := range r.Stages {
-		r.Stages[i].Name = clean(r.Stages[i].Name)
+		r.Stages[i].Name = Clean(r.Stages[i].Name)
 	}
-	r.BootID = clean(r.BootID)
-	r.Seen.Hostname, r.Seen.MachineID, r.Seen.MAC = clean(r.Seen.Hostname), clean(r.Seen.MachineID), clean(r.Seen.MAC)
+	r.BootID = Clean(r.BootID)
+	r.Seen.Hostname, r.Seen.MachineID, r.Seen.MAC = Clean(r.Seen.Hostname), Clean(r.Seen.MachineID), Clean(r.Seen.MAC)
 	for i := range r.Renewed {
-		r.Renewed[i] = clean(r.Renewed[i])
+		r.Renewed[i] = Clean(r.Renewed[i])
 	}
 	return r, err
 }
@@ -70,7 +70,7 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 func (c *Client) health(ctx context.Context, req HealthRequest) (Health, error) {
 	var h Health
 	err := c.call(ctx, OpHealth, req, &h)
-	h.Agent, h.Init = clean(h.Agent), clean(h.Init)
+	h.Agent, h.Init = Clean(h.Agent), Clean(h.Init)
 	return h, err
 }
 
@@ -164,7 +164,7 @@ func (c *Client) Start(ctx context.Context, spec ExecSpec) error {
 		return err
 	}
 	if at.Exit != nil && at.Exit.Error != "" {
-		return Errorf(CodeNotStarted, "%s", clean(at.Exit.Error))
+		return Errorf(CodeNotStarted, "%s", Clean(at.Exit.Error))
 	}
 	return nil
 }
@@ -189,10 +189,10 @@ func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
 			return nil, Errorf(CodeProtocol, "the agent's answer can't be read: %v", err)
 		}
 		for j, arg := range list[i].Spec.Argv {
-			list[i].Spec.Argv[j] = clean(arg)
+			list[i].Spec.Argv[j] = Clean(arg)
 		}
 		if st := list[i].Exit; st != nil {
-			st.Error, st.Signal = clean(st.Error), clean(st.Signal)
+			st.Error, st.Signal = Clean(st.Error), Clean(st.Signal)
 		}
 	}
 	return list, nil
@@ -234,7 +234,7 @@ func (c *Client) Watch(ctx context.Context, notice func(Notice)) error {
 		if f.Type != FrameNotice || json.Unmarshal(f.Data, &n) != nil {
 			return Errorf(CodeProtocol, "the guest sent no notice but a frame of type %d", f.Type)
 		}
-		notice(Notice{Kind: clean(n.Kind), Text: clean(n.Text)})
+		notice(Notice{Kind: Clean(n.Kind), Text: Clean(n.Text)})
 		if _, err := conn.Write(AppendFrame(nil, Frame{Type: FrameNoticeAck, Offset: f.Offset})); err != nil {
 			return because(ctx, err)
 		}
@@ -244,17 +244,23 @@ func (c *Client) Watch(ctx context.Context, notice func(Notice)) error {
 // Echo returns a stream on which the agent sends back what it gets. It is for measuring
 // the channel, and for telling a slow channel from a slow guest.
 func (c *Client) Echo(ctx context.Context) (net.Conn, error) {
-	conn, err := c.Dial(ctx)
-	if err != nil {
-		return nil, err
+	conn, _, err := Open(ctx, c.Dial, OpEcho, nil, nil)
+	return conn, err
+}
+
+// Open begins an operation on a new stream, which isn't tied to ctx. What follows the
+// answer is read from r.
+func Open(ctx context.Context, dial Dialer, op string, req, answer any) (conn net.Conn, r *bufio.Reader, err error) {
+	if conn, err = dial(ctx); err != nil {
+		return nil, nil, err
 	}
-	unbind := bind(ctx, conn)
-	defer unbind()
-	if err := exchange(conn, bufio.NewReader(conn), OpEcho, "", nil, nil); err != nil {
+	defer bind(ctx, conn)()
+	r = bufio.NewReaderSize(conn, FrameHeader+BulkData)
+	if err := exchange(conn, r, op, "", req, answer); err != nil {
 		_ = conn.Close()
-		return nil, because(ctx, err)
+		return nil, nil, because(ctx, err)
 	}
-	return conn, nil
+	return conn, r, nil
 }
 
 // NewID returns a new session id.
@@ -381,8 +387,8 @@ func because(ctx context.Context, err error) error {
 // maxText bounds a text of the guest that is shown to a person, in bytes.
 const maxText = 1024
 
-// clean makes a text of the guest fit to be shown on a terminal.
-func clean(s string) string {
+// Clean makes a text of the guest fit to be shown on a terminal.
+func Clean(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText]
 	}
@@ -394,4 +400,4 @@ func clean(s string) string {
 	}, s)
 }
 
-func cleanError(e *Error) *Error { return &Error{Code: clean(e.Code), Message: clean(e.Message)} }
+func cleanError(e *Error) *Error { return &Error{Code: Clean(e.Code), Message: Clean(e.Message)} }

@@ -59,9 +59,9 @@ func (c *Client) tool(ctx context.Context, spec ExecSpec, near IO) error {
 	case st.Signal != "":
 		return Errorf(CodeInternal, "%s %s in the guest was ended by SIG%s", spec.Tool, spec.Argv[1], st.Signal)
 	case st.Code == ToolNotFound:
-		return Errorf(CodeNotFound, "%s", clean(strings.TrimSpace(string(said))))
+		return Errorf(CodeNotFound, "%s", Clean(strings.TrimSpace(string(said))))
 	case st.Code != 0:
-		return Errorf(CodeInvalid, "%s", clean(strings.TrimSpace(string(said))))
+		return Errorf(CodeInvalid, "%s", Clean(strings.TrimSpace(string(said))))
 	}
 	return nil
 }

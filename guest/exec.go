@@ -287,7 +287,7 @@ func (f *follow) exit(data []byte, st *ExitStatus) error {
 		return Errorf(CodeProtocol, "the guest reports an exit status of %d", final.Exit.Code)
 	}
 	*st = final.Exit
-	st.Signal, st.Error = clean(st.Signal), clean(st.Error)
+	st.Signal, st.Error = Clean(st.Signal), Clean(st.Error)
 	return nil
 }
 

@@ -25,6 +25,9 @@ const (
 	OpOutput    = "output"    // OutputRequest → nothing, then frames of output
 	OpSignal    = "signal"    // SignalRequest → nothing
 	OpForget    = "forget"    // SessionRequest → nothing
+	OpDial      = "dial"      // flow.DialRequest → nothing, then a flow.Conn
+	OpListen    = "listen"    // flow.ListenRequest → flow.Listens, then FrameNotice with a flow.Arrival until either side closes
+	OpAccept    = "accept"    // flow.AcceptRequest → nothing, then a flow.Conn
 	OpEcho      = "echo"      // → nothing, then every byte comes back until the client closes
 )
 

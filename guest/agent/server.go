@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/guest"
+	"banger/guest/agent/dial"
 	"banger/guest/agent/session"
 )
 
@@ -46,6 +47,9 @@ type Server struct {
 	SetClock func(now time.Time) error
 	// Now reads the wall clock. Nil: time.Now.
 	Now func() time.Time
+
+	// Callers are connections that came to listeners of clients. The zero value will do.
+	Callers dial.Desk
 
 	configuring sync.Mutex
 	streams     atomic.Int64 // how many streams of clients use the guest
@@ -119,6 +123,10 @@ func (s *Server) stream(conn net.Conn) {
 		return
 	}
 	switch req.Op {
+	case guest.OpDial, guest.OpListen, guest.OpAccept:
+		s.streams.Add(1)
+		defer s.streams.Add(-1)
+		s.connection(conn, r, version, req)
 	case guest.OpExec:
 		s.streams.Add(1)
 		defer s.streams.Add(-1)

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/guest"
+	"banger/guest/agent/account"
 	"banger/guest/agent/group"
 	"banger/guest/agent/tool"
 )
@@ -36,7 +36,7 @@ type program struct {
 	path string
 	argv []string
 	attr syscall.ProcAttr
-	who  account
+	who  account.Account
 }
 
 // exitError is why a command never ran, with the status a shell would give it.
@@ -53,7 +53,7 @@ func cannot(code int, format string, args ...any) error {
 
 // resolve turns a spec into what execve wants. Its errors are exitErrors.
 func resolve(spec *guest.ExecSpec) (*program, error) {
-	who, err := lookup("", spec.User)
+	who, err := account.Lookup("", spec.User)
 	if err != nil {
 		return nil, cannot(126, "%v", err)
 	}
@@ -64,15 +64,15 @@ func resolve(spec *guest.ExecSpec) (*program, error) {
 			term = "xterm"
 		}
 	}
-	p.attr.Env = who.environ(term, spec.Env)
-	if p.attr.Dir, err = who.directory(spec.Dir); err != nil {
+	p.attr.Env = who.Environ(term, spec.Env)
+	if p.attr.Dir, err = directory(who, spec.Dir); err != nil {
 		return nil, err
 	}
 	p.attr.Sys = &syscall.SysProcAttr{Setsid: true}
 	if os.Geteuid() == 0 {
-		p.attr.Sys.Credential = &syscall.Credential{Uid: who.uid, Gid: who.gid, Groups: who.groups}
-	} else if int(who.uid) != os.Geteuid() {
-		return nil, cannot(126, "can't run as %s: the agent isn't root", who.name)
+		p.attr.Sys.Credential = &syscall.Credential{Uid: who.UID, Gid: who.GID, Groups: who.Groups}
+	} else if int(who.UID) != os.Geteuid() {
+		return nil, cannot(126, "can't run as %s: the agent isn't root", who.Name)
 	}
 	switch {
 	case spec.Tool != "":
@@ -82,8 +82,8 @@ func resolve(spec *guest.ExecSpec) (*program, error) {
 			p.argv = append(p.argv, spec.Argv[1:]...)
 		}
 	case len(spec.Argv) == 0:
-		p.path = who.shell
-		p.argv = []string{"-" + filepath.Base(who.shell)} // the leading dash makes it a login shell
+		p.path = who.Shell
+		p.argv = []string{"-" + filepath.Base(who.Shell)} // the leading dash makes it a login shell
 	default:
 		p.path, err = p.find(spec.Argv[0])
 	}
@@ -91,15 +91,15 @@ func resolve(spec *guest.ExecSpec) (*program, error) {
 }
 
 // directory is where a command starts: dir, relative to the home, which need not exist.
-func (a account) directory(dir string) (string, error) {
+func directory(a account.Account, dir string) (string, error) {
 	if dir == "" {
-		if st, err := os.Stat(a.home); err != nil || !st.IsDir() {
+		if st, err := os.Stat(a.Home); err != nil || !st.IsDir() {
 			return "/", nil
 		}
-		return a.home, nil
+		return a.Home, nil
 	}
 	if !filepath.IsAbs(dir) {
-		dir = filepath.Join(a.home, dir)
+		dir = filepath.Join(a.Home, dir)
 	}
 	if st, err := os.Stat(dir); err != nil {
 		return "", cannot(126, "working directory: %v", err)
@@ -132,7 +132,7 @@ func (p *program) find(name string) (string, error) {
 			denied = denied || errors.Is(err, fs.ErrPermission)
 			continue
 		}
-		if p.who.mayExecute(st) {
+		if p.who.MayExecute(st) {
 			return file, nil
 		}
 		denied = true
@@ -141,20 +141,6 @@ func (p *program) find(name string) (string, error) {
 		return "", cannot(126, "%s: permission denied", name)
 	}
 	return "", cannot(127, "%s: command not found", name)
-}
-
-func (a account) mayExecute(st fs.FileInfo) bool {
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	mode := st.Mode().Perm()
-	switch {
-	case !ok || a.uid == 0:
-		return mode&0o111 != 0
-	case sys.Uid == a.uid:
-		return mode&0o100 != 0
-	case sys.Gid == a.gid || slices.Contains(a.groups, sys.Gid):
-		return mode&0o010 != 0
-	}
-	return mode&0o001 != 0
 }
 
 // start runs the program. Its errors are exitErrors.
@@ -258,14 +244,14 @@ func (proc *process) open(p *program, spec *guest.ExecSpec) (child []int, err er
 
 // pipe returns the child's end of a pipe and our end, ours being the index-th
 // (1 writes). The child's belongs to its user, who may open /dev/stdout anew.
-func pipe(ours int, who account) (child int, own *os.File, err error) {
+func pipe(ours int, who account.Account) (child int, own *os.File, err error) {
 	var fd [2]int
 	if err := unix.Pipe2(fd[:], unix.O_CLOEXEC); err != nil {
 		return -1, nil, err
 	}
 	child = fd[1-ours]
-	if int(who.uid) != os.Geteuid() {
-		_ = unix.Fchown(child, int(who.uid), int(who.gid))
+	if int(who.UID) != os.Geteuid() {
+		_ = unix.Fchown(child, int(who.UID), int(who.GID))
 	}
 	if err := unix.SetNonblock(fd[ours], true); err != nil {
 		unix.Close(fd[0])
@@ -296,7 +282,7 @@ func (proc *process) openTTY(p *program, size guest.WinSize) ([]int, error) {
 	setSize(master, size)
 	if os.Geteuid() == 0 {
 		const ttyGroup = 5 // as devpts' gid=5 everywhere
-		_ = unix.Fchown(slave, int(p.who.uid), ttyGroup)
+		_ = unix.Fchown(slave, int(p.who.UID), ttyGroup)
 		_ = unix.Fchmod(slave, 0o620)
 	}
 	p.attr.Sys.Setctty, p.attr.Sys.Ctty = true, 0

@@ -1,4 +1,4 @@
-package session
+package account
 
 import (
 	"os"
@@ -23,20 +23,20 @@ func FuzzAccounts(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		a, err := lookup(root, who)
+		a, err := Lookup(root, who)
 		if err != nil {
 			return
 		}
-		if !strings.HasPrefix(a.home, "/") || a.shell == "" {
-			t.Errorf("home %q, shell %q", a.home, a.shell)
+		if !strings.HasPrefix(a.Home, "/") || a.Shell == "" {
+			t.Errorf("home %q, shell %q", a.Home, a.Shell)
 		}
 		asked, _, _ := strings.Cut(who, ":")
 		listed := strings.Contains("\n"+passwd, "\n"+asked+":")
 		if number := strings.Trim(asked, "0123456789") == ""; !listed && !number && asked != "root" {
 			t.Errorf("%q was found in %q: %+v", asked, passwd, a)
 		}
-		if len(a.groups) > strings.Count(group, "\n")+2 {
-			t.Errorf("%d groups in %q", len(a.groups), group)
+		if len(a.Groups) > strings.Count(group, "\n")+2 {
+			t.Errorf("%d groups in %q", len(a.Groups), group)
 		}
 	})
 }

@@ -1,4 +1,8 @@
-package session
+// Package account finds the users of a guest in its own files, and says what they may and
+// what their environment is.
+//
+// It knows nothing of what is run as them.
+package account
 
 import (
 	"bufio"
@@ -7,32 +11,33 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 )
 
-// account is the user that a command runs as.
-type account struct {
-	name, home, shell string
-	uid, gid          uint32
-	groups            []uint32
+// Account is the user that a command runs as.
+type Account struct {
+	Name, Home, Shell string
+	UID, GID          uint32
+	Groups            []uint32
 }
 
 // maxAccountFile bounds what is read of the guest's passwd(5) and group(5).
 const maxAccountFile = 8 << 20
 
-// lookup finds an account in the guest's own files: "", "name", "uid",
+// Lookup finds an account in the guest's own files: "", "name", "uid",
 // "name:group", "uid:gid". A number need not be listed: such a user has its
 // number as group, "/" as home. Without a passwd file there still is root.
-func lookup(root, who string) (account, error) {
+func Lookup(root, who string) (Account, error) {
 	name, group, withGroup := strings.Cut(who, ":")
 	if name == "" {
 		name = strconv.Itoa(os.Getuid())
 	}
 	a, err := findUser(root+"/etc/passwd", name)
 	if err != nil {
-		return account{}, err
+		return Account{}, err
 	}
 	err = eachLine(root+"/etc/group", 4, func(f []string) bool {
 		gid, err := strconv.ParseUint(f[2], 10, 32)
@@ -40,33 +45,33 @@ func lookup(root, who string) (account, error) {
 			return true
 		}
 		if withGroup && f[0] == group {
-			a.gid, withGroup = uint32(gid), false
+			a.GID, withGroup = uint32(gid), false
 		}
 		for _, member := range strings.Split(f[3], ",") {
-			if member == a.name {
-				a.groups = append(a.groups, uint32(gid))
+			if member == a.Name {
+				a.Groups = append(a.Groups, uint32(gid))
 				break
 			}
 		}
 		return true
 	})
 	if err != nil {
-		return account{}, err
+		return Account{}, err
 	}
 	if withGroup {
 		gid, err := strconv.ParseUint(group, 10, 32)
 		if err != nil {
-			return account{}, fmt.Errorf("no group %q in this image", group)
+			return Account{}, fmt.Errorf("no group %q in this image", group)
 		}
-		a.gid = uint32(gid)
+		a.GID = uint32(gid)
 	}
-	a.groups = append(a.groups, a.gid)
+	a.Groups = append(a.Groups, a.GID)
 	return a, nil
 }
 
-func findUser(file, name string) (account, error) {
+func findUser(file, name string) (Account, error) {
 	number, numErr := strconv.ParseUint(name, 10, 32)
-	var a account
+	var a Account
 	found := false
 	err := eachLine(file, 7, func(f []string) bool {
 		uid, err1 := strconv.ParseUint(f[2], 10, 32)
@@ -74,26 +79,26 @@ func findUser(file, name string) (account, error) {
 		if err1 != nil || err2 != nil || (f[0] != name && (numErr != nil || uid != number)) {
 			return true
 		}
-		a = account{name: f[0], home: f[5], shell: f[6], uid: uint32(uid), gid: uint32(gid)}
+		a = Account{Name: f[0], Home: f[5], Shell: f[6], UID: uint32(uid), GID: uint32(gid)}
 		found = true
 		return f[0] != name && numErr == nil // a name that looks like a number is a name
 	})
 	switch {
 	case err != nil:
-		return account{}, err
+		return Account{}, err
 	case found:
 	case name == "root" || (numErr == nil && number == 0):
-		a = account{name: "root", home: "/root"}
+		a = Account{Name: "root", Home: "/root"}
 	case numErr == nil:
-		a = account{name: name, home: "/", uid: uint32(number), gid: uint32(number)}
+		a = Account{Name: name, Home: "/", UID: uint32(number), GID: uint32(number)}
 	default:
-		return account{}, fmt.Errorf("no user %q in this image", name)
+		return Account{}, fmt.Errorf("no user %q in this image", name)
 	}
-	if a.shell == "" {
-		a.shell = "/bin/sh"
+	if a.Shell == "" {
+		a.Shell = "/bin/sh"
 	}
-	if !strings.HasPrefix(a.home, "/") {
-		a.home = "/"
+	if !strings.HasPrefix(a.Home, "/") {
+		a.Home = "/"
 	}
 	return a, nil
 }
@@ -123,14 +128,14 @@ func eachLine(file string, n int, f func([]string) bool) error {
 	return lines.Err()
 }
 
-// environ is the account's login environment with extra settings on top; the
+// Environ is the account's login environment with extra settings on top; the
 // last setting of a name counts.
-func (a account) environ(term string, extra []string) []string {
+func (a Account) Environ(term string, extra []string) []string {
 	path := "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
-	if a.uid == 0 {
+	if a.UID == 0 {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
-	env := []string{"HOME=" + a.home, "USER=" + a.name, "LOGNAME=" + a.name, "SHELL=" + a.shell, "PATH=" + path, "LANG=C.UTF-8"}
+	env := []string{"HOME=" + a.Home, "USER=" + a.Name, "LOGNAME=" + a.Name, "SHELL=" + a.Shell, "PATH=" + path, "LANG=C.UTF-8"}
 	if term != "" {
 		env = append(env, "TERM="+term)
 	}
@@ -146,4 +151,19 @@ func (a account) environ(term string, extra []string) []string {
 		out = append(out, kv)
 	}
 	return out
+}
+
+// MayExecute reports whether the account may execute a file.
+func (a Account) MayExecute(st fs.FileInfo) bool {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	mode := st.Mode().Perm()
+	switch {
+	case !ok || a.UID == 0:
+		return mode&0o111 != 0
+	case sys.Uid == a.UID:
+		return mode&0o100 != 0
+	case sys.Gid == a.GID || slices.Contains(a.Groups, sys.Gid):
+		return mode&0o010 != 0
+	}
+	return mode&0o001 != 0
 }

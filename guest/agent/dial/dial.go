@@ -1,0 +1,110 @@
+package dial
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/guest"
+	"banger/guest/agent/account"
+	"banger/guest/flow"
+)
+
+// timeout bounds how long a connection may take to be made.
+const timeout = 30 * time.Second
+
+// Dial makes the connection of a request.
+func Dial(ctx context.Context, req flow.DialRequest) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	switch req.Network {
+	case "tcp", "udp":
+		return dialPort(ctx, req.Network, req.Address)
+	case "unix":
+		who, err := account.Lookup("", req.User)
+		if err != nil {
+			return nil, guest.Errorf(guest.CodeInvalid, "%v", err)
+		}
+		var conn net.Conn
+		err = as(who, func() error {
+			conn, err = new(net.Dialer).DialContext(ctx, "unix", req.Address)
+			return err
+		})
+		return conn, said(err)
+	}
+	return nil, guest.Errorf(guest.CodeInvalid, "no network is called %q", req.Network)
+}
+
+func dialPort(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, guest.Errorf(guest.CodeInvalid, "%v", err)
+	}
+	hosts := []string{host}
+	if host == "localhost" || host == "" {
+		hosts = local(network, port)
+	}
+	var first error
+	for _, host := range hosts {
+		conn, err := new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(host, port))
+		if err == nil {
+			return conn, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, said(first)
+}
+
+// local lists what "localhost" means for a port: the address that its listener is bound to,
+// then 127.0.0.1 and ::1. Of a datagram socket the first one counts, as nobody answers.
+func local(network, port string) []string {
+	hosts := []string{"127.0.0.1", "::1"}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return hosts
+	}
+	for _, at := range bound(network, uint16(n)) {
+		switch {
+		case !at.IsUnspecified():
+			return append([]string{at.String()}, hosts...)
+		case at.Is6():
+			hosts = []string{"::1", "127.0.0.1"}
+		default:
+			return []string{"127.0.0.1", "::1"}
+		}
+	}
+	return hosts
+}
+
+// said is what the kernel or the resolver said, without what the caller knows.
+func said(err error) error {
+	if err == nil {
+		return nil
+	}
+	code := guest.CodeUnavailable
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		if dns.IsNotFound {
+			code = guest.CodeNotFound
+		}
+		return guest.Errorf(code, "%s: %s", dns.Name, dns.Err)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		code = guest.CodeNotFound
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return guest.Errorf(code, "%v", errno)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+		return guest.Errorf(code, "%v", unix.ETIMEDOUT)
+	}
+	return guest.Errorf(code, "%v", err)
+}
