@@ -35,6 +35,9 @@ type Change struct {
 	VCPU      int    `json:"vcpu,omitempty"`
 	MemoryMiB int    `json:"memory_mib,omitempty"`
 	DiskMiB   int    `json:"disk_mib,omitempty"` // a disk can only grow
+	// Isolation and Hypervisor move a stopped VM. It gets a kernel that runs there.
+	Isolation  Isolation `json:"isolation,omitempty"`
+	Hypervisor string    `json:"hypervisor,omitempty"`
 	// TTLMS is a new time to live, from now on; IdleStopMS a new time without use. 0 is no
 	// bound. Neither needs a restart.
 	TTLMS      *int64 `json:"ttl_ms,omitempty"`
@@ -83,10 +86,10 @@ type SystemService interface {
 	Collect(ctx context.Context, opt CollectOptions) ([]Found, error)
 	// Space says what banger's files take of the host; what is shared counts once.
 	Space(ctx context.Context) ([]Space, error)
-	// Missing lists what a VM of this image and this kernel needs and what isn't here yet,
-	// in the order in which it is to be made: the kernel first. Empty names mean the
-	// defaults. CodeNotFound: there is no such thing, and it can't be made by its name alone.
-	Missing(ctx context.Context, image, kernel string) ([]Missing, error)
+	// Missing lists what a VM of this spec needs and what isn't here yet, in the order in
+	// which it is to be made: the kernel first. Zero fields mean the defaults, as they do in a
+	// creation. CodeNotFound: there is no such thing, and it can't be made by its name alone.
+	Missing(ctx context.Context, spec Spec) ([]Missing, error)
 	// Prune removes what no VM uses and can be made or fetched again.
 	Prune(ctx context.Context, opt PruneOptions) ([]Pruned, error)
 }
@@ -124,6 +127,9 @@ const StageGap = "gap"
 // StageSpec is the stage of a creation's event that says, in its message, what
 // is made, once all defaults are filled in.
 const StageSpec = "spec"
+
+// StageNote is the stage of an event whose message a person should read, beside all progress.
+const StageNote = "note"
 
 // CollectOptions say how far Collect goes.
 type CollectOptions struct {

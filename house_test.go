@@ -80,6 +80,7 @@ var rooms = []room{
 	{"daemon/engine/plan", "steps that are done, undone or done again, whoever dies; knows no VM"},
 	{"daemon/gc", "what lies in our places and no VM owns; what no VM uses and can be had again"},
 	{"daemon/idle", "stops VMs that nobody uses, when the user set a time for it"},
+	{"daemon/isolation", "what a VM runs on: what was named or refused, else the strongest that works here"},
 	{"daemon/journal", "the latest events, in memory"},
 	{"daemon/operation", "creations that go on without the client that asked for them"},
 	{"daemon/sqlite", "the store"},

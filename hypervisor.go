@@ -38,6 +38,7 @@ type Machine struct {
 	Drives    []Drive   `json:"drives"`
 	Net       NetConfig `json:"net"`
 	Limits    Limits    `json:"limits,omitzero"`
+	Isolation Isolation `json:"isolation,omitempty"`    // what must keep it from its host; empty: what the driver does here
 	Insecure  bool      `json:"insecure_vmm,omitempty"` // run without the VMM's sandbox where it can't have one
 }
 

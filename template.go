@@ -46,11 +46,12 @@ type Template struct {
 // TemplateSpec says which template is wanted. Zero fields mean what they mean
 // in a Spec.
 type TemplateSpec struct {
-	Hypervisor string  `json:"hypervisor,omitempty"`
-	Kernel     string  `json:"kernel,omitempty"`
-	VCPU       int     `json:"vcpu,omitempty"`
-	MemoryMiB  int     `json:"memory_mib,omitempty"`
-	Net        NetMode `json:"net,omitempty"`
+	Hypervisor string    `json:"hypervisor,omitempty"`
+	Isolation  Isolation `json:"isolation,omitempty"`
+	Kernel     string    `json:"kernel,omitempty"`
+	VCPU       int       `json:"vcpu,omitempty"`
+	MemoryMiB  int       `json:"memory_mib,omitempty"`
+	Net        NetMode   `json:"net,omitempty"`
 	// Image asks for a new image template: the image is started, and After, a shell
 	// command, is run in it. Empty: a template from before an image is started.
 	Image   string `json:"image,omitempty"`

@@ -31,21 +31,24 @@ const (
 // Spec is what a user asked for. Zero fields mean "the default" and are filled
 // in once, by the engine, before the VM is recorded.
 type Spec struct {
-	Name       string  `json:"name"`                   // DNS label, unique among live VMs
-	Image      string  `json:"image"`                  // image name or id
-	Kernel     string  `json:"kernel,omitempty"`       // kernel name or id
-	VCPU       int     `json:"vcpu"`                   // virtual CPUs
-	MemoryMiB  int     `json:"memory_mib"`             // guest RAM
-	DiskMiB    int     `json:"disk_mib"`               // the VM's own writable disk
-	Net        NetMode `json:"net"`                    // network mode
-	Remove     bool    `json:"remove,omitempty"`       // --rm: the VM is deleted when no client has a lease on it
-	Hypervisor string  `json:"hypervisor,omitempty"`   // driver name; empty: the host's default
-	DiskDriver string  `json:"disk_driver,omitempty"`  // driver name; empty: the host's default
-	NoInit     bool    `json:"no_init,omitempty"`      // don't start the image's init: only the agent runs
-	Workspace  string  `json:"workspace,omitempty"`    // guest directory where commands run by default
-	Limits     Limits  `json:"limits,omitzero"`        // how much disk and network I/O it may do
-	Cold       bool    `json:"cold,omitempty"`         // every start boots, none restores a template
-	Insecure   bool    `json:"insecure_vmm,omitempty"` // its VMM may run without a sandbox on a host that has none
+	Name       string  `json:"name"`                 // DNS label, unique among live VMs
+	Image      string  `json:"image"`                // image name or id
+	Kernel     string  `json:"kernel,omitempty"`     // kernel name or id
+	VCPU       int     `json:"vcpu"`                 // virtual CPUs
+	MemoryMiB  int     `json:"memory_mib"`           // guest RAM
+	DiskMiB    int     `json:"disk_mib"`             // the VM's own writable disk
+	Net        NetMode `json:"net"`                  // network mode
+	Remove     bool    `json:"remove,omitempty"`     // --rm: the VM is deleted when no client has a lease on it
+	Hypervisor string  `json:"hypervisor,omitempty"` // driver name; empty: what fits Isolation, or the host's default
+	// Isolation is what keeps the guest from its host; empty: the host's default. A record of an
+	// older build has none: then it is what its hypervisor does.
+	Isolation  Isolation `json:"isolation,omitempty"`
+	DiskDriver string    `json:"disk_driver,omitempty"`  // driver name; empty: the host's default
+	NoInit     bool      `json:"no_init,omitempty"`      // don't start the image's init: only the agent runs
+	Workspace  string    `json:"workspace,omitempty"`    // guest directory where commands run by default
+	Limits     Limits    `json:"limits,omitzero"`        // how much disk and network I/O it may do
+	Cold       bool      `json:"cold,omitempty"`         // every start boots, none restores a template
+	Insecure   bool      `json:"insecure_vmm,omitempty"` // its VMM may run without a sandbox on a host that has none
 	// Labels are words of the user's about the VM, by which lists are filtered.
 	Labels map[string]string `json:"labels,omitempty"`
 	// TTLMS is how long the VM may run after its user started it; then it is stopped, or

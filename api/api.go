@@ -47,7 +47,19 @@ type ImportImageQuery struct {
 // MissingQuery says what a VM is made of.
 type MissingQuery struct {
 	Image  string `json:"image,omitempty"`  // empty: the default one
-	Kernel string `json:"kernel,omitempty"` // empty: the default one
+	Kernel string `json:"kernel,omitempty"` // empty: the one that fits what follows
+	// What decides about its isolation, as in Spec.
+	Isolation  string `json:"isolation,omitempty"`
+	Hypervisor string `json:"hypervisor,omitempty"`
+	VCPU       int64  `json:"vcpu,omitempty"`
+	MemoryMiB  int64  `json:"memory_mib,omitempty"`
+	Net        string `json:"net,omitempty"`
+}
+
+// spec is the spec of a VM that is made of that.
+func (q MissingQuery) spec() banger.Spec {
+	return banger.Spec{Image: q.Image, Kernel: q.Kernel, Isolation: banger.Isolation(q.Isolation), Hypervisor: q.Hypervisor,
+		VCPU: int(q.VCPU), MemoryMiB: int(q.MemoryMiB), Net: banger.NetMode(q.Net)}
 }
 
 // PullKernelRequest names a kernel to fetch.

@@ -73,8 +73,8 @@ func (c *controlled) Prune(_ context.Context, opt banger.PruneOptions) ([]banger
 	return []banger.Pruned{{Kind: "kernel", ID: "n", Name: "v", Bytes: 5, Removed: true, Detail: "d"}}, c.err
 }
 
-func (c *controlled) Missing(_ context.Context, image, kernel string) ([]banger.Missing, error) {
-	c.got = []any{image, kernel}
+func (c *controlled) Missing(_ context.Context, spec banger.Spec) ([]banger.Missing, error) {
+	c.got = []any{spec}
 	return lacking, c.err
 }
 
@@ -114,6 +114,7 @@ func TestControlCrosses(t *testing.T) {
 	sys := c.System()
 	const ref = "a/b?c#d e"
 	opt, change := banger.StopOptions{Timeout: time.Second, Force: true}, banger.Change{Name: "n", VCPU: 1, MemoryMiB: 2, DiskMiB: 3}
+	wants := banger.Spec{Kernel: ref, Isolation: banger.ByProcess, Hypervisor: "h", VCPU: 2, MemoryMiB: 300, Net: banger.NetNone}
 	var events []banger.Event
 	collect := banger.CollectOptions{DryRun: true, Disks: true}
 	for name, call := range map[string]struct {
@@ -129,8 +130,8 @@ func TestControlCrosses(t *testing.T) {
 		"prune all": {func() (any, error) { return sys.Prune(ctx, banger.PruneOptions{DryRun: true, All: true}) },
 			[]banger.Pruned{{Kind: "kernel", ID: "n", Name: "v", Bytes: 5, Removed: true, Detail: "d"}}, []any{banger.PruneOptions{DryRun: true, All: true}}},
 		"space":    {func() (any, error) { return sys.Space(ctx) }, []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, []any{}},
-		"missing":  {func() (any, error) { return sys.Missing(ctx, ref, "") }, lacking, []any{ref, ""}},
-		"missing ": {func() (any, error) { return sys.Missing(ctx, "", ref) }, lacking, []any{"", ref}},
+		"missing":  {func() (any, error) { return sys.Missing(ctx, banger.Spec{Image: ref}) }, lacking, []any{banger.Spec{Image: ref}}},
+		"missing ": {func() (any, error) { return sys.Missing(ctx, wants) }, lacking, []any{wants}},
 		"events": {func() (any, error) {
 			err := sys.Events(ctx, false, func(e banger.Event) { events = append(events, e) })
 			return events, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"banger"
 	"banger/api/wire"
@@ -23,7 +24,7 @@ func (s *Server) systemRoutes() []wire.Route {
 			}),
 		wire.List("Missing", "GET /v2/missing", wire.Owner, "Lists what a VM needs and this host doesn't have yet, in the order in which it is to be made.",
 			func(ctx context.Context, _ *http.Request, in MissingQuery) ([]banger.Missing, error) {
-				return system.Missing(ctx, in.Image, in.Kernel)
+				return system.Missing(ctx, in.spec())
 			}),
 		wire.List("Prune", "POST /v2/prune", wire.Owner, "Removes what no VM uses and what can be made or fetched again.",
 			func(ctx context.Context, _ *http.Request, in banger.PruneOptions) ([]banger.Pruned, error) {
@@ -76,10 +77,13 @@ func (c system) Space(ctx context.Context) ([]banger.Space, error) {
 }
 
 // Missing implements banger.SystemService.
-func (c system) Missing(ctx context.Context, image, kernel string) ([]banger.Missing, error) {
+func (c system) Missing(ctx context.Context, spec banger.Spec) ([]banger.Missing, error) {
 	q := url.Values{}
-	for key, value := range map[string]string{"image": image, "kernel": kernel} {
-		if value != "" {
+	for key, value := range map[string]string{
+		"image": spec.Image, "kernel": spec.Kernel, "isolation": string(spec.Isolation), "hypervisor": spec.Hypervisor,
+		"vcpu": strconv.Itoa(spec.VCPU), "memory_mib": strconv.Itoa(spec.MemoryMiB), "net": string(spec.Net),
+	} {
+		if value != "" && value != "0" {
 			q.Set(key, value)
 		}
 	}

@@ -42,7 +42,7 @@ func living(vms banger.VMService) banger.Services {
 // complete is a host that has all that VMs need.
 type complete struct{ banger.SystemService }
 
-func (complete) Missing(context.Context, string, string) ([]banger.Missing, error) { return nil, nil }
+func (complete) Missing(context.Context, banger.Spec) ([]banger.Missing, error) { return nil, nil }
 
 func run(vms banger.VMService, args ...string) (status int, stdout, stderr string) {
 	var out, errs bytes.Buffer

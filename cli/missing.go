@@ -16,7 +16,7 @@ import (
 // once make them once. What was fetched stays when it is interrupted, and the next goes
 // on with it.
 func provide(ctx context.Context, a *App, cmd *cobra.Command, s banger.Spec, yes bool, show *progress) error {
-	missing, err := a.System().Missing(ctx, s.Image, s.Kernel)
+	missing, err := a.System().Missing(ctx, s)
 	if err != nil || len(missing) == 0 {
 		return err
 	}

@@ -26,9 +26,9 @@ type fresh struct {
 	did    []string
 }
 
-func (f *fresh) Missing(_ context.Context, image, kernel string) ([]banger.Missing, error) {
-	if image == "nosuch" {
-		return nil, banger.Errorf(banger.CodeNotFound, "no image %q", image)
+func (f *fresh) Missing(_ context.Context, spec banger.Spec) ([]banger.Missing, error) {
+	if spec.Image == "nosuch" {
+		return nil, banger.Errorf(banger.CodeNotFound, "no image %q", spec.Image)
 	}
 	return []banger.Missing{
 		{Kind: "kernel", Name: "cloud", Source: "http://mirror/debian", Download: 40 << 20, Disk: 140 << 20, Seconds: 20},

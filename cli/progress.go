@@ -81,6 +81,11 @@ func (p *progress) event(e banger.Event) {
 		}
 		return
 	}
+	if e.Stage == banger.StageNote {
+		p.clear()
+		tell(p.a, "%s\n", printable(e.Message, 1000))
+		return
+	}
 	fresh := e.Stage != p.last.Stage
 	moved := fresh || e.Message != p.last.Message && e.Unit == "" // with a unit, steps are counted
 	if p.last = e; fresh {
@@ -144,6 +149,12 @@ func (p *progress) aside(format string, args ...any) {
 	if p.over {
 		return
 	}
+	p.clear()
+	tell(p.a, format+"\n", args...)
+}
+
+// clear removes what is shown.
+func (p *progress) clear() {
 	if p.timer != nil {
 		p.timer.Stop()
 	}
@@ -151,7 +162,6 @@ func (p *progress) aside(format string, args ...any) {
 		_, _ = fmt.Fprint(p.a.Err, "\r\x1b[K")
 	}
 	p.last, p.timer = banger.Event{}, nil
-	tell(p.a, format+"\n", args...)
 }
 
 // end removes what is shown; later events are ignored.
@@ -162,12 +172,7 @@ func (p *progress) end() {
 		return
 	}
 	p.over = true
-	if p.timer != nil {
-		p.timer.Stop()
-	}
-	if p.tty && p.last.Stage != "" {
-		_, _ = fmt.Fprint(p.a.Err, "\r\x1b[K")
-	}
+	p.clear()
 }
 
 // measured says how far an operation is with what it does at this moment.

@@ -28,7 +28,7 @@ func (f *pullFlag) provide(ctx context.Context, a *App, s banger.Spec, show *pro
 		return nil
 	}
 	if *f == "missing" {
-		if _, err := a.System().Missing(ctx, s.Image, s.Kernel); banger.CodeOf(err) != banger.CodeNotFound {
+		if _, err := a.System().Missing(ctx, s); banger.CodeOf(err) != banger.CodeNotFound {
 			return err // it is here or can be built
 		}
 		if _, err := a.Images().Image(ctx, s.Image); banger.CodeOf(err) != banger.CodeNotFound {

@@ -15,7 +15,7 @@ import (
 // defaults.
 type specFlags struct {
 	name, image, kernel, net string
-	hypervisor               string
+	on                       runsOn
 	vcpu                     count
 	memory, disk             size
 	limits                   banger.Limits
@@ -37,7 +37,7 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.VarP(&f.memory, "memory", "m", defaulted("memory: 512M, 2G; a bare number is MiB", memory(c.MemoryMiB)))
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
 	fs.StringVar(&f.net, "net", "", defaulted(`network: "user", "none", or "bridge" (a daemon that runs as root)`, c.Net))
-	fs.StringVar(&f.hypervisor, "hypervisor", "", `hypervisor: "firecracker" or "qemu" (default what "banger hypervisor list" marks)`)
+	f.on.addFlags(cmd)
 	fs.IntVar(&f.limits.DiskMiB, "disk-rate", 0, "MiB a second that each of its disks may read and write (Firecracker only; default: no limit)")
 	fs.IntVar(&f.limits.DiskOps, "disk-ops", 0, "requests a second that each of its disks may serve (Firecracker only; default: no limit)")
 	fs.IntVar(&f.limits.NetMiB, "net-rate", 0, "MiB a second that it may send, and as many that it may receive (Firecracker only; default: no limit)")
@@ -48,19 +48,38 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.BoolVar(&f.insecure, "insecure-vmm", false, "let its VMM run without its sandbox where that can't be had: a guest that breaks out of the VMM then has all your rights")
 	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
 	_ = cmd.RegisterFlagCompletionFunc("kernel", a.completeKernels)
-	_ = cmd.RegisterFlagCompletionFunc("hypervisor", cobra.FixedCompletions([]string{"firecracker", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none", "bridge"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// runsOn are the flags that say what a VM runs on.
+type runsOn struct{ isolation, hypervisor string }
+
+func (f *runsOn) addFlags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.isolation, "isolation", "", `what keeps it from this host: "hardware" (KVM), "process" (User-mode Linux in a jail), "emulated" (QEMU without KVM), or "auto" (default what "banger doctor" says)`)
+	fs.StringVar(&f.hypervisor, "hypervisor", "", `hypervisor: "firecracker", "qemu" or "uml" (default what fits its isolation)`)
+	_ = cmd.RegisterFlagCompletionFunc("isolation", cobra.FixedCompletions([]string{"auto", "hardware", "process", "emulated"}, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
+	_ = cmd.RegisterFlagCompletionFunc("hypervisor", cobra.FixedCompletions([]string{"firecracker", "qemu", "uml"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// given is what they name; "auto" names nothing, as in config.toml.
+func (f *runsOn) given() (banger.Isolation, string) {
+	name := func(flag string) string {
+		if flag == "auto" {
+			return ""
+		}
+		return flag
+	}
+	return banger.Isolation(name(f.isolation)), name(f.hypervisor)
 }
 
 func (f *specFlags) spec(a *App) (banger.Spec, error) {
 	s := banger.Spec{
 		Name: f.name, Image: f.image, Kernel: f.kernel,
-		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Hypervisor: f.hypervisor, Limits: f.limits, Cold: f.cold, Insecure: f.insecure, Labels: f.labels,
+		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Limits: f.limits, Cold: f.cold, Insecure: f.insecure, Labels: f.labels,
 		TTLMS: f.ttl.Milliseconds(), IdleStopMS: f.idle.Milliseconds(),
 	}
-	if s.Hypervisor == "auto" {
-		s.Hypervisor = "" // as in config.toml
-	}
+	s.Isolation, s.Hypervisor = f.on.given()
 	if s.Net != "" && s.Net != banger.NetUser && s.Net != banger.NetNone && s.Net != banger.NetBridge {
 		return s, banger.Errorf(banger.CodeInvalid, "--net %s: want user, bridge or none", f.net)
 	}
@@ -137,7 +156,7 @@ func (s *size) Type() string { return "size" }
 // cpus is the default number of virtual CPUs in words.
 func cpus(n int) string {
 	if n == 0 {
-		return "all of this host's up to 4, without KVM up to 2; 1 where QEMU emulates them one at a time"
+		return "with KVM all of this host's up to 4; 1 with isolation process; emulated 2, or 1 where QEMU emulates them one at a time"
 	}
 	return strconv.Itoa(n)
 }

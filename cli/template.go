@@ -28,6 +28,7 @@ that image: see "banger image warm".`
 type templateFlags struct {
 	spec         banger.TemplateSpec
 	net          string
+	on           runsOn
 	quiet        bool
 	memory, disk size
 }
@@ -40,10 +41,12 @@ func (f *templateFlags) command(a *App, cmd *cobra.Command) *cobra.Command {
 	fs.IntVar(&f.spec.VCPU, "vcpu", 0, "their virtual CPUs")
 	fs.Var(&f.memory, "memory", "their memory: 512M, 2G; a bare number is MiB")
 	fs.StringVar(&f.net, "net", "", `their network: "user" or "none"`)
+	f.on.addFlags(cmd)
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
 	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	return answer(a, cmd, func(ctx context.Context, args []string) (banger.Template, error) {
 		f.spec.MemoryMiB, f.spec.DiskMiB, f.spec.Net = f.memory.mib, f.disk.mib, banger.NetMode(f.net)
+		f.spec.Isolation, f.spec.Hypervisor = f.on.given()
 		if len(args) > 0 {
 			f.spec.Image = args[0]
 		}

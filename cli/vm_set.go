@@ -13,17 +13,22 @@ func vmSetCommand(a *App) *cobra.Command {
 	var vcpu count
 	memory, disk := size{unit: 1}, size{unit: 1024}
 	var ttl, idle time.Duration
+	var on runsOn
 	var change banger.Change
 	cmd := eachVM(a, &cobra.Command{
 		Use:   "set VM...",
-		Short: "Change VMs' CPUs, memory, disk size and times",
+		Short: "Change VMs' CPUs, memory, disk size, isolation and times",
 		Long: `Changes VMs' CPUs, memory and disk size. A disk can only grow, and the guest's file
 system grows with it. A running VM keeps what it has until it is restarted.
+
+--isolation or --hypervisor moves a stopped VM, and another moves it back. Its disk stays,
+and it gets the kernel that new VMs have there, which is fetched if it isn't here.
 
 With --ttl a running VM has so much time from now on; each start gives it the same
 time again. Times count at once, and 0 takes them away.`,
 		Example: `  banger vm set --memory 4G --vcpu 4 web
   banger vm set --disk-size 40G web && banger vm restart web
+  banger vm stop web && banger vm set --isolation process web
   banger vm set --ttl 2h --idle-stop 30m web`,
 	}, func(ctx context.Context, vm banger.VM) (banger.VM, error) {
 		return a.change(ctx, vm, change)
@@ -34,8 +39,10 @@ time again. Times count at once, and 0 takes them away.`,
 	fs.Var(&disk, "disk-size", "its own disk: 10G, 512M; a bare number is GiB")
 	fs.Var((*seconds)(&ttl), "ttl", "stop it when so much time has passed: 2h, 90m; one of --rm is deleted then; 0: never")
 	fs.Var((*seconds)(&idle), "idle-stop", "stop it when it had no client, command or load for so long: 30m; 0: as config.toml says")
+	on.addFlags(cmd)
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		change = banger.Change{VCPU: int(vcpu), MemoryMiB: memory.mib, DiskMiB: disk.mib}
+		change.Isolation, change.Hypervisor = on.given()
 		for _, t := range []struct {
 			flag  string
 			given time.Duration
@@ -46,7 +53,7 @@ time again. Times count at once, and 0 takes them away.`,
 			}
 		}
 		if change == (banger.Change{}) {
-			return usage(cmd, "vm set: nothing to change: give --vcpu, --memory, --disk-size, --ttl or --idle-stop")
+			return usage(cmd, "vm set: nothing to change: give --vcpu, --memory, --disk-size, --isolation, --hypervisor, --ttl or --idle-stop")
 		}
 		return nil
 	}

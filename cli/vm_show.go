@@ -51,6 +51,7 @@ func details(vm banger.VM) [][]string {
 	add("memory", formatMiB(s.MemoryMiB))
 	add("disk", formatMiB(s.DiskMiB))
 	add("network", string(s.Net))
+	add("isolation", string(s.Isolation))
 	add("hypervisor", s.Hypervisor)
 	add("limits", formatLimits(s.Limits))
 	if s.Insecure {

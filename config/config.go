@@ -33,7 +33,9 @@ type Config struct {
 	DiskMiB       int    `toml:"disk_mib"`
 	Mirror        string `toml:"mirror"`
 	Security      string `toml:"security_mirror"`
+	Isolation     string `toml:"isolation"`
 	Hypervisor    string `toml:"hypervisor"`
+	ProcessKernel string `toml:"process_kernel"`
 	Firecracker   string `toml:"firecracker"`
 	FirecrackerAt string `toml:"firecracker_mirror"`
 	Jailer        bool   `toml:"jailer"`
@@ -65,11 +67,13 @@ var settings = []struct {
 	value      func(*Config) any
 }{
 	{"default_image", "the image of VMs made without --image", func(c *Config) any { return c.DefaultImage }},
-	{"default_kernel", "their kernel", func(c *Config) any { return c.DefaultKernel }},
-	{"vcpu", "their virtual CPUs; 0: all of this host's up to 4, without KVM up to 2, and 1 where QEMU emulates them one at a time (doctor says so)", func(c *Config) any { return c.VCPU }},
+	{"default_kernel", "their kernel, unless their isolation is process", func(c *Config) any { return c.DefaultKernel }},
+	{"process_kernel", "their kernel if their isolation is process: one that is a program", func(c *Config) any { return c.ProcessKernel }},
+	{"vcpu", "their virtual CPUs; 0: all of this host's up to 4, without KVM 1, or up to 2 where QEMU emulates several at a time (doctor says so)", func(c *Config) any { return c.VCPU }},
 	{"memory_mib", "their memory, in MiB; 0: an eighth of this host's, 512 to 4096 (doctor says how much)", func(c *Config) any { return c.MemoryMiB }},
 	{"disk_mib", "their disk, in MiB; on this host it takes only what is written to it", func(c *Config) any { return c.DiskMiB }},
-	{"hypervisor", "their hypervisor: firecracker, qemu, or auto, which is Firecracker where that and KVM work", func(c *Config) any { return c.Hypervisor }},
+	{"isolation", "what keeps them from this host: hardware (KVM), process (User-mode Linux in a jail), emulated (QEMU without KVM), or auto, which is the first of these that works here and can do what a VM asks for", func(c *Config) any { return c.Isolation }},
+	{"hypervisor", "their hypervisor: firecracker, qemu, uml, or auto, which is what fits their isolation, and Firecracker where that and KVM work", func(c *Config) any { return c.Hypervisor }},
 	{"firecracker", "the path of Firecracker; empty: what `banger hypervisor install` fetched, else in PATH", func(c *Config) any { return c.Firecracker }},
 	{"jailer", "run Firecracker under its jailer, for a daemon that runs as root", func(c *Config) any { return c.Jailer }},
 	{"firecracker_mirror", "where Firecracker is fetched from; empty: the project's releases", func(c *Config) any { return c.FirecrackerAt }},
@@ -107,6 +111,8 @@ func Default(d xdg.Dirs) Config {
 	return Config{
 		DefaultImage:  "debian-12",
 		DefaultKernel: "debian-12-cloud",
+		ProcessKernel: "debian-13-uml",
+		Isolation:     "auto",
 		DiskMiB:       10 << 10,
 		Hypervisor:    "auto",
 		Jailer:        true,
@@ -218,7 +224,8 @@ func (c *Config) check() error {
 		key, val string
 		can      []string
 	}{
-		{"hypervisor", c.Hypervisor, []string{"auto", "firecracker", "qemu"}},
+		{"isolation", c.Isolation, []string{"auto", string(banger.ByHardware), string(banger.ByEmulation), string(banger.ByProcess)}},
+		{"hypervisor", c.Hypervisor, []string{"auto", "firecracker", "qemu", "uml"}},
 		{"disk_driver", c.DiskDriver, []string{"file", "dm-snapshot"}},
 		{"net", c.Net, []string{string(banger.NetUser), string(banger.NetBridge), string(banger.NetNone)}},
 	} {

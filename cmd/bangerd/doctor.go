@@ -16,6 +16,7 @@ import (
 
 	"banger/config"
 	"banger/daemon/doctor"
+	"banger/daemon/isolation"
 	"banger/daemon/template"
 	"banger/host/cgroup"
 	"banger/host/hostfs"
@@ -40,7 +41,6 @@ func printDoctor(ctx context.Context, w io.Writer) error {
 	h := &doctor.Host{
 		UID: os.Getuid(), Getenv: os.Getenv, LookPath: exec.LookPath,
 		UserNamespace: userNamespace, Git: installedGit,
-		Kernel:     func() (doctor.Kernel, error) { return newestKernel(conf, dirs) },
 		Filesystem: filesystem, Lock: tryLock, Owner: owner,
 		Templates: templatesIn(ctx, dirs), Obstacles: obstacles(conf), Bound: memoryBound,
 		State: dirs.State, Data: dirs.Data, Cache: dirs.Cache,
@@ -83,8 +83,14 @@ func judgeHypervisors(ctx context.Context, h *doctor.Host, conf config.Config, d
 		path, version, err := hv.firecracker.Describe(ctx)
 		return doctor.Firecracker{Path: path, Version: version, Tested: firecracker.Tested, Holes: firecracker.Holes(version)}, err
 	}
-	h.Hypervisor, h.Why = hv.chosen, hv.why
-	h.Settings.VCPU, h.Settings.MemoryMiB = hv.sizes(ctx, conf, probed.Verdict == kvm.Works)
+	h.Isolation, h.Hypervisor, h.Why = hv.by, hv.chosen, hv.why
+	h.Maps, h.Carries, h.ProcessKernel = hv.choices.Maps, isolation.Carries(hv.choices.Maps), conf.ProcessKernel
+	h.Jail = func(ctx context.Context) (doctor.Jail, error) {
+		v, err := hv.stands(ctx)
+		return doctor.Jail{Stands: v.Stands, Found: v.Detail, Mend: v.Hint, Landlock: v.Landlock}, err
+	}
+	h.Kernel = func() (doctor.Kernel, error) { return newestKernel(conf, dirs, hv.kernel(conf)) }
+	h.Settings.VCPU, h.Settings.MemoryMiB = hv.sizes(ctx, conf, hv.by, hv.chosen)
 }
 
 // installedGit says which git would read repositories.
@@ -95,10 +101,10 @@ func installedGit(ctx context.Context) (doctor.Git, error) {
 	return g, err
 }
 
-// newestKernel is what is known of the default kernel.
-func newestKernel(conf config.Config, dirs xdg.Dirs) (doctor.Kernel, error) {
-	l, err := kernelsIn(conf, dirs).Last(conf.DefaultKernel)
-	return doctor.Kernel{Name: conf.DefaultKernel, Version: l.Have.Version, Newest: l.Newest, Behind: l.Behind, Looked: l.When}, err
+// newestKernel is what is known of a kernel.
+func newestKernel(conf config.Config, dirs xdg.Dirs, name string) (doctor.Kernel, error) {
+	l, err := kernelsIn(conf, dirs).Last(name)
+	return doctor.Kernel{Name: name, Version: l.Have.Version, Newest: l.Newest, Behind: l.Behind, Looked: l.When}, err
 }
 
 // templatesIn counts what `banger template list` would show.

@@ -8,7 +8,9 @@ import (
 	"strconv"
 	"strings"
 
+	"banger"
 	"banger/config"
+	"banger/daemon/isolation"
 )
 
 // Bounds of what a VM gets by the host.
@@ -20,24 +22,28 @@ const (
 
 // sizes are the CPUs and the memory, in MiB, of a VM that doesn't say. What config.toml
 // says goes before what fits this host.
-func (h hypervisors) sizes(ctx context.Context, conf config.Config, kvmWorks bool) (vcpu, memoryMiB int) {
+func (h hypervisors) sizes(ctx context.Context, conf config.Config, by banger.Isolation, on string) (vcpu, memoryMiB int) {
 	vcpu, memoryMiB = conf.VCPU, conf.MemoryMiB
 	if vcpu == 0 {
-		vcpu = h.fittingVCPU(ctx, runtime.NumCPU(), kvmWorks)
+		vcpu = h.fittingVCPU(ctx, runtime.NumCPU(), by, on)
 	}
 	if memoryMiB == 0 {
 		memoryMiB = fittingMemory(ownMemory("/"))
+		if maps := h.choices.Maps; by == banger.ByProcess && maps > 0 {
+			memoryMiB = min(memoryMiB, max(leastMemoryMiB, isolation.Carries(maps)))
+		}
 	}
 	return vcpu, memoryMiB
 }
 
-// fittingVCPU is all CPUs up to four. Emulated CPUs cost each other more than a third and
-// fourth one give, and where QEMU emulates them in turn, a second one only makes a VM slower.
-func (h hypervisors) fittingVCPU(ctx context.Context, have int, kvmWorks bool) int {
+// fittingVCPU is all CPUs up to four. A guest that is a process has one. Emulated CPUs cost each
+// other more than a third and fourth one give, and where QEMU emulates them in turn, a second one
+// only makes a VM slower.
+func (h hypervisors) fittingVCPU(ctx context.Context, have int, by banger.Isolation, on string) int {
 	switch {
-	case kvmWorks:
+	case by == banger.ByHardware:
 		return min(mostVCPU, have)
-	case h.chosen == "qemu" && h.qemu.InTurn(ctx):
+	case by == banger.ByProcess || on == "qemu" && h.qemu.InTurn(ctx):
 		return 1
 	}
 	return min(2, have)

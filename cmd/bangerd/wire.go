@@ -17,6 +17,7 @@ import (
 	"banger/daemon/engine"
 	"banger/daemon/gc"
 	"banger/daemon/idle"
+	"banger/daemon/isolation"
 	"banger/daemon/journal"
 	"banger/daemon/operation"
 	"banger/daemon/sqlite"
@@ -54,11 +55,16 @@ type system struct {
 	*journal.Journal
 	*gc.Collector
 	catalog *catalog.Catalog
+	choices *isolation.Host
 }
 
 // Missing implements banger.SystemService.
-func (s system) Missing(ctx context.Context, image, kernel string) ([]banger.Missing, error) {
-	return s.catalog.Missing(ctx, image, kernel)
+func (s system) Missing(ctx context.Context, spec banger.Spec) ([]banger.Missing, error) {
+	chosen, _, err := s.choices.Settle(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return s.catalog.Missing(ctx, chosen.Image, chosen.Kernel)
 }
 
 func templateDir(dirs xdg.Dirs) string { return filepath.Join(dirs.Cache, "templates") }
@@ -89,7 +95,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	hv := openHypervisors(ctx, conf, dirs, shim, probed)
 	hv.tell(log, conf, probed)
-	vcpu, memory := hv.sizes(ctx, conf, probed.Verdict == kvm.Works)
+	vcpu, memory := hv.sizes(ctx, conf, hv.by, hv.chosen)
 	images := &oci.Store{Store: &rootfs.Store{Dir: filepath.Join(dirs.Data, "images")}}
 	if err := images.Clean(); err != nil {
 		log.Warn("half-made images of an earlier daemon could not be removed", "err", err)
@@ -101,7 +107,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	kernels := kernelsIn(conf, dirs)
 	kernels.Agent, kernels.Flatten = agent, flatten
 	registries := &oci.Registries{Store: images, Dir: filepath.Join(dirs.Cache, "layers")}
-	cat := &catalog.Catalog{Store: store, Registries: registries, ImageFiles: images, Default: conf.DefaultKernel, DefaultImage: conf.DefaultImage, Now: time.Now, KernelFiles: kernels, KernelCost: kernels.Cost}
+	cat := &catalog.Catalog{Store: store, Registries: registries, ImageFiles: images, Default: hv.kernel(conf), DefaultImage: conf.DefaultImage, Now: time.Now, KernelFiles: kernels, KernelCost: kernels.Cost}
 	disks, devices := hostDisks(dirs)
 	br, networks, links, err := hostNetworks(conf, dirs)
 	if err != nil {
@@ -109,14 +115,15 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	h := &host{store: store, images: images.Dir, catalog: cat, bridge: br}
 	h.system.Journal, h.system.catalog = &journal.Journal{}, cat
+	h.system.choices = hv.choices
 	h.engine = &engine.Engine{
 		Host: engine.Host{
 			Catalog: cat, Hypervisors: hv.drivers(), Disks: disks, Networks: networks,
-			Dir: dirs.State, RAMDir: ram, MemoryMiB: freeMemory(ram), Home: ofUser(conf).Home,
+			Dir: dirs.State, RAMDir: ram, MemoryMiB: freeMemory(ram), Home: ofUser(conf).Home, Isolations: hv.choices,
 		},
 		Store: store, Processes: proc.Host{}, BootID: boot,
 		Defaults: engine.Defaults{
-			Hypervisor: hv.chosen, Disk: conf.DiskDriver, Net: banger.NetMode(conf.Net), Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
+			Hypervisor: hv.chosen, Disk: conf.DiskDriver, Net: banger.NetMode(conf.Net), Image: conf.DefaultImage, Kernel: hv.kernel(conf),
 			VCPU: vcpu, MemoryMiB: memory, DiskMiB: conf.DiskMiB,
 			Boot: conf.Boot(),
 		},

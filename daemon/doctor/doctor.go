@@ -27,8 +27,14 @@ type Host struct {
 	Firecracker func(context.Context) (Firecracker, error)
 	// Git says which git there is.
 	Git func(context.Context) (Git, error)
-	// Hypervisor is the one that new VMs get; Why says why.
+	// Isolation and Hypervisor are what new VMs get; Why says why.
+	Isolation       banger.Isolation
 	Hypervisor, Why string
+	// Jail says whether a jail stands; Maps is vm.max_map_count, 0 if that isn't known, and
+	// Carries the memory, in MiB, that a guest which is a process gets with it.
+	Jail          func(context.Context) (Jail, error)
+	Maps, Carries int
+	ProcessKernel string // the kernel of such guests
 	// UserNamespace tries to make a user namespace.
 	UserNamespace func(context.Context) error
 	// Filesystem describes the filesystem that a path is on, or would be.
@@ -127,7 +133,7 @@ func Examine(ctx context.Context, h *Host) banger.Report {
 	once := *h
 	once.KVM = func(context.Context) (KVM, error) { return kvmOnce() }
 	for _, look := range []func(context.Context, *Host, *banger.Report){
-		programs, configuration, processor, hypervisor, disks, repositories, network, login, namespaces, directories, space, memory, bound, kernel, warmth, handed, surroundings,
+		programs, configuration, processor, isolation, hypervisor, disks, repositories, network, login, namespaces, directories, space, memory, bound, kernel, warmth, handed, surroundings,
 	} {
 		look(ctx, &once, &r)
 	}

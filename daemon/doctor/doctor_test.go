@@ -32,8 +32,12 @@ func healthy(t *testing.T) *doctor.Host {
 		Firecracker: func(context.Context) (doctor.Firecracker, error) {
 			return doctor.Firecracker{Path: "/usr/bin/firecracker", Version: "1.16.1", Tested: "1.16.1"}, nil
 		},
-		Git:        func(context.Context) (doctor.Git, error) { return doctor.Git{Version: "2.39.5"}, nil },
-		Hypervisor: "firecracker", Why: "it is here", Shim: "/usr/bin/banger-shim",
+		Git:       func(context.Context) (doctor.Git, error) { return doctor.Git{Version: "2.39.5"}, nil },
+		Isolation: banger.ByHardware, Hypervisor: "firecracker", Why: "it is here", ProcessKernel: "debian-13-uml", Maps: 65530, Carries: 1024,
+		Jail: func(context.Context) (doctor.Jail, error) {
+			return doctor.Jail{Stands: true, Found: "all are closed", Landlock: 7}, nil
+		},
+		Shim:          "/usr/bin/banger-shim",
 		UserNamespace: func(context.Context) error { return nil },
 		Filesystem: func(path string) (doctor.Filesystem, error) {
 			return doctor.Filesystem{Path: path, Type: "ext4", Free: 1 << 40}, nil
@@ -79,7 +83,7 @@ func TestHealthy(t *testing.T) {
 			t.Errorf("a healthy host has %+v", c)
 		}
 	}
-	if !r.Ready || len(r.Drivers) != 3 {
+	if !r.Ready || len(r.Drivers) != 4 {
 		t.Errorf("ready %v, drivers %v", r.Ready, r.Drivers)
 	}
 }
@@ -187,6 +191,16 @@ func TestFindings(t *testing.T) {
 		{"firecracker only", func(_ *testing.T, h *doctor.Host) {
 			h.QEMU = func(context.Context) (string, string, string, error) { return "", "", "", errors.New("no qemu") }
 		}, "qemu", banger.LevelWarn, "no qemu", "qemu-system-x86"},
+		{"a jail", func(*testing.T, *doctor.Host) {}, "jail", banger.LevelOK, "all are closed", ""},
+		{"a jail without Landlock", jailIs(banger.ByProcess, doctor.Jail{Stands: true, Found: "closed"}, nil), "jail", banger.LevelOK, "closed", ""},
+		{"no jail beside KVM", jailIs(banger.ByHardware, doctor.Jail{Found: "EPERM", Mend: "see sysctl"}, nil), "jail", banger.LevelNote, "EPERM", "sysctl"},
+		{"no jail and no KVM", jailIs(banger.ByEmulation, doctor.Jail{Found: "EPERM", Mend: "see sysctl"}, nil), "jail", banger.LevelWarn, "EPERM", "sysctl"},
+		{"a jail of which nothing is known", jailIs(banger.ByEmulation, doctor.Jail{}, errors.New("no banger-jail")), "jail", banger.LevelWarn, "no banger-jail", ""},
+		{"few mappings", jailIs(banger.ByProcess, doctor.Jail{Stands: true}, nil), "mappings", banger.LevelWarn, "is 65530", "vm.max_map_count=1048576"},
+		{"processes only", func(_ *testing.T, h *doctor.Host) {
+			h.Isolation, h.Hypervisor = banger.ByProcess, "uml"
+			h.QEMU = func(context.Context) (string, string, string, error) { return "", "", "", errors.New("no qemu") }
+		}, "qemu", banger.LevelNote, "no qemu", "qemu-system-x86"},
 		{"no firecracker", noFirecracker("qemu"), "firecracker", banger.LevelNote, "no Firecracker", "banger hypervisor install"},
 		{"no firecracker though wanted", noFirecracker("firecracker"), "firecracker", banger.LevelFail, "no Firecracker", "hypervisor to auto"},
 		{"another firecracker", firecrackerIs("1.17.0"), "firecracker", banger.LevelNote, "tested with 1.16.1", ""},
@@ -304,6 +318,13 @@ func TestSystem(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in %s", want, got)
 		}
+	}
+}
+
+func jailIs(by banger.Isolation, j doctor.Jail, err error) func(*testing.T, *doctor.Host) {
+	return func(_ *testing.T, h *doctor.Host) {
+		h.Isolation = by
+		h.Jail = func(context.Context) (doctor.Jail, error) { return j, err }
 	}
 }
 

@@ -42,18 +42,18 @@ func configuration(_ context.Context, h *Host, r *banger.Report) {
 func processor(ctx context.Context, h *Host, r *banger.Report) {
 	got, err := h.KVM(ctx)
 	if err != nil {
-		r.Add(check("kvm", banger.LevelWarn, "it could not be judged: "+err.Error(), "guests are emulated, several times slower than the host", ""))
+		r.Add(check("kvm", banger.LevelWarn, "it could not be judged: "+err.Error(), h.withoutKVM(), ""))
 		return
 	}
 	c := banger.Check{Name: "kvm", Level: banger.LevelWarn, Found: got.Found, Mend: got.Mend,
-		Means: "guests are emulated: everything works, several times slower than the host"}
+		Means: h.withoutKVM()}
 	switch got.Verdict {
 	case KVMWorks:
 		c.Level, c.Means = banger.LevelOK, "guests run at the processor's own speed"
 	case KVMCrawls:
-		c.Means = "KVM opens, but its guests are many times too slow, so it isn't used: guests are emulated, which is far quicker here"
+		c.Means = "KVM opens, but its guests are many times too slow, so it isn't used: " + h.withoutKVM()
 	case KVMBroken:
-		c.Means = "KVM opens, but can't run a guest, so it isn't used: guests are emulated"
+		c.Means = "KVM opens, but can't run a guest, so it isn't used: " + h.withoutKVM()
 	}
 	r.Add(c)
 	if !got.SteadyClock {
@@ -61,11 +61,22 @@ func processor(ctx context.Context, h *Host, r *banger.Report) {
 	}
 }
 
+// withoutKVM says what VMs are on a host where KVM doesn't work.
+func (h *Host) withoutKVM() string {
+	if h.Isolation == banger.ByProcess {
+		return "VMs are processes in a jail: nearly as fast as the host, and kept from it by that jail and no processor"
+	}
+	return "guests are emulated: everything works, many times slower than the host"
+}
+
 // hypervisor looks at QEMU and Firecracker, and says which is chosen and why.
 func hypervisor(ctx context.Context, h *Host, r *banger.Report) {
 	path, version, note, err := h.QEMU(ctx)
 	q := banger.KnownHypervisor{Name: "qemu", Path: path, Version: version}
 	switch {
+	case err != nil && h.Isolation == banger.ByProcess:
+		q.Missing = err.Error()
+		r.Add(check("qemu", banger.LevelNote, err.Error(), "VMs can't be emulated: nothing that isolation process hasn't got is to be had", h.install("qemu")))
 	case err != nil && h.Hypervisor != q.Name:
 		q.Missing = err.Error()
 		r.Add(check("qemu", banger.LevelWarn, err.Error(), "VMs run on Firecracker only, and without KVM not at all", h.install("qemu")))
@@ -79,17 +90,13 @@ func hypervisor(ctx context.Context, h *Host, r *banger.Report) {
 		r.Add(check("sandbox", banger.LevelWarn, "insecure_vmm is true in config.toml", "where a VMM can't have its sandbox, it runs without; a guest that breaks out of it then has all rights of the daemon's user", "insecure_vmm = false"))
 	}
 	f := lookAtFirecracker(ctx, h, r)
-	r.Hypervisors = []banger.KnownHypervisor{f, q}
+	r.Hypervisors = []banger.KnownHypervisor{f, q, userMode(ctx, h)}
 	for i := range r.Hypervisors {
 		if r.Hypervisors[i].Name == h.Hypervisor {
 			r.Hypervisors[i].Default, r.Hypervisors[i].Why = true, h.Why
 		}
 	}
-	how := "by emulation"
-	if got, err := h.KVM(ctx); err == nil && got.Verdict == KVMWorks {
-		how = "with KVM"
-	}
-	r.Drivers = append(r.Drivers, choice("hypervisor", h.Hypervisor, h.Why+"; "+how))
+	r.Drivers = append(r.Drivers, choice("hypervisor", h.Hypervisor, "that of its isolation"))
 }
 
 // lookAtFirecracker says which Firecracker there is, and which security holes it has.
@@ -98,7 +105,7 @@ func lookAtFirecracker(ctx context.Context, h *Host, r *banger.Report) banger.Kn
 	got := banger.KnownHypervisor{Name: "firecracker", Path: f.Path, Version: f.Version, Tested: f.Tested, Holes: f.Holes}
 	if err != nil {
 		got.Missing = err.Error()
-		c := check("firecracker", banger.LevelNote, err.Error(), "not needed: QEMU can do all", "banger hypervisor install, if you want it")
+		c := check("firecracker", banger.LevelNote, err.Error(), "not needed", "banger hypervisor install, if you want it")
 		if h.Hypervisor == got.Name {
 			c.Level, c.Means, c.Mend = banger.LevelFail, "no VM can run: config.toml wants it", "banger hypervisor install, or set hypervisor to auto in config.toml"
 		}

@@ -37,9 +37,18 @@ func (e *Engine) CreateVMAs(ctx context.Context, op string, spec banger.Spec, st
 
 // specified returns a new VM that isn't recorded yet, or an error if spec can't be met.
 func (e *Engine) specified(ctx context.Context, spec banger.Spec, p banger.Progress) (vm banger.VM, err error) {
-	vm = banger.VM{ID: e.NewID(), Created: e.Now(), Spec: e.Defaults.fill(spec)}
+	vm = banger.VM{ID: e.NewID(), Created: e.Now()}
+	spec.Net, spec.DiskDriver = cmp.Or(spec.Net, e.Defaults.Net), cmp.Or(spec.DiskDriver, e.Defaults.Disk)
+	chosen, note, err := e.choose(ctx, spec)
+	if err != nil {
+		return vm, err
+	}
+	vm.Spec = e.Defaults.fill(chosen)
 	if err = e.validate(vm.Spec); err == nil {
 		err = e.room(vm.Spec)
+	}
+	if err == nil && note != "" && p != nil {
+		p(banger.Event{Stage: banger.StageNote, Message: note, Time: e.Now()})
 	}
 	if err == nil {
 		var img banger.Image
@@ -105,6 +114,10 @@ func (j *job) create(ctx context.Context, start bool) error {
 
 // words describes a machine for a person.
 func words(s banger.Spec) string {
+	on := s.Hypervisor
+	if s.Isolation != "" {
+		on += ", isolation " + string(s.Isolation)
+	}
 	return fmt.Sprintf("%s on kernel %s, vcpu %d, memory %dM, disk %dM, network %s, %s",
-		s.Image, s.Kernel, s.VCPU, s.MemoryMiB, s.DiskMiB, s.Net, s.Hypervisor)
+		s.Image, s.Kernel, s.VCPU, s.MemoryMiB, s.DiskMiB, s.Net, on)
 }

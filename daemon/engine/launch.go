@@ -107,8 +107,16 @@ type Original struct {
 
 // Original returns what the template that t asks for is made of.
 func (e *Engine) Original(ctx context.Context, t banger.TemplateSpec, p banger.Progress) (o Original, err error) {
-	vm, err := e.specified(ctx, banger.Spec{Name: "template", Hypervisor: t.Hypervisor, Kernel: t.Kernel, VCPU: t.VCPU,
-		MemoryMiB: t.MemoryMiB, Net: t.Net, Image: t.Image, DiskMiB: t.DiskMiB}, p)
+	spec := banger.Spec{Name: "template", Hypervisor: t.Hypervisor, Isolation: t.Isolation, Kernel: t.Kernel, VCPU: t.VCPU,
+		MemoryMiB: t.MemoryMiB, Net: t.Net, Image: t.Image, DiskMiB: t.DiskMiB}
+	spec, note, err := e.capturable(ctx, spec)
+	if err != nil {
+		return o, err
+	}
+	if note != "" && p != nil {
+		p(banger.Event{Stage: banger.StageNote, Message: note, Time: e.Now()})
+	}
+	vm, err := e.specified(ctx, spec, p)
 	if err != nil {
 		return o, err
 	}
@@ -121,4 +129,19 @@ func (e *Engine) Original(ctx context.Context, t banger.TemplateSpec, p banger.P
 	}
 	o.Disks, err = e.disk(vm)
 	return o, err
+}
+
+// capturable returns a spec of VMs that there are templates of, and a note for a person who left it
+// open what they run on.
+func (h Host) capturable(ctx context.Context, s banger.Spec) (capturable banger.Spec, note string, err error) {
+	chosen, _, err := h.choose(ctx, s)
+	if err != nil || chosen.Isolation != banger.ByProcess {
+		return s, "", err
+	}
+	if s.Isolation != "" || s.Hypervisor != "" {
+		return s, "", banger.Errorf(banger.CodeInvalid, "there are no templates of VMs with isolation process").
+			WithHint("they boot in a fraction of a second; --isolation emulated, or hardware where KVM works, has templates")
+	}
+	s.Isolation = banger.ByEmulation
+	return s, "VMs have isolation process here, of which there are no templates: this one is for VMs that are made with --isolation emulated", nil
 }

@@ -22,7 +22,24 @@ type Host struct {
 	RAMDir    string     // where guest memory goes
 	MemoryMiB func() int // memory a new guest could get; nil: not asked
 
+	Isolations Isolations // nil: VMs run on Defaults.Hypervisor
+
 	Home func(context.Context) (guest.Home, error) // what guests have of the host's user; nil: nothing
+}
+
+// Isolations chooses what VMs run on.
+type Isolations interface {
+	// Choose fills in what a spec leaves open of isolation, hypervisor, kernel, CPUs and memory.
+	// note is for a person, "" is none. An error: what was named isn't to be had.
+	Choose(ctx context.Context, s banger.Spec) (chosen banger.Spec, note string, err error)
+}
+
+// choose fills in what a VM runs on.
+func (h Host) choose(ctx context.Context, s banger.Spec) (banger.Spec, string, error) {
+	if h.Isolations == nil {
+		return s, "", nil
+	}
+	return h.Isolations.Choose(ctx, s)
 }
 
 // dir is a VM's own directory. Its name is the id, never anything that a user or a guest
@@ -68,7 +85,7 @@ func dialer(hv banger.Hypervisor, m banger.Machine) guest.Dialer {
 func (h Host) machine(vm banger.VM) banger.Machine {
 	return banger.Machine{
 		ID: vm.ID, Dir: h.dir(vm.ID), RAMDir: h.RAMDir,
-		VCPU: vm.Spec.VCPU, MemoryMiB: vm.Spec.MemoryMiB, Net: network(vm), Limits: vm.Spec.Limits, Insecure: vm.Spec.Insecure,
+		VCPU: vm.Spec.VCPU, MemoryMiB: vm.Spec.MemoryMiB, Net: network(vm), Limits: vm.Spec.Limits, Insecure: vm.Spec.Insecure, Isolation: vm.Spec.Isolation,
 	}
 }
 

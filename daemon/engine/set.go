@@ -15,6 +15,10 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 			return banger.Errorf(banger.CodeConflict, "it is %s: %s", j.VM.State, j.VM.Reason)
 		}
 		spec, err := changed(j.VM.Spec, change)
+		kernel := j.VM.KernelID
+		if err == nil {
+			spec, kernel, err = j.moved(ctx, spec)
+		}
 		if err == nil {
 			err = e.validate(spec)
 		}
@@ -22,6 +26,7 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 		if err != nil || same && change.TTLMS == nil && change.IdleStopMS == nil {
 			return err
 		}
+		j.VM.KernelID = kernel
 		if change.TTLMS != nil {
 			j.VM.Ends = spec.Ends(j.e.Now())
 		}
@@ -36,15 +41,44 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 
 // changeable is what of a spec a change may change, but for times.
 func changeable(s banger.Spec) banger.Change {
-	return banger.Change{Name: s.Name, VCPU: s.VCPU, MemoryMiB: s.MemoryMiB, DiskMiB: s.DiskMiB}
+	return banger.Change{Name: s.Name, VCPU: s.VCPU, MemoryMiB: s.MemoryMiB, DiskMiB: s.DiskMiB, Isolation: s.Isolation, Hypervisor: s.Hypervisor}
+}
+
+// moved returns the spec of a VM that is to run on something else or otherwise, checked, and the
+// kernel that runs there: fetched if it isn't here.
+func (j *job) moved(ctx context.Context, s banger.Spec) (banger.Spec, string, error) {
+	was := j.VM.Spec
+	moves := s.Hypervisor != was.Hypervisor || s.Isolation != was.Isolation
+	if moves && j.VM.State != banger.Stopped {
+		return s, "", banger.Errorf(banger.CodeConflict, "it is %s: only a stopped VM can be moved", j.VM.State).
+			WithHint("banger vm stop %s", was.Name)
+	}
+	if !moves && (s.Isolation != banger.ByProcess || s.VCPU == was.VCPU) { // what it can't have there is refused
+		return s, j.VM.KernelID, nil
+	}
+	asked := s
+	if moves {
+		asked.Kernel = ""
+	}
+	s, _, err := j.e.choose(ctx, asked)
+	if err != nil || s.Hypervisor == was.Hypervisor {
+		s.Kernel = was.Kernel
+		return s, j.VM.KernelID, err
+	}
+	s = j.e.Defaults.fill(s)
+	_, kernel, err := j.e.Catalog.Resolve(ctx, j.VM.ImageID, s.Kernel, nil)
+	return s, kernel, err
 }
 
 func changed(s banger.Spec, change banger.Change) (banger.Spec, error) {
 	if change == (banger.Change{}) {
-		return s, banger.Errorf(banger.CodeInvalid, "there is nothing to change").WithHint("say what: name, CPUs, memory, disk size or times")
+		return s, banger.Errorf(banger.CodeInvalid, "there is nothing to change").WithHint("say what: name, CPUs, memory, disk size, isolation or times")
 	}
 	if change.DiskMiB != 0 && change.DiskMiB < s.DiskMiB {
 		return s, banger.Errorf(banger.CodeInvalid, "its disk has %d MiB and can only grow, not become %d", s.DiskMiB, change.DiskMiB)
+	}
+	if change.Isolation != "" || change.Hypervisor != "" { // the one says the other
+		s.Isolation, s.Hypervisor = change.Isolation, change.Hypervisor
 	}
 	s.Name, s.VCPU = cmp.Or(change.Name, s.Name), cmp.Or(change.VCPU, s.VCPU)
 	s.MemoryMiB, s.DiskMiB = cmp.Or(change.MemoryMiB, s.MemoryMiB), cmp.Or(change.DiskMiB, s.DiskMiB)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -33,6 +34,9 @@ func (h Host) validate(s banger.Spec) error {
 	}
 	if _, err := h.mode(s.Net); err != nil {
 		return err
+	}
+	if s.Isolation != "" && !slices.Contains(banger.Isolations(), s.Isolation) {
+		return banger.Errorf(banger.CodeInvalid, "isolation %.40q is none: there are hardware, emulated and process", s.Isolation)
 	}
 	if h.Hypervisors[s.Hypervisor] == nil {
 		return banger.Errorf(banger.CodeInvalid, "there is no hypervisor %q on this host", s.Hypervisor)

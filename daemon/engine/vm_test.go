@@ -156,6 +156,7 @@ func TestSpecsThatAreRefused(t *testing.T) {
 		{banger.Spec{Limits: banger.Limits{DiskOps: -1}}, banger.CodeInvalid},
 		{banger.Spec{Workspace: "rel"}, banger.CodeInvalid},
 		{banger.Spec{Image: "nope"}, banger.CodeNotFound},
+		{banger.Spec{Isolation: "none"}, banger.CodeInvalid},
 		{banger.Spec{Kernel: "uml"}, banger.CodeInvalid}, // a kernel for another hypervisor
 	} {
 		_, err := d.CreateVM(t.Context(), c.spec, true, nil)

@@ -141,8 +141,8 @@ type system struct {
 	*gc.Collector
 }
 
-func (s system) Missing(ctx context.Context, image, kernel string) ([]root.Missing, error) {
-	return s.catalog.Missing(ctx, image, kernel)
+func (s system) Missing(ctx context.Context, spec root.Spec) ([]root.Missing, error) {
+	return s.catalog.Missing(ctx, spec.Image, spec.Kernel)
 }
 
 // templates are made when they are asked for, and nothing is restored from them.

@@ -45,3 +45,29 @@ func program(t *testing.T, version string) string {
 	}
 	return path
 }
+
+// A machine that is to be emulated is, whatever the host has; one that is to be isolated by
+// hardware isn't started without it.
+func TestIsolation(t *testing.T) {
+	m := banger.Machine{ID: "0123456789ab", VCPU: 1, MemoryMiB: 128, Dir: t.TempDir(), RAMDir: t.TempDir(), Kernel: "/k", Initramfs: "/i"}
+	for _, c := range []struct {
+		kvm  bool
+		by   banger.Isolation
+		want string
+	}{{true, "", "kvm"}, {true, banger.ByHardware, "kvm"}, {true, banger.ByEmulation, "tcg"}, {false, "", "tcg"}, {false, banger.ByEmulation, "tcg"}} {
+		d := qemu.New(qemu.Config{Binary: program(t, "9.0.0"), Shim: "/nonexistent", CacheDir: t.TempDir(), KVM: c.kvm})
+		m.Isolation = c.by
+		argv, err := d.Command(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if accel := argv[slices.Index(argv, "-accel")+1]; !strings.HasPrefix(accel, c.want) {
+			t.Errorf("KVM %v, isolation %q: -accel %s", c.kvm, c.by, accel)
+		}
+	}
+	d := qemu.New(qemu.Config{Binary: program(t, "9.0.0"), Shim: "/nonexistent", CacheDir: t.TempDir()})
+	m.Isolation = banger.ByHardware
+	if _, err := d.Start(t.Context(), m); banger.CodeOf(err) != banger.CodeUnavailable || !strings.Contains(err.Error(), "isolated by hardware") {
+		t.Errorf("without KVM: %v", err)
+	}
+}

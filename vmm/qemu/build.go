@@ -54,20 +54,18 @@ func (d *Driver) Describe(ctx context.Context) (path, version, note string, err 
 	if b.Unconfined != "" {
 		notes = append(notes, "it runs without its sandbox: "+b.Unconfined)
 	}
-	if d.inTurn(b) {
+	if !d.cfg.KVM && !b.parallel() {
 		notes = append(notes, fmt.Sprintf("a VM's processors are emulated one at a time: in parallel, guests may hang before version %d.%d", parallelVersion[0], parallelVersion[1]))
 	}
 	note = strings.Join(notes, "; ")
 	return b.file.Path, fmt.Sprintf("%d.%d", b.Version[0], b.Version[1]), note, nil
 }
 
-func (d *Driver) inTurn(b build) bool { return !d.cfg.KVM && !b.parallel() }
-
-// InTurn reports whether a machine's CPUs would run one at a time here. Then a second one is
-// of no use.
+// InTurn reports whether the CPUs of an emulated machine run one at a time here. Then a second
+// one is of no use.
 func (d *Driver) InTurn(ctx context.Context) bool {
 	b, err := d.identify(ctx)
-	return err == nil && d.inTurn(b)
+	return err == nil && !b.parallel()
 }
 
 // confined returns an error for a QEMU without its sandbox, unless a user has allowed that.

@@ -92,8 +92,11 @@ func (d *Driver) command(b build, m banger.Machine, start []string) ([]string, e
 // bare microvm panicked because of that.
 const machineType = "microvm,rtc=on,pic=off,pit=off,memory-backend=ram"
 
+// kvm reports whether a machine runs with KVM.
+func (d *Driver) kvm(m banger.Machine) bool { return d.cfg.KVM && m.Isolation != banger.ByEmulation }
+
 func (d *Driver) cpu(b build, m banger.Machine) (accel, model string) {
-	if d.cfg.KVM {
+	if d.kvm(m) {
 		return "kvm", "host"
 	}
 	accel = fmt.Sprintf("tcg,tb-size=%d", translatedMiB)
@@ -161,10 +164,10 @@ func driveArgs(id string, d banger.Drive) ([]string, error) {
 // be full (docs/lab/benchmarks.md).
 func (d *Driver) kernelArgs(m banger.Machine) string {
 	args := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1"}
-	if !d.cfg.KVM {
+	if !d.kvm(m) {
 		args = append(args, "norandmaps")
 	}
-	if !d.cfg.KVM && d.cfg.TSCKHz > 0 {
+	if !d.kvm(m) && d.cfg.TSCKHz > 0 {
 		args = append(args, fmt.Sprintf("tsc_early_khz=%d", d.cfg.TSCKHz), "tsc=reliable")
 	}
 	if m.Cmdline != "" {

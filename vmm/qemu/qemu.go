@@ -74,6 +74,10 @@ func (d *Driver) launch(ctx context.Context, m banger.Machine, args []string, fr
 	if err := check(m); err != nil {
 		return banger.Handles{}, err
 	}
+	if m.Isolation == banger.ByHardware && !d.cfg.KVM {
+		return banger.Handles{}, banger.Errorf(banger.CodeUnavailable, "the VM is to be isolated by hardware, and KVM doesn't work here").
+			WithHint("`banger doctor` says why; `banger vm set VM --isolation process`, or emulated, moves it")
+	}
 	b, err := d.identify(ctx)
 	if err != nil {
 		return banger.Handles{}, err

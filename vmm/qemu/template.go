@@ -42,7 +42,7 @@ func (d *Driver) Kind(ctx context.Context, m banger.Machine) (string, error) {
 		Accel, CPU, Host string
 		Cmdline          string
 	}{formatVersion, b.file, b, accel, cpu, "", d.kernelArgs(m)}
-	if d.cfg.KVM {
+	if d.kvm(m) {
 		own.Host = kvm.HostCPU() // the guest's CPU depends on it
 	}
 	return machine.Kind(m, own)

@@ -35,6 +35,8 @@ import (
 type Config struct {
 	Shim string // path of banger-shim
 	Jail string // path of banger-jail
+	// Stands says why no jail stands on this host; nil: one does.
+	Stands func(context.Context) error
 }
 
 // Driver is the banger.Hypervisor for User-mode Linux. Calls for different machines may be
@@ -61,6 +63,11 @@ func New(cfg Config) *Driver {
 func (d *Driver) Start(ctx context.Context, m banger.Machine) (banger.Handles, error) {
 	if err := check(m); err != nil {
 		return banger.Handles{}, err
+	}
+	if d.cfg.Stands != nil {
+		if err := d.cfg.Stands(ctx); err != nil {
+			return banger.Handles{}, fmt.Errorf("no jail stands: %w", err)
+		}
 	}
 	cpu, err := d.cpu()
 	if err != nil {
@@ -180,10 +187,10 @@ const Service = "vsock"
 
 // check refuses a machine that can't run so.
 func check(m banger.Machine) error {
-	const other = "make the VM with --hypervisor qemu, which emulates"
+	const other = "make the VM with --isolation emulated"
 	switch {
 	case m.Limits != (banger.Limits{}):
-		return banger.Errorf(banger.CodeInvalid, "User-mode Linux has no rate limits").WithHint(other + " or uses KVM; rate limits are Firecracker's")
+		return banger.Errorf(banger.CodeInvalid, "User-mode Linux has no rate limits").WithHint("rate limits are Firecracker's, which needs KVM; without them --isolation process and emulated do")
 	case m.VCPU > 1:
 		return banger.Errorf(banger.CodeInvalid, "User-mode Linux has one processor, not %d", m.VCPU).WithHint("ask for --cpus 1, or " + other)
 	case m.Net.Mode == banger.NetBridge:
