@@ -24,9 +24,11 @@ import (
 
 // Bounds of the machine's end, so that it always comes to an end.
 const (
-	termWait   = 5 * time.Second // between TERM and KILL, without an init
-	killWait   = time.Second     // for killed processes to be gone
-	noticeWait = time.Second     // for the host to be told
+	termWait   = 5 * time.Second  // between TERM and KILL, without an init
+	killWait   = time.Second      // for killed processes to be gone
+	noticeWait = time.Second      // for the host to be told
+	initWait   = 10 * time.Second // for an init to take a request
+	first      = "/proc/1"
 )
 
 // signals are those by which inits are asked to end a machine, ours too: systemd's
@@ -48,25 +50,63 @@ func verbSignals() iter.Seq[os.Signal] {
 
 func verbOfSignal(s os.Signal) string { return signals[s.(syscall.Signal)] }
 
-// askInit asks PID 1 to end the machine, in PID 1's own way.
-func askInit(ctx context.Context, verb string) error {
-	rt := map[string]syscall.Signal{"poweroff": 34 + 4, "reboot": 34 + 5}[verb]
-	if rt == 0 {
-		return fmt.Errorf("unknown verb %q", verb)
-	}
-	exe, _ := os.Readlink("/proc/1/exe")
-	switch name := filepath.Base(exe); {
-	case name == "systemd" || exe == agentPath || strings.HasPrefix(name, "init (deleted)"):
-		return unix.Kill(1, rt)
-	case name == "busybox":
-		return unix.Kill(1, map[string]syscall.Signal{"poweroff": syscall.SIGUSR2, "reboot": syscall.SIGTERM}[verb])
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// askInit asks PID 1 to end the machine, in PID 1's own way. replaced says that the image's
+// init takes the place of our program there.
+func askInit(ctx context.Context, verb string, replaced bool) error {
+	ctx, cancel := context.WithTimeout(ctx, initWait)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, verb).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %.200q", verb, err, out)
+	for replaced && ours(first) && pause(ctx) {
 	}
-	return nil
+	exe, _ := os.Readlink(first + "/exe")
+	signals := map[string]syscall.Signal{"poweroff": 34 + 4, "reboot": 34 + 5}
+	switch {
+	case ours(first): // it keeps a signal until it can end
+		return unix.Kill(1, signals[verb])
+	case filepath.Base(exe) == "systemd":
+	case filepath.Base(exe) == "busybox":
+		signals = map[string]syscall.Signal{"poweroff": syscall.SIGUSR2, "reboot": syscall.SIGTERM}
+	default:
+		if out, err := exec.CommandContext(ctx, verb).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %.200q", verb, err, out)
+		}
+		return nil
+	}
+	for !takes(first, signals[verb]) {
+		if !pause(ctx) {
+			return fmt.Errorf("%s: %s doesn't take signals yet", verb, exe)
+		}
+	}
+	return unix.Kill(1, signals[verb])
+}
+
+// pause waits a moment. It returns false when ctx is done.
+func pause(ctx context.Context) bool {
+	time.Sleep(5 * time.Millisecond)
+	return ctx.Err() == nil
+}
+
+// ours reports whether a process, given by its directory in /proc, runs this program.
+func ours(process string) bool {
+	its, err1 := os.Stat(process + "/exe")
+	own, err2 := os.Stat("/proc/self/exe")
+	return err1 == nil && err2 == nil && os.SameFile(its, own)
+}
+
+// takes reports whether a process catches a signal, or blocks it to read it. The kernel drops
+// one that PID 1 doesn't take: an init that has just begun would never see it.
+func takes(process string, s syscall.Signal) bool {
+	status, err := os.ReadFile(process + "/status")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(status)) {
+		name, set, _ := strings.Cut(line, ":")
+		mask, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64)
+		if (name == "SigBlk" || name == "SigCgt") && err == nil && mask>>(s-1)&1 == 1 {
+			return true
+		}
+	}
+	return false
 }
 
 // reaperEnd ends a machine without an init: it ends all processes, leaves the root as

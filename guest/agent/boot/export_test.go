@@ -9,6 +9,7 @@ var (
 	DecodeStages = decodeStages
 	InRoot       = inRoot
 	MakeInRoot   = makeInRoot
+	Takes        = takes
 )
 
 // MountPoints returns the mount points in a mountinfo text.

@@ -109,6 +109,8 @@ func supervise(env string) {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
 	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, slices.Collect(verbSignals())...) // one that comes early is kept
+	var end <-chan os.Signal                               // asked, as soon as there is something to end
 	root, begin := make(chan string, 1), make(chan struct{})
 	go func() {
 		r := bufio.NewReader(pipeR)
@@ -139,8 +141,8 @@ func supervise(env string) {
 				err := becomeInit(init)
 				logf("%s: %v: going on without an init", init, err)
 			}
-			signal.Notify(asked, slices.Collect(verbSignals())...)
-		case s := <-asked:
+			end = asked
+		case s := <-end:
 			reaperEnd(verbOfSignal(s))
 		}
 	}

@@ -311,7 +311,7 @@ func (m *Machine) Shutdown(ctx context.Context, verb string) error {
 		}()
 		return nil
 	}
-	return askInit(ctx, verb)
+	return askInit(ctx, verb, m.done.Load().Ready.Init != "")
 }
 
 // InitState says how far the image's init is, as guest.Health.Init does.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -139,5 +140,35 @@ func TestInRoot(t *testing.T) {
 	}
 	if _, err := boot.InRoot(fd, strings.Repeat("../", 20)+"etc"); err == nil {
 		t.Error("led out of the root")
+	}
+}
+
+// An init takes a signal when it catches or blocks it, not before.
+func TestTakes(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "read line; trap 'exit 7' USR2; echo caught; while read line; do :; done")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = in.Close(), cmd.Wait() }()
+	process := filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid))
+	if boot.Takes(process, syscall.SIGUSR2) {
+		t.Error("taken before it is caught")
+	}
+	if _, err := in.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 8)); err != nil {
+		t.Fatal(err)
+	}
+	if !boot.Takes(process, syscall.SIGUSR2) || boot.Takes(process, 34+4) {
+		t.Error("caught, and not taken")
 	}
 }
