@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -48,6 +49,7 @@ func texts(t *testing.T, svg []byte) (last, before []string) {
 				text, hidden, in = "", false, true
 				for _, a := range token.Attr {
 					hidden = hidden || a.Name.Local == "visibility"
+					in = in && a.Value != "t" // the window's title
 				}
 			}
 		case xml.CharData:
@@ -55,9 +57,9 @@ func texts(t *testing.T, svg []byte) (last, before []string) {
 				text += string(token)
 			}
 		case xml.EndElement:
-			if token.Name.Local == "text" && hidden {
+			if token.Name.Local == "text" && in && hidden {
 				before, in = append(before, text), false
-			} else if token.Name.Local == "text" {
+			} else if token.Name.Local == "text" && in {
 				last, in = append(last, text), false
 			}
 		}
@@ -73,7 +75,7 @@ func TestDraw(t *testing.T) {
 	const head = `{"version":2,"width":80,"height":3}` + "\n"
 	svg, err := draw([]byte(head + `[0.1,"o","$ ls <dir>"]
 [0.5,"o","\r\nworking"]
-[0.9,"o","\r\u001b[Kdone"]
+[0.9,"o","\r\u001b[Kdo\u001b[32mne\u001b[0m"]
 [1.5,"o","\r\n"]
 [1.6,"o","$ "]
 `))
@@ -84,18 +86,70 @@ func TestDraw(t *testing.T) {
 	if strings.Join(last, "|") != "$ ls <dir>|done|$" || strings.Join(before, "|") != "working" {
 		t.Errorf("at the end %q, before %q", last, before)
 	}
+	if !strings.Contains(string(svg), `do<tspan class="g">ne</tspan>`) {
+		t.Errorf("no colours: %s", svg)
+	}
 	again, _ := draw([]byte(head + `[0.1,"o","x"]`))
 	if same, _ := draw([]byte(head + `[0.1,"o","x"]`)); !bytes.Equal(again, same) {
 		t.Error("two pictures of one recording differ")
 	}
 	for what, c := range map[string]struct{ events, want string }{
 		"scrolls": {`[0.1,"o","1\r\n2\r\n3\r\n4"]`, "it scrolls"},
-		"moves":   {`[0.1,"o","\u001b[2J"]`, "isn't known here"},
+		"moves":   {`[0.1,"o","\u001b[2A"]`, "isn't known here"},
 		"broken":  {`[0.1,"o"]`, "no event"},
 		"large":   {`[0.1,"o","` + strings.Repeat("x", mostBytes) + `"]`, "more than"},
 	} {
 		if _, err := draw([]byte(head + c.events)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// A still picture shows the last screen that fits, as high as that is, in its colours.
+func TestStill(t *testing.T) {
+	const cast = `{"version":2,"width":80,"height":9}
+[0.1,"o","$ make\r\n"]
+[0.2,"o","\r\u001b[Kat \u001b[1;31m40%\u001b[0m"]
+[0.3,"o","\r\u001b[Kat 60%"]
+[0.4,"o","\r\u001b[Kdone\r\n$ "]`
+	svg, err := still([]byte(cast), regexp.MustCompile("40%"), "t")
+	if err != nil || !strings.Contains(string(svg), `at <tspan class="a">40%</tspan></text>`) || strings.Contains(string(svg), "<set") {
+		t.Errorf("%s, %v", svg, err)
+	}
+	svg, err = still([]byte(cast), regexp.MustCompile("done"), "t")
+	if last, before := texts(t, svg); err != nil || strings.Join(last, "|") != "$ make|done" || before != nil {
+		t.Errorf("%q, %q, %v", last, before, err)
+	}
+	if _, err := still([]byte(cast), regexp.MustCompile("nothing"), "t"); err == nil || !strings.Contains(err.Error(), "no screen shows nothing") {
+		t.Error(err)
+	}
+}
+
+// Each picture of the page of screenshots is there, shows what it is said to show, and
+// stands on the page.
+func TestShots(t *testing.T) {
+	page, err := os.ReadFile("docs/screenshots.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range shots {
+		svg, err := os.ReadFile(s.file())
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		last, _ := texts(t, svg)
+		text := strings.Join(last, "\n") + "\n"
+		for _, k := range s.typed {
+			if k.await == "" && s.name != "stats" && !strings.Contains(text, prompt+k.typed) {
+				t.Errorf("%s doesn't show %q: make recording", s.file(), k.typed)
+			}
+		}
+		if !regexp.MustCompile(s.shows).MatchString(text) {
+			t.Errorf("%s doesn't show %s: make recording", s.file(), s.shows)
+		}
+		if !strings.Contains(string(page), "(screenshots/"+s.name+".svg)") {
+			t.Errorf("docs/screenshots.md doesn't show %s", s.file())
 		}
 	}
 }

@@ -10,16 +10,17 @@ import (
 // A recording holds what was typed and what came of it, in order; one of a command
 // that fails isn't made.
 func TestRecord(t *testing.T) {
-	if _, err := record([]string{"echo one", "false", "echo three"}); err == nil || !strings.Contains(err.Error(), "echo three") {
+	if _, err := record(t.TempDir(), []key{{"", "echo one"}, {"", "false"}, {"", "echo three"}}, columns, lines, false); err == nil || !strings.Contains(err.Error(), "echo three") {
 		t.Errorf("a failed command: %v", err)
 	}
-	text, err := record([]string{"echo a$((1+1))b", "pwd"})
+	home := t.TempDir()
+	text, err := record(home, []key{{"", "echo a$((1+1))b; read answer"}, {"b\n", "no"}, {"", "pwd"}}, columns, lines, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	shown := played(t, text)
-	if !strings.Contains(shown, "$ echo a$((1+1))b\r\na2b\r\n$ pwd\r\n/tmp") && !strings.Contains(shown, "a2b\r\n$ pwd\r\n"+os.TempDir()) {
-		t.Errorf("%q", shown)
+	if want := "$ echo a$((1+1))b; read answer\r\na2b\r\nno\r\n$ pwd\r\n" + home + "\r\n$ "; !strings.HasSuffix(shown, want) {
+		t.Errorf("%q, want %q", shown, want)
 	}
 }
 
@@ -30,9 +31,9 @@ func TestRecording(t *testing.T) {
 		t.Fatal(err)
 	}
 	shown := played(t, text)
-	for _, command := range session {
-		if !strings.Contains(shown, prompt+command) {
-			t.Errorf("%s doesn't show %q: make recording", recording, command)
+	for _, k := range session {
+		if !strings.Contains(shown, prompt+k.typed) {
+			t.Errorf("%s doesn't show %q: make recording", recording, k.typed)
 		}
 	}
 }
