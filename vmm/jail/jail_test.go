@@ -614,7 +614,7 @@ func TestPlantedHoles(t *testing.T) {
 // The verdict is kept until the next boot, and for one banger-jail.
 func TestKeptVerdict(t *testing.T) {
 	NeedJail(t)
-	p, kept := Program(t), filepath.Join(t.TempDir(), "jail.json")
+	p, kept := Program(t), filepath.Join(t.TempDir(), "no directory yet", "jail.json")
 	v, err := Stands(t.Context(), p, kept)
 	if err != nil || !v.Stands {
 		t.Fatalf("%+v, %v", v, err)

@@ -54,11 +54,10 @@ func Stands(ctx context.Context, program, path string) (Verdict, error) {
 		return Verdict{}, fmt.Errorf("try a jail: %w", err)
 	}
 	v.BootID, v.Program = boot, of
-	data, err := json.Marshal(v)
-	if err == nil {
-		err = os.WriteFile(path, data, 0o600) // half a file doesn't parse
+	if data, err := json.Marshal(v); err == nil && os.MkdirAll(filepath.Dir(path), 0o700) == nil {
+		_ = os.WriteFile(path, data, 0o600) // half a file doesn't parse; without one the next call judges again
 	}
-	return v, err
+	return v, nil
 }
 
 // What an attacked jail has: little, as the attack uses it all up.
