@@ -42,6 +42,10 @@ type Change struct {
 	// bound. Neither needs a restart.
 	TTLMS      *int64 `json:"ttl_ms,omitempty"`
 	IdleStopMS *int64 `json:"idle_stop_ms,omitempty"`
+	// Repository is what went into the guest; commands begin in Workspace from then on, if
+	// that is set. Neither needs a restart.
+	Repository *Repository `json:"repository,omitempty"`
+	Workspace  string      `json:"workspace,omitempty"`
 }
 
 // Usage is what a process uses of its host. Memory is in bytes, counted as in

@@ -103,6 +103,9 @@ type VM struct {
 	// only describes that.
 	Config *ImageConfig `json:"config,omitempty"`
 
+	// Repository is the repository that its guest has a copy of, if it has one.
+	Repository *Repository `json:"repository,omitempty"`
+
 	// NeedsRestart says that Spec has changed since this run began: its guest still
 	// has the old values.
 	NeedsRestart bool `json:"needs_restart,omitempty"`

@@ -24,10 +24,12 @@ const askAbove = 1 << 30
 
 // files are what is copied into a new VM: a repository, or a directory as it is.
 type files struct {
-	name  string // of the directory they become
-	dir   string // below that, where commands begin
-	total int64  // bytes, where that is known
-	tar   func(ctx context.Context, w io.Writer) error
+	parent string // the guest's directory that they go into
+	name   string // of the directory they become
+	dir    string // below that, where commands begin
+	total  int64  // bytes, where that is known
+	tar    func(ctx context.Context, w io.Writer) error
+	repo   *send.Repo // nil: a directory as it is
 }
 
 // filesFlags say what is copied into a new VM.
@@ -57,7 +59,7 @@ func (f *filesFlags) open(ctx context.Context, a *App, dir string) (*files, erro
 	if n := len(found.Submodules); n > 0 && !f.quiet {
 		a.note("submodules stay empty: %d", n)
 	}
-	return &files{name: repo.Name, dir: repo.Dir, tar: repo.Tar}, nil
+	return &files{parent: filesParent, name: repo.Name, dir: repo.Dir, tar: repo.Tar, repo: repo}, nil
 }
 
 // notThere is the error of a word that is no path. Who types it may mean an image or a
@@ -95,7 +97,7 @@ func (f *filesFlags) asItIs(ctx context.Context, a *App, dir string) (*files, er
 	} else if !f.quiet {
 		a.note("copying all of %s, which isn't a git repository: %d files, %s", dir, n, formatBytes(bytes))
 	}
-	return &files{name: filepath.Base(top), total: bytes, tar: func(_ context.Context, w io.Writer) error { return tartree.Pack(w, top) }}, nil
+	return &files{parent: filesParent, name: filepath.Base(top), total: bytes, tar: func(_ context.Context, w io.Writer) error { return tartree.Pack(w, top) }}, nil
 }
 
 // measure counts the files below a directory, and their bytes.
@@ -117,7 +119,7 @@ func measure(ctx context.Context, top string) (n int, bytes int64, err error) {
 }
 
 // place is the directory of the guest where commands begin.
-func (f *files) place() string { return path.Join(filesParent, f.name, f.dir) }
+func (f *files) place() string { return path.Join(f.parent, f.name, f.dir) }
 
 // put copies the files into the guest.
 func (f *files) put(ctx context.Context, a *App, vm banger.VM, show *progress) error {
@@ -129,12 +131,30 @@ func (f *files) put(ctx context.Context, a *App, vm banger.VM, show *progress) e
 		_ = w.CloseWithError(err)
 		tarred <- err
 	}()
-	err := a.guest(vm).Put(ctx, filesParent, r, guest.PutOptions{})
+	sent := make(chan string, 1)
+	go func() { sent <- f.snapshot(ctx) }()
+	err := a.guest(vm).Put(ctx, f.parent, r, guest.PutOptions{})
 	_ = r.CloseWithError(io.ErrClosedPipe)
 	if terr := <-tarred; terr != nil && banger.CodeOf(terr) != banger.CodeInternal {
 		return terr // the cause: Put only saw its stream break
 	}
+	if err != nil || f.repo == nil {
+		return err
+	}
+	record, err := f.repo.Record(ctx, path.Join(f.parent, f.name))
+	if record.Sent = <-sent; err == nil {
+		_, err = a.VMs().SetVM(ctx, vm.ID, banger.Change{Repository: &record, Workspace: f.place()})
+	}
 	return err
+}
+
+// snapshot names the files as they are now; "" if that can't be said.
+func (f *files) snapshot(ctx context.Context) string {
+	if f.repo == nil {
+		return ""
+	}
+	tree, _ := f.repo.Snapshot(ctx) // without it, all that is in the guest counts as work
+	return tree
 }
 
 type counter struct {

@@ -57,6 +57,7 @@ var waitsFor = map[string]string{
 	"configure": "configuring in a VM",
 	"export":    "making the image",
 	"workspace": "copying the files",
+	"work":      "taking the work",
 	"copy":      "copying",
 }
 

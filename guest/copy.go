@@ -30,7 +30,7 @@ func (c *Client) Copy(ctx context.Context, name, dest string, tar io.Reader, opt
 func (c *Client) unpack(ctx context.Context, spec ExecSpec, dest string, tar io.Reader) error {
 	src := &source{r: tar}
 	spec.Dir, spec.Stdin = "/", true
-	err := c.tool(ctx, spec, IO{Stdin: src})
+	err := c.Tool(ctx, spec, IO{Stdin: src})
 	if failed := src.err.Load(); failed != nil {
 		return fmt.Errorf("read what goes to %s: %w", dest, *failed)
 	}
@@ -40,14 +40,14 @@ func (c *Client) unpack(ctx context.Context, spec ExecSpec, dest string, tar io.
 // Get writes a tar stream of a file or directory of the guest to w. Names in it begin with
 // the path's last element, or with "." if the path ends in "/.". The stream isn't trusted.
 func (c *Client) Get(ctx context.Context, path string, w io.Writer) error {
-	return c.tool(ctx, ExecSpec{Tool: "tar", Argv: []string{"tar", path}, Dir: "/"}, IO{Stdout: w})
+	return c.Tool(ctx, ExecSpec{Tool: "tar", Argv: []string{"tar", path}, Dir: "/"}, IO{Stdout: w})
 }
 
 // ToolNotFound is the exit status of an agent's tool that misses a file or a directory.
 const ToolNotFound = 2
 
-// tool runs a tool of the agent; its error is what the tool prints on stderr.
-func (c *Client) tool(ctx context.Context, spec ExecSpec, near IO) error {
+// Tool runs a tool of the agent; its error is what the tool prints on stderr.
+func (c *Client) Tool(ctx context.Context, spec ExecSpec, near IO) error {
 	var said head
 	near.Stderr = &said
 	st, err := c.Exec(ctx, spec, near)

@@ -3,6 +3,8 @@ package engine
 import (
 	"cmp"
 	"context"
+	"regexp"
+	"strings"
 
 	"banger"
 )
@@ -23,10 +25,16 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 			err = e.validate(spec)
 		}
 		same := changeable(spec) == changeable(j.VM.Spec)
-		if err != nil || same && change.TTLMS == nil && change.IdleStopMS == nil {
+		if err == nil && change.Repository != nil {
+			err = checkRepository(*change.Repository)
+		}
+		if err != nil || same && change.TTLMS == nil && change.IdleStopMS == nil && change.Repository == nil && change.Workspace == "" {
 			return err
 		}
 		j.VM.KernelID = kernel
+		if change.Repository != nil {
+			j.VM.Repository = change.Repository
+		}
 		if change.TTLMS != nil {
 			j.VM.Ends = spec.Ends(j.e.Now())
 		}
@@ -34,7 +42,9 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 		if err := j.Done(ctx); err != nil {
 			return err
 		}
-		j.Note("set", "")
+		if !same || change.TTLMS != nil || change.IdleStopMS != nil { // that files went in is no news of the VM's settings
+			j.Note("set", "")
+		}
 		return nil
 	})
 }
@@ -82,6 +92,27 @@ func changed(s banger.Spec, change banger.Change) (banger.Spec, error) {
 	}
 	s.Name, s.VCPU = cmp.Or(change.Name, s.Name), cmp.Or(change.VCPU, s.VCPU)
 	s.MemoryMiB, s.DiskMiB = cmp.Or(change.MemoryMiB, s.MemoryMiB), cmp.Or(change.DiskMiB, s.DiskMiB)
+	s.Workspace = cmp.Or(change.Workspace, s.Workspace)
 	s.TTLMS, s.IdleStopMS = *cmp.Or(change.TTLMS, &s.TTLMS), *cmp.Or(change.IdleStopMS, &s.IdleStopMS)
 	return s, nil
 }
+
+// checkRepository bounds what is written down of a repository.
+func checkRepository(r banger.Repository) error {
+	for _, p := range []string{r.Path, r.Guest} {
+		if !strings.HasPrefix(p, "/") || len(p) > 4096 || strings.ContainsRune(p, 0) {
+			return banger.Errorf(banger.CodeInvalid, "the repository's path %q isn't an absolute one of at most 4096 bytes", p)
+		}
+	}
+	for _, id := range []string{r.Base, r.Sent, r.Taken, r.TakenHead} {
+		if id != "" && !objectName.MatchString(id) {
+			return banger.Errorf(banger.CodeInvalid, "%.80q is no name of an object of git", id)
+		}
+	}
+	if r.Format != "sha1" && r.Format != "sha256" || len(r.Branch) > 1024 {
+		return banger.Errorf(banger.CodeInvalid, "the repository's format is %.20q and its branch %.40q: git has no such", r.Format, r.Branch)
+	}
+	return nil
+}
+
+var objectName = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)

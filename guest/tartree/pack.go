@@ -43,13 +43,23 @@ func Name(path string) string {
 
 // Pack writes a tar of a file or directory, under its Name. It doesn't follow symbolic
 // links, and leaves out sockets, as nobody could listen on a copy.
-func Pack(w io.Writer, path string) error {
+func Pack(w io.Writer, path string) error { return PackWithout(w, path, "") }
+
+// PackWithout is Pack, but leaves out what has this name, at any depth; "" leaves out
+// nothing.
+func PackWithout(w io.Writer, path, name string) error {
 	top, base := filepath.Clean(path), Name(path)
 	b := bufio.NewWriterSize(w, bufferSize)
 	a := &archiver{w: tar.NewWriter(b), links: make(map[inode]string), buf: make([]byte, bufferSize)}
 	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if name != "" && d.Name() == name {
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
 		}
 		rel, err := filepath.Rel(top, path)
 		if err != nil {

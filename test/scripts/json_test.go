@@ -180,6 +180,14 @@ var jsonSteps = []struct {
 	{"vm start -q web nosuch", 3, 1, 1},
 	{"stop web", 0, 1, 0},
 	{"start -q web", 0, 1, 0},
+	{"workspace export web", 2, 0, 1},
+	{"workspace prepare web repo -q --include-untracked --guest-path $PWD/copied", 0, 1, 0},
+	{"workspace prepare web . --guest-path $PWD/copied", 2, 0, 1},
+	{"workspace diff -q web", 0, 1, 0},
+	{"workspace log -q web", 0, 1, 0},
+	{"workspace export -q web --branch fix", 0, 1, 0},
+	{"workspace export -q web -o patch", 0, 1, 0},
+	{"workspace land -q --yes web", 4, 0, 1}, // the file that isn't committed is in the way
 	{"vm create --no-start --name short", 0, 1, 0},
 	{"rm short nosuch", 3, 1, 1},
 	{"vm prune --dry-run", 0, 2, 0},
@@ -242,7 +250,7 @@ func TestJSON(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.dir, "thing"), []byte("a root"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.must("tar -cf other.tar thing")
+	s.must("tar -cf other.tar thing; git init -q repo; touch repo/new; git -C repo -c user.name=t -c user.email=t@example.org commit -q --allow-empty -m first")
 	tree, types := cli.Command()
 	seen := map[*cobra.Command]bool{}
 	for _, step := range jsonSteps {

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"banger"
@@ -89,39 +90,109 @@ func (r *Repo) Run(ctx context.Context, stdin io.Reader, args ...string) ([]byte
 
 // RunEnv is Run with more variables, as KEY=value.
 func (r *Repo) RunEnv(ctx context.Context, env []string, stdin io.Reader, args ...string) ([]byte, error) {
-	path, err := exec.LookPath("git")
-	if err != nil {
-		return nil, banger.Errorf(banger.CodeUnavailable, "git is needed to read a repository: %w", err).
-			WithHint("apt install git")
-	}
+	var out bytes.Buffer
+	err := r.Call(ctx, Call{Args: args, Env: env, Stdin: stdin, Stdout: &out})
+	return out.Bytes(), err
+}
+
+// Call is one run of git.
+type Call struct {
+	Args   []string
+	Env    []string  // more variables, as KEY=value
+	Stdin  io.Reader // nil: empty
+	Stdout io.Writer // nil: nobody reads it
+	// Whole is a run that changes the user's files: whatever ends the caller doesn't end it.
+	Whole bool
+	// Bounds hold for a run that reads what a guest wrote.
+	Bounds *Bounds
+}
+
+// Call runs git on the repository.
+func (r *Repo) Call(ctx context.Context, c Call) error {
 	var all []string
 	for _, o := range overrides {
 		all = append(all, "-c", o)
 	}
-	cmd := exec.CommandContext(ctx, path, append(all, args...)...)
-	cmd.Dir, cmd.Stdin = r.Top, stdin
+	c.Args = append(all, c.Args...)
+	// GIT_ALLOW_PROTOCOL forbids all access to servers. Other settings don't suffice: a
+	// repository's protocol.NAME.allow overrides our protocol.allow, and older gits
+	// don't know GIT_NO_LAZY_FETCH and fetch missing objects.
+	c.Env = append([]string{"GIT_WORK_TREE=" + r.Top, "GIT_CEILING_DIRECTORIES=" + filepath.Dir(r.Top), "GIT_OPTIONAL_LOCKS=0"}, c.Env...)
+	return call(ctx, r.Top, len(all), c)
+}
+
+// call runs git in a directory. The command's name comes after so many arguments.
+func call(ctx context.Context, dir string, name int, c Call) error {
+	path, err := exec.LookPath("git")
+	if err != nil {
+		return banger.Errorf(banger.CodeUnavailable, "git is needed to read a repository: %w", err).
+			WithHint("apt install git")
+	}
+	if c.Whole {
+		ctx = context.WithoutCancel(ctx)
+	}
+	cmd := exec.CommandContext(ctx, path, c.Args...)
+	cmd.Dir, cmd.Stdin, cmd.Stdout = dir, c.Stdin, c.Stdout
 	cmd.WaitDelay = time.Second
 	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "TMPDIR", "SUDO_UID"} {
 		if value, ok := os.LookupEnv(name); ok {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 	}
-	// GIT_ALLOW_PROTOCOL forbids all access to servers. Other settings don't suffice: a
-	// repository's protocol.NAME.allow overrides our protocol.allow, and older gits
-	// don't know GIT_NO_LAZY_FETCH and fetch missing objects.
-	cmd.Env = append(cmd.Env, "LC_ALL=C", "GIT_WORK_TREE="+r.Top, "GIT_CEILING_DIRECTORIES="+filepath.Dir(r.Top),
-		"GIT_NO_LAZY_FETCH=1", "GIT_ALLOW_PROTOCOL=none", "GIT_NO_REPLACE_OBJECTS=1", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0")
-	cmd.Env = append(cmd.Env, env...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
+	cmd.Env = append(cmd.Env, "LC_ALL=C", "GIT_NO_LAZY_FETCH=1", "GIT_ALLOW_PROTOCOL=none", "GIT_NO_REPLACE_OBJECTS=1", "GIT_TERMINAL_PROMPT=0")
+	cmd.Env = append(cmd.Env, c.Env...)
+	var errs head
+	cmd.Stderr = &errs
+	err = run(cmd, c, &errs)
+	if err != nil {
 		if ctx.Err() != nil {
-			return nil, banger.Errorf(banger.CodeCanceled, "git %s: %w", args[0], context.Cause(ctx))
+			return banger.Errorf(banger.CodeCanceled, "git %s: %w", c.Args[name], context.Cause(ctx))
 		}
-		first, _, _ := strings.Cut(strings.TrimSpace(errs.String()), "\n")
-		return nil, &gitError{args[0], first, err}
+		return &gitError{c.Args[name], firstLine(string(errs)), err}
 	}
-	return out.Bytes(), nil
+	return nil
+}
+
+// run runs a command to its end and has in said what it complains of.
+func run(cmd *exec.Cmd, c Call, said *head) error {
+	if c.Whole {
+		// No signal of the terminal's, and no pipe that breaks with us, may end it in the middle.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		f, err := os.CreateTemp("", "banger-git-*")
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := os.Remove(f.Name()); err != nil {
+			return err
+		}
+		cmd.Stderr = f
+		defer func() { _, _ = io.Copy(said, io.NewSectionReader(f, 0, 8<<10)) }()
+	}
+	if err := start(cmd, c.Bounds); err != nil {
+		return err
+	}
+	return cmd.Wait()
+}
+
+// firstLine is the first line of what git said that isn't only a warning.
+func firstLine(said string) string {
+	for line := range strings.Lines(said) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "warning: ") && !strings.HasPrefix(line, "hint: ") {
+			return line
+		}
+	}
+	first, _, _ := strings.Cut(strings.TrimSpace(said), "\n")
+	return first
+}
+
+// head keeps the beginning of what is written to it: a git that complains without end
+// fills no memory.
+type head []byte
+
+func (h *head) Write(p []byte) (int, error) {
+	*h = append(*h, p[:min(len(p), 8<<10-len(*h))]...)
+	return len(p), nil
 }
 
 // gitError is the error of a git command that failed.

@@ -190,3 +190,63 @@ func CheckPath(path string) error {
 	}
 	return nil
 }
+
+// IsGit reports whether an element of a path is one that some file system takes for .git.
+func IsGit(path string) bool {
+	for part := range strings.SplitSeq(path, "/") {
+		if strings.EqualFold(part, ".git") {
+			return true
+		}
+	}
+	return false
+}
+
+// CheckRefs refuses refs that a symbolic link would lead out of the repository.
+func (r *Repo) CheckRefs(names ...string) error {
+	for _, name := range names {
+		for at := name; at != "."; at = filepath.Dir(at) {
+			if err := r.refuseLinks(at, filepath.Join("logs", at)); err != nil {
+				return err
+			}
+		}
+	}
+	return r.refuseLinks("logs")
+}
+
+// Index is the path of the index.
+func (r *Repo) Index() string { return filepath.Join(r.gitDir, "index") }
+
+// Objects is the path of the directory of its objects.
+func (r *Repo) Objects() string { return filepath.Join(r.commonDir, "objects") }
+
+// Has reports whether the repository has a commit.
+func (r *Repo) Has(ctx context.Context, commit string) bool {
+	_, err := r.Run(ctx, nil, "cat-file", "-e", commit+"^{commit}")
+	return err == nil
+}
+
+// Partial reports whether objects may be missing that a server is to give (partial clone).
+func (r *Repo) Partial(ctx context.Context) bool {
+	out, err := r.Run(ctx, nil, "config", "--local", "--get", "extensions.partialclone")
+	return err == nil && len(out) > 1
+}
+
+// Branch returns the commit of a branch, and the work tree that has it checked out. Both
+// are empty when there is none.
+func (r *Repo) Branch(ctx context.Context, ref string) (commit, where string, err error) {
+	out, err := r.Run(ctx, nil, "for-each-ref", "--format=%(objectname) %(worktreepath)", ref)
+	if err != nil || len(out) == 0 {
+		return "", "", err
+	}
+	commit, where, _ = strings.Cut(strings.TrimSuffix(string(out), "\n"), " ")
+	return commit, where, nil
+}
+
+// BranchRef returns the full name of a branch. CodeInvalid for what can't be one's name.
+func BranchRef(ctx context.Context, b *Bare, name string) (string, error) {
+	ref := "refs/heads/" + name
+	if err := b.Call(ctx, Call{Args: []string{"check-ref-format", ref}}); err != nil || strings.HasPrefix(name, "-") || name == "HEAD" {
+		return "", banger.Errorf(banger.CodeInvalid, "%.100q can't be a branch's name", name)
+	}
+	return ref, nil
+}

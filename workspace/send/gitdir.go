@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"banger"
+	"banger/host/hostfs"
 	"banger/workspace/git"
 )
 
@@ -18,11 +19,11 @@ import (
 // origin. It copies objects and writes a few lines itself: git clone could run a
 // program that the repository names.
 func (r *Repo) writeGit(ctx context.Context, t *tree, index []indexEntry) error {
-	h, err := r.git.Head(ctx)
+	h, err := r.newest(ctx)
 	if err != nil {
 		return err
 	}
-	tmp, remove, err := scratch(ctx, packs())
+	tmp, remove, err := hostfs.Scratch(ctx, git.Scratches())
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ type Repo struct {
 
 	git   *git.Repo
 	files *Files // made by the first scan
+	head  *git.Head
 }
 
 // Open finds the repository that a path is in. CodeInvalid when there is no such path,

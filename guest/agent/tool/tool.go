@@ -1,4 +1,5 @@
-// Package tool has the small programs that are part of the agent: tar, untar, cp and true.
+// Package tool has the small programs that are part of the agent: tar, untar, cp, true, and
+// work, which says what there is of a repository's work.
 // The agent runs itself under another name, so that they work in any image, as the user
 // who asked.
 //
@@ -23,10 +24,12 @@ const Name = "banger-tool"
 // tools are the programs by name. Each gets its arguments, stdin and stdout; an error is
 // printed on stderr and makes the status 1, or guest.ToolNotFound.
 var tools = map[string]func(args []string, in io.Reader, out io.Writer) error{
-	"tar":   pack,
-	"untar": unpack,
-	"cp":    place,
-	"true":  func([]string, io.Reader, io.Writer) error { return nil },
+	"tar":       pack,
+	"untar":     unpack,
+	"cp":        place,
+	"work":      giveWork,
+	"workstate": workState,
+	"true":      func([]string, io.Reader, io.Writer) error { return nil },
 }
 
 // pack is tar PATH: it writes a tar of what is there.

@@ -1,4 +1,4 @@
-package send
+package hostfs
 
 import (
 	"context"
@@ -8,26 +8,12 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"banger/host/hostfs"
-	"banger/host/xdg"
 )
 
-// packs is where packs are made. It is in the user's cache: /tmp is often memory, and
-// a repository may be larger.
-func packs() string {
-	dirs, err := xdg.Of(os.Getenv)
-	dir := filepath.Join(dirs.Cache, "packs")
-	if err != nil || os.MkdirAll(dir, 0o700) != nil {
-		return os.TempDir()
-	}
-	return dir
-}
-
-// scratch makes a directory for files that git can only write to a path. It also
-// removes such directories of processes that have died: a live process keeps its own
-// locked.
-func scratch(ctx context.Context, parent string) (dir string, remove func(), err error) {
+// Scratch makes a directory below parent for files that are needed for as long as this
+// process works on them. It also removes such directories of processes that have died: a
+// live process keeps its own locked.
+func Scratch(ctx context.Context, parent string) (dir string, remove func(), err error) {
 	stale, _ := filepath.Glob(filepath.Join(parent, "banger-git-*")) // the pattern is well-formed
 	for _, s := range stale {
 		sweep(s)
@@ -37,7 +23,7 @@ func scratch(ctx context.Context, parent string) (dir string, remove func(), err
 		if err != nil {
 			return "", nil, err
 		}
-		f, err := locked(dir, func(d *os.File) error { return hostfs.Lock(ctx, d) })
+		f, err := locked(dir, func(d *os.File) error { return Lock(ctx, d) })
 		if errors.Is(err, os.ErrNotExist) {
 			continue // another process removed it before we locked it
 		}
@@ -51,7 +37,7 @@ func scratch(ctx context.Context, parent string) (dir string, remove func(), err
 
 // sweep removes a directory of ours that no process has locked.
 func sweep(dir string) {
-	f, err := locked(dir, hostfs.TryLock)
+	f, err := locked(dir, TryLock)
 	if err != nil {
 		return // in use, somebody else's, or gone: not ours to remove
 	}
@@ -74,7 +60,7 @@ func locked(dir string, lock func(*os.File) error) (*os.File, error) {
 	if err := lock(f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if !hostfs.Named(f, dir) { // whoever held the lock before may have removed it
+	if !Named(f, dir) { // whoever held the lock before may have removed it
 		return nil, errors.Join(os.ErrNotExist, f.Close())
 	}
 	return f, nil

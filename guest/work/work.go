@@ -1,0 +1,40 @@
+// Package work asks a guest for the work in its copy of a repository, and says in which
+// form it comes.
+package work
+
+import (
+	"context"
+	"io"
+
+	"banger/guest"
+)
+
+// Head is the first line of what the tool "work" writes, as JSON: what there is of a
+// repository's work in a guest. After it comes, with Git, a pack of all objects of Work that
+// Base hasn't; else a tar of the directory without anything called .git. It is a guest's
+// word: nothing in it is trusted.
+type Head struct {
+	Git    bool   `json:"git"`              // the guest has git, and the directory is a repository
+	Head   string `json:"head,omitempty"`   // its newest commit; "" before the first
+	Branch string `json:"branch,omitempty"` // full name of the branch it is on; "" when detached
+	// Work is a commit of the files as they are, on Head; Head itself if no file differs
+	// from it; "" if there is neither a commit nor a file.
+	Work string `json:"work,omitempty"`
+	Tree string `json:"tree,omitempty"` // of Work
+	// Nested are repositories inside of this one, whose files aren't in Work.
+	Nested []string `json:"nested,omitempty"`
+}
+
+// MaxHead bounds the line of a Head, in bytes.
+const MaxHead = 64 << 10
+
+// Take writes the work in a directory of the guest to w, as Head says. base is the
+// commit that the other side has; "" for none. CodeNotFound when there is no such directory.
+func Take(ctx context.Context, c *guest.Client, dir, base string, w io.Writer) error {
+	return c.Tool(ctx, guest.ExecSpec{Tool: "work", Argv: []string{"work", dir, base}, Dir: "/"}, guest.IO{Stdout: w})
+}
+
+// State writes only the line. Older agents refuse both.
+func State(ctx context.Context, c *guest.Client, dir string, w io.Writer) error {
+	return c.Tool(ctx, guest.ExecSpec{Tool: "workstate", Argv: []string{"workstate", dir}, Dir: "/"}, guest.IO{Stdout: w})
+}

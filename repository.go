@@ -1,0 +1,22 @@
+package banger
+
+import "time"
+
+// Repository is what a guest has of a repository of its host. It was written down by the
+// host when the files went in: nothing of it is a guest's word.
+type Repository struct {
+	Path   string    `json:"path"`             // of the top of its work tree on the host, absolute
+	Guest  string    `json:"guest"`            // of its copy in the guest, absolute
+	Format string    `json:"format"`           // of its object names: "sha1" or "sha256"
+	Base   string    `json:"base,omitempty"`   // its newest commit then; "" before the first
+	Branch string    `json:"branch,omitempty"` // full name of its branch then; "" when detached
+	Sent   string    `json:"sent,omitempty"`   // tree of the files as they went in; "" if that isn't known
+	At     time.Time `json:"at"`               // when they went in
+	// What was last taken out of the guest: its newest commit and the tree of its files.
+	TakenHead string `json:"taken_head,omitempty"`
+	Taken     string `json:"taken,omitempty"`
+	// How it went in, so that it goes in again the same way.
+	Untracked bool `json:"untracked,omitempty"` // with the files that git doesn't know
+	ReadOnly  bool `json:"read_only,omitempty"` // nobody but the guest's root may write the files
+	Depth     int  `json:"depth,omitempty"`     // how many commits of history went in; -1: all
+}

@@ -1,0 +1,91 @@
+package send
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"banger"
+	"banger/host/hostfs"
+	"banger/workspace/git"
+)
+
+// Record is what is written down of a repository that went into a guest's directory.
+func (r *Repo) Record(ctx context.Context, guest string) (banger.Repository, error) {
+	h, err := r.newest(ctx)
+	return banger.Repository{Path: r.Top, Guest: guest, Format: r.git.Format, Base: h.Commit, Branch: h.Branch, At: time.Now().UTC().Round(time.Second), Untracked: r.IncludeUntracked}, err
+}
+
+// newest is the newest commit when it was first asked for: what is written down is what
+// goes into the tar, even if somebody commits meanwhile.
+func (r *Repo) newest(ctx context.Context) (git.Head, error) {
+	if r.head == nil {
+		h, err := r.git.Head(ctx)
+		if err != nil {
+			return h, err
+		}
+		r.head = &h
+	}
+	return *r.head, nil
+}
+
+// Snapshot returns the name of the tree that the files make as they are now. It is made in
+// a throw-away repository: nothing of this one changes, and no filter of its configuration
+// runs.
+func (r *Repo) Snapshot(ctx context.Context) (tree string, err error) {
+	files, err := r.Files(ctx)
+	if err != nil {
+		return "", err
+	}
+	dir, remove, err := hostfs.Scratch(ctx, git.Scratches())
+	if err != nil {
+		return "", err
+	}
+	defer remove()
+	bare, err := git.NewBare(ctx, dir, r.git.Format, r.git.Objects())
+	if err != nil {
+		return "", err
+	}
+	index, err := os.ReadFile(r.git.Index())
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "index"), index, 0o600)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	env := []string{"GIT_WORK_TREE=" + r.Top}
+	var changed bytes.Buffer
+	// git add -u would run git in submodules, by their own configuration.
+	if err := bare.Call(ctx, git.Call{Args: []string{"ls-files", "-m", "-d", "-z"}, Env: env, Stdout: &changed}); err != nil {
+		return "", err
+	}
+	kinds := map[string]string{}
+	var modules []string
+	for _, e := range files.index {
+		if kinds[e.path] = e.mode(); e.mode() == gitlink {
+			modules = append(modules, e.path+"/")
+		}
+	}
+	var list bytes.Buffer
+	for p := range strings.SplitSeq(changed.String(), "\x00") {
+		if p != "" && kinds[p] != gitlink { // a submodule is as it is recorded, whatever is checked out there
+			list.WriteString(p + "\x00")
+		}
+	}
+	for _, p := range files.Paths {
+		if kinds[p] == "" && !slices.ContainsFunc(modules, func(m string) bool { return strings.HasPrefix(p, m) }) {
+			list.WriteString(p + "\x00")
+		}
+	}
+	if list.Len() > 0 {
+		if err := bare.Call(ctx, git.Call{Args: []string{"update-index", "--add", "--remove", "-z", "--stdin"}, Env: env, Stdin: &list}); err != nil {
+			return "", err
+		}
+	}
+	return bare.Line(ctx, "write-tree")
+}
