@@ -1,6 +1,9 @@
 package banger
 
-import "context"
+import (
+	"context"
+	"io"
+)
 
 // Disks makes the writable disks of VMs: each holds an ext4 filesystem that
 // the guest grows online to the size of its device.
@@ -33,4 +36,10 @@ type Cloner interface {
 	// Clone is Create of a disk with the same bytes as the file from. It takes as
 	// long as copying the data in it, or no time where the filesystem shares blocks.
 	Clone(ctx context.Context, dir, from string) (path string, err error)
+}
+
+// DiskReader is an optional interface of Disks: it reads a disk that no VMM uses.
+type DiskReader interface {
+	// Read opens a disk of size bytes, until done is called.
+	Read(ctx context.Context, dir string) (disk io.ReaderAt, size int64, done func(), err error)
 }

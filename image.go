@@ -45,6 +45,22 @@ type ImageConfig struct {
 	Platform   string            `json:"platform"`           // "linux/amd64"
 	Digest     string            `json:"digest,omitempty"`   // of its manifest: "sha256:..."
 	DiffIDs    []string          `json:"diff_ids,omitempty"` // of its layers, the lowest first
+
+	// Manifest and Raw are its manifest and config as they came, byte for byte, so that the
+	// image can be given away with the same digest. Only the daemon has them; empty when
+	// it came without a manifest, or when they are too large to be kept.
+	Manifest []byte `json:"manifest,omitempty"`
+	Raw      []byte `json:"raw,omitempty"`
+}
+
+// Shown returns what users see of it.
+func (c *ImageConfig) Shown() *ImageConfig {
+	if c == nil {
+		return nil
+	}
+	shown := *c
+	shown.Manifest, shown.Raw = nil, nil
+	return &shown
 }
 
 // Running returns what commands in a VM of the image need to know of it.
@@ -211,6 +227,7 @@ type Kernels interface {
 // ImageService is what the daemon offers for images.
 type ImageService interface {
 	ImageBuilder
+	ImageSharing
 	// ImportImage reads a root tar, or an archive of one OCI image, and names the image
 	// made of it. An existing name is CodeConflict unless replace.
 	ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p Progress) (Image, error)

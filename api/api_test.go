@@ -30,6 +30,7 @@ import (
 // services is a daemon's inside, as far as the wire can tell: each method is a
 // function a test may replace, and the zero answers with nothing.
 type services struct {
+	banger.ImageSharing
 	create  func(context.Context, banger.Spec, bool, banger.Progress) (banger.VM, error)
 	start   func(context.Context, string, banger.StartOptions, banger.Progress) (banger.VM, error)
 	stop    func(context.Context, string, banger.StopOptions) (banger.VM, error)

@@ -14,7 +14,7 @@ import (
 
 func (s *Server) imageRoutes() []wire.Route {
 	images := s.Images()
-	return []wire.Route{
+	return append(sharingRoutes(images), []wire.Route{
 		wire.List("Images", "GET /v2/images", wire.Owner, "Lists all images by name, without their locks.",
 			func(ctx context.Context, _ *http.Request, _ wire.Nothing) ([]banger.Image, error) {
 				return images.Images(ctx)
@@ -38,7 +38,7 @@ func (s *Server) imageRoutes() []wire.Route {
 			func(ctx context.Context, r *http.Request, _ wire.Nothing) (wire.Nothing, error) {
 				return wire.Nothing{}, images.DeleteImage(ctx, r.PathValue("image"))
 			}),
-	}
+	}...)
 }
 
 // importRoute reads a tar from the body while it answers with progress.

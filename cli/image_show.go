@@ -18,7 +18,7 @@ import (
 func imageShowCommand(a *App) *cobra.Command {
 	var lock bool
 	cmd := answer(a, &cobra.Command{
-		Use: "show IMAGE", SuggestFor: []string{"inspect", "history"}, Short: "Show an image: how it is run, or the packages it was built from",
+		Use: "show IMAGE", SuggestFor: []string{"inspect"}, Short: "Show an image: how it is run, or the packages it was built from",
 		Example: `  banger image show debian-12
   banger image show debian-12 --lock > debian-12.lock`,
 		Args: nargs(1, 1), ValidArgsFunction: a.completeImages,

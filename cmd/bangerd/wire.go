@@ -39,6 +39,7 @@ type host struct {
 	engine  *engine.Engine
 	catalog *catalog.Catalog
 	builder *bootstrap.Builder
+	sharing catalog.Sharing
 	system  system
 	making  *operation.Table
 	idle    *idle.Watcher
@@ -143,6 +144,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 		Images:   cat, Machines: h.idle, Emulated: probed.Verdict != kvm.Works, NewID: newID, Log: log,
 	}
 	cat.ImageCost = h.builder.Cost
+	h.sharing = catalog.Sharing{Of: cat, Formats: registries, VMs: engine.Reader{Engine: h.engine}}
 	h.system.Collector = &gc.Collector{
 		Spare: h.spare(dirs, conf),
 		Dir:   dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDirs: ramDirs(dirs.State, ram), VMs: h.engine.VMs,
@@ -162,7 +164,8 @@ func (h *host) services() banger.Services {
 		Image: struct {
 			*catalog.Catalog
 			banger.ImageBuilder
-		}{h.catalog, h.builder},
+			catalog.Sharing
+		}{h.catalog, h.builder, h.sharing},
 		Kernel: h.catalog, Template: h.templates, Operation: h.making, Whole: h.system,
 	}
 }

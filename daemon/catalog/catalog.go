@@ -43,7 +43,8 @@ var _ banger.KernelService = (*Catalog)(nil)
 
 // ImportImage reads a root tar and names the image made of it.
 func (c *Catalog) ImportImage(ctx context.Context, name, source string, replace bool, tar io.Reader, p banger.Progress) (banger.Image, error) {
-	return c.Add(ctx, banger.Image{Name: name, Source: source}, replace, tar, p)
+	img, err := c.Add(ctx, banger.Image{Name: name, Source: source}, replace, tar, p)
+	return shown(img), err
 }
 
 // Add reads a root tar and records the image made of it with img's name, source
@@ -85,7 +86,8 @@ func (c *Catalog) PullImage(ctx context.Context, what banger.Pull, p banger.Prog
 	if err != nil {
 		return banger.Image{}, banger.During(doing, err)
 	}
-	return c.record(ctx, img, true, doing)
+	img, err = c.record(ctx, img, true, doing)
+	return shown(img), err
 }
 
 // made returns a record of an image whose file is here.
@@ -164,7 +166,8 @@ func (c *Catalog) Images(ctx context.Context) ([]banger.Image, error) {
 
 // Image returns one image with its lock.
 func (c *Catalog) Image(ctx context.Context, ref string) (banger.Image, error) {
-	return c.image(ctx, ref)
+	img, err := c.image(ctx, ref)
+	return shown(img), err
 }
 
 // DeleteImage removes a name, and the image with its last one.

@@ -29,7 +29,7 @@ const (
 
 // archiveName is what the top names of an archive look like: those of the OCI's layout,
 // and of docker save in all its years.
-var archiveName = regexp.MustCompile(`^(oci-layout|index\.json|manifest\.json|repositories|blobs|[0-9a-f]{64}(\.json|\.tar(\.gz)?)?)(/|$)`)
+var archiveName = regexp.MustCompile(`^(oci-layout|index\.json|manifest\.json|repositories|blobs|(sha256:)?[0-9a-f]{64}(\.json|\.tar(\.gz)?)?)(/|$)`)
 
 // isArchive tells an archive of images from a root tar, by the first entry in its first
 // bytes.
@@ -218,7 +218,7 @@ func (a *archive) saved() (*image, func(v1.Descriptor) string, error) {
 	if len(layers) != len(images[0].Layers) {
 		return nil, nil, invalid("manifest.json of the image archive has %d layers, and the config %d", len(images[0].Layers), len(layers))
 	}
-	m, err := newImage("", layers, config)
+	m, err := newImage("", nil, layers, config)
 	return m, func(d v1.Descriptor) string { return names[d.Digest] }, err
 }
 

@@ -43,7 +43,7 @@ func choose(want v1.Platform, d v1.Descriptor, content []byte, get source) (*ima
 		}
 		var err error
 		if either.Manifests == nil {
-			return chosen(want, d, either.Manifest, get)
+			return chosen(want, d, content, either.Manifest, get)
 		}
 		if d, err = pick(want, either.Manifests); err != nil {
 			return nil, err
@@ -58,7 +58,7 @@ func choose(want v1.Platform, d v1.Descriptor, content []byte, get source) (*ima
 	return nil, invalid("the image's indexes lie in each other, more than %d deep", maxNested)
 }
 
-func chosen(want v1.Platform, d v1.Descriptor, m v1.Manifest, get source) (*image, error) {
+func chosen(want v1.Platform, d v1.Descriptor, raw []byte, m v1.Manifest, get source) (*image, error) {
 	if m.SchemaVersion == 1 || m.Config.Digest == (v1.Hash{}) {
 		return nil, invalid("the image's manifest names no config: it is of a kind that isn't supported (Docker's schema 1), or no image")
 	}
@@ -78,7 +78,7 @@ func chosen(want v1.Platform, d v1.Descriptor, m v1.Manifest, get source) (*imag
 	if d.Digest != (v1.Hash{}) {
 		digest = d.Digest.String()
 	}
-	found, err := newImage(digest, m.Layers, config)
+	found, err := newImage(digest, raw, m.Layers, config)
 	if err != nil {
 		return nil, err
 	}

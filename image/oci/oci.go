@@ -32,7 +32,8 @@ import (
 // Bounds of what describes an image.
 const (
 	maxJSON   = 4 << 20  // of an index, a manifest or a config
-	maxConfig = 64 << 10 // of what is kept of a config
+	maxConfig = 64 << 10 // of what is kept of a config's settings
+	maxKept   = 1 << 20  // of a config or a manifest that is kept as it came
 )
 
 // image is an OCI image whose config was checked; its layers weren't.
@@ -42,7 +43,7 @@ type image struct {
 }
 
 // newImage reads a manifest and its config.
-func newImage(digest string, layers []v1.Descriptor, config []byte) (*image, error) {
+func newImage(digest string, manifest []byte, layers []v1.Descriptor, config []byte) (*image, error) {
 	file, err := v1.ParseConfigFile(bytes.NewReader(config))
 	if err != nil {
 		return nil, invalid("the image's config can't be read: %w", err)
@@ -61,6 +62,9 @@ func newImage(digest string, layers []v1.Descriptor, config []byte) (*image, err
 	}
 	if kept, err := json.Marshal(c); err != nil || len(kept) > maxConfig+len(ids)*100 {
 		return nil, invalid("the image's config has %d bytes of settings; it can have %d", len(kept), maxConfig)
+	}
+	if len(manifest) <= maxKept && len(config) <= maxKept {
+		c.Manifest, c.Raw = manifest, config
 	}
 	return &image{c, layers}, nil
 }

@@ -238,7 +238,10 @@ func TestConfig(t *testing.T) {
 		if len(c.DiffIDs) != 1 {
 			t.Errorf("%s: layers %q", form, c.DiffIDs)
 		}
-		c.Digest, c.DiffIDs = "", nil
+		if !strings.Contains(string(c.Raw), "www") || (c.Manifest == nil) != strings.HasPrefix(form, "docker") {
+			t.Errorf("%s: config %q and manifest %q aren't kept", form, c.Raw, c.Manifest)
+		}
+		c.Digest, c.DiffIDs, c.Raw, c.Manifest = "", nil, nil, nil
 		want := banger.ImageConfig{
 			Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{"id"}, Env: []string{"A=b=c"}, WorkDir: "/srv", User: "web:www",
 			Exposed: []string{"80/tcp"}, Volumes: []string{"/data"}, StopSignal: "SIGQUIT", Labels: map[string]string{"a": "b"}, Platform: "linux/amd64",

@@ -41,7 +41,7 @@ func (r *Registries) Pull(ctx context.Context, what banger.Pull, have func(id st
 	}
 	say(p, banger.Event{Stage: "registry", Message: ref.Context().RegistryStr()})
 	from := &remoteImage{ref: ref, insecure: what.Insecure}
-	if err := from.open(ctx, r.client(), auth(what.Credentials)); err != nil {
+	if err := from.open(ctx, r.client(), auth(what.Credentials), transport.PullScope); err != nil {
 		return banger.Image{}, from.explain(ctx, err)
 	}
 	m, err := from.describe(ctx, want)
@@ -103,11 +103,12 @@ type remoteImage struct {
 	ref      name.Reference
 	insecure bool
 	puller   *remote.Puller
+	how      []remote.Option
 	client   *http.Client // for blobs: it has the registry's token
 	base     string       // of blobs' addresses
 }
 
-func (i *remoteImage) open(ctx context.Context, client *http.Client, a authn.Authenticator) error {
+func (i *remoteImage) open(ctx context.Context, client *http.Client, a authn.Authenticator, scope string) error {
 	ctx, cancel := context.WithTimeout(ctx, describing)
 	defer cancel()
 	guarded := &guard{client.Transport, i.insecure, i.ref.Context().RegistryStr()}
@@ -124,13 +125,14 @@ func (i *remoteImage) open(ctx context.Context, client *http.Client, a authn.Aut
 	} else {
 		i.ref = repo.Tag(id)
 	}
-	t, err := transport.NewWithContext(ctx, repo.Registry, a, guarded, []string{repo.Scope(transport.PullScope)})
+	t, err := transport.NewWithContext(ctx, repo.Registry, a, guarded, []string{repo.Scope(scope)})
 	if err != nil {
 		return err
 	}
 	i.client = &http.Client{Transport: t, CheckRedirect: client.CheckRedirect}
 	i.base = "https://" + repo.RegistryStr() + "/v2/" + repo.RepositoryStr() + "/blobs/"
-	i.puller, err = remote.NewPuller(remote.WithTransport(guarded), remote.WithAuth(a))
+	i.how = []remote.Option{remote.WithTransport(guarded), remote.WithAuth(a)}
+	i.puller, err = remote.NewPuller(i.how...)
 	return err
 }
 

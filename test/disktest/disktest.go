@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) (disks banger.Disks, dir string))
 		"AttachNothing":      testAttachNothing,
 		"AttachTwo":          testAttachTwo,
 		"DetachNothing":      testDetachNothing,
+		"Read":               testRead,
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, dir := open(t)
@@ -308,6 +309,43 @@ func testAttach(t *testing.T, d banger.Disks, dir string) {
 	cancel()
 	if _, _, err := d.Attach(ctx, id, dir); err != nil {
 		detach(t, d, id, dir, banger.Handles{})
+	}
+}
+
+// What a VMM wrote can be read once the disk is detached.
+func testRead(t *testing.T, d banger.Disks, dir string) {
+	r, ok := d.(banger.DiskReader)
+	if !ok {
+		t.Skip("not run: these disks can't be read")
+	}
+	const mark, sizeMiB = "read back", 256
+	create(t, d, dir, sizeMiB)
+	at := []int64{3<<20 + 5, 199 << 20}
+	attached(t, d, dir, func(path string) {
+		for _, at := range at {
+			put(t, path, mark, at)
+		}
+	})
+	disk, size, done, err := r.Read(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	if size != sizeMiB<<20 {
+		t.Errorf("it has %d bytes", size)
+	}
+	magic := make([]byte, 2)
+	if _, err := disk.ReadAt(magic, 1024+0x38); err != nil || string(magic) != "\x53\xEF" {
+		t.Errorf("no ext4: %x, %v", magic, err)
+	}
+	for _, at := range at {
+		got := make([]byte, len(mark))
+		if _, err := disk.ReadAt(got, at); err != nil || string(got) != mark {
+			t.Errorf("at %d: %q, %v", at, got, err)
+		}
+	}
+	if _, err := disk.ReadAt(magic, size-1); err == nil {
+		t.Error("there is something beyond its end")
 	}
 }
 

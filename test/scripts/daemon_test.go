@@ -124,7 +124,8 @@ func fakeDaemon() error {
 		Services: root.Parts{VM: e, Image: struct {
 			*catalog.Catalog
 			root.ImageBuilder
-		}{c, builder}, Kernel: c, Template: frozen, Operation: making, Whole: system{events, c, &gc.Collector{
+			catalog.Sharing
+		}{c, builder, catalog.Sharing{Of: c, VMs: engine.Reader{Engine: e}}}, Kernel: c, Template: frozen, Operation: making, Whole: system{events, c, &gc.Collector{
 			Dir: dirs.State, Cache: dirs.Cache, RAMDirs: []string{filepath.Join(dirs.State, "ram")}, VMs: e.VMs,
 			Spare: gc.Spare{
 				Catalog: c, Downloads: []string{filepath.Join(dirs.Cache, "packages")}, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,

@@ -319,6 +319,16 @@ func TestDescription(t *testing.T) {
 	d.call("POST /v2/images?name=-&replace=true", "", 400)
 	d.call("POST /v2/pulls", `{"ref":"127.0.0.1:1/nosuch"}`, 404)
 	d.seen["PullImage"] = true // the host in memory asks no registry; its result's type is that of an import
+	d.call("POST /v2/images/debian-12/tag", `{"name":"other"}`, 200)
+	d.call("POST /v2/images/debian-12/tag", `{"name":"-"}`, 400)
+	d.call("GET /v2/images/debian-12/history", "", 400)
+	d.call("GET /v2/images/nosuch/export", "", 404)
+	d.call("POST /v2/pushes", `{"image":"debian-12","ref":"localhost/x"}`, 400)
+	d.call("DELETE /v2/images/other", "", 204)
+	d.call("POST /v2/saves", `{"vm":"nosuch","name":"x"}`, 404)
+	for _, name := range []string{"ImageHistory", "ExportImage", "PushImage", "SaveImage"} {
+		d.seen[name] = true // the host in memory gives no images away: TestSharing calls these
+	}
 	d.call("GET /v2/images", "", 200)
 	d.call("GET /v2/images/debian-12", "", 200)
 	if text := d.call("POST /v2/builds", `{"name":"built","packages":["tool"]}`, 200); !bytes.Contains(text, []byte(`{"error":{"code":"unavailable"`)) {

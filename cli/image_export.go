@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+// Exported is an image in a file.
+type Exported struct {
+	Image string `json:"image"`
+	File  string `json:"file"` // "-": standard output
+	Bytes int64  `json:"bytes"`
+}
+
+func imageExportCommand(a *App) *cobra.Command {
+	var what banger.Export
+	var quiet bool
+	cmd := answer(a, &cobra.Command{
+		Use: "export IMAGE FILE|-", Short: "Write an image to a file that docker, podman and skopeo read",
+		Long: `Writes an image as a tar: an OCI layout, or with --format docker what "docker save"
+writes. Layers that came from a registry are the same, byte for byte, while they are in
+the cache ("image history" shows that). Otherwise the image becomes one layer.`,
+		Example: `  banger image export mine mine.tar && skopeo copy oci-archive:mine.tar docker://localhost:5000/mine
+  banger image export --format docker mine - | docker load`,
+		Args: nargs(2, 2), ValidArgsFunction: a.completeImages,
+	}, func(ctx context.Context, args []string) (Exported, error) {
+		what.Image = args[0]
+		show := a.progress(quiet)
+		defer show.end()
+		done, size := Exported{Image: what.Image, File: args[1]}, counter{}
+		write := func(w io.Writer) error {
+			return a.Images().ExportImage(ctx, what, io.MultiWriter(w, &size), show.event)
+		}
+		if args[1] != "-" {
+			err := whole(args[1], write)
+			done.Bytes = size.n
+			return done, err
+		}
+		if _, tty := terminal(a.Out); tty {
+			return done, banger.Errorf(banger.CodeInvalid, "an image isn't written to a terminal").WithHint("name a file, or pipe it: banger image export %s - | docker load", args[0])
+		}
+		err := write(a.Out)
+		done.Bytes = size.n
+		return done, err
+	}, func(*page, Exported) {})
+	cmd.Flags().StringVar(&what.Format, "format", banger.FormatOCI, "oci: an OCI layout; docker: what docker save writes")
+	cmd.Flags().BoolVar(&what.Squash, "squash", false, "as one layer, made of the file system")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
+	return cmd
+}
+
+// whole makes a file of what write writes. It has its name only when it is whole; if not,
+// nothing is left, and what had the name stays.
+func whole(path string, write func(io.Writer) error) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a pipe, or /dev/null
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return banger.Errorf(banger.CodeInvalid, "%w", err)
+		}
+		return errors.Join(write(f), f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".banger-export-")
+	if err != nil {
+		return banger.Errorf(banger.CodeInvalid, "%w", err)
+	}
+	err = errors.Join(write(f), f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
