@@ -161,18 +161,22 @@ func (w receiver) objects(ctx context.Context) (map[string]object, error) {
 // checkCommits makes sure that every commit since the base was sent, and that the newest
 // is made of the guest's newest.
 func (w receiver) checkCommits(ctx context.Context, sent map[string]object) error {
-	out, err := w.bare.Run(ctx, nil, w.since("rev-list", "--parents")...)
+	out, err := w.bare.Run(ctx, nil, w.since("rev-list")...)
 	if err != nil {
 		return refuse("its history can't be read: %w", err)
 	}
 	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if _, ok := sent[f[0]]; !ok {
-			return refuse("its history names the commit %.12s, which it neither got nor sent", f[0])
+		name := strings.TrimSpace(line)
+		if _, ok := sent[name]; !ok {
+			return refuse("its history names the commit %.12s, which it neither got nor sent", name)
 		}
-		if f[0] == w.Tip && w.Tip != w.Head && (len(f) > 2 || len(f) == 2 && f[1] != w.Head || len(f) == 1 && w.Head != "") {
-			return refuse("its newest files aren't those of its newest commit")
-		}
+	}
+	parents, err := w.bare.Line(ctx, "rev-list", "--parents", "-n", "1", w.Tip)
+	if err != nil {
+		return err
+	}
+	if w.Tip != w.Head && parents != strings.TrimSpace(w.Tip+" "+w.Head) {
+		return refuse("its newest files aren't those of its newest commit")
 	}
 	return nil
 }
