@@ -15,8 +15,25 @@ type Repository struct {
 	// What was last taken out of the guest: its newest commit and the tree of its files.
 	TakenHead string `json:"taken_head,omitempty"`
 	Taken     string `json:"taken,omitempty"`
+	// Left says what work the guest had, when it was stopped, that was nowhere else; "" when
+	// there was none, or nobody knows. It is the guest's word, good for a warning.
+	Left string `json:"left,omitempty"`
 	// How it went in, so that it goes in again the same way.
 	Untracked bool `json:"untracked,omitempty"` // with the files that git doesn't know
 	ReadOnly  bool `json:"read_only,omitempty"` // nobody but the guest's root may write the files
 	Depth     int  `json:"depth,omitempty"`     // how many commits of history went in; -1: all
+}
+
+// Loose says which work of a guest's is nowhere else, if these are its newest commit, a
+// commit of its files as they are, and that one's tree; "" for none.
+func (r Repository) Loose(head, work, tree string) string {
+	switch {
+	case tree == r.Sent && head == r.Base, r.Taken != "" && tree == r.Taken && head == r.TakenHead:
+		return ""
+	case head != r.Base && work != head:
+		return "commits, and changes that aren't committed"
+	case head != r.Base:
+		return "commits"
+	}
+	return "changes that aren't committed"
 }

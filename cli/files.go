@@ -1,13 +1,18 @@
 package cli
 
 import (
+	"archive/tar"
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"github.com/spf13/pflag"
 
 	"banger"
 	"banger/guest"
@@ -32,8 +37,69 @@ type files struct {
 	repo   *send.Repo // nil: a directory as it is
 }
 
-// filesFlags say what is copied into a new VM.
-type filesFlags struct{ untracked, yes, quiet bool }
+// filesFlags say what is copied into a VM.
+type filesFlags struct {
+	send.Options
+	depth      depth
+	guestPath  string
+	yes, quiet bool
+}
+
+// addFlags adds those that are about a repository.
+func (f *filesFlags) addFlags(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.IncludeUntracked, "include-untracked", false, "take untracked files too, but not ignored ones")
+	fs.StringVar(&f.Branch, "branch", "", "the copy is on a new branch of this name")
+	fs.StringVar(&f.From, "from", "", "with --branch: it begins at this commit, in place of the checkout and its changes")
+	fs.Var(&f.depth, "depth", "how many commits of history go along: a number, or full")
+	fs.BoolVar(&f.ReadOnly, "readonly", false, "nobody but the guest's root may write the files")
+	fs.StringVar(&f.guestPath, "guest-path", "", "the VM's directory that it becomes (default: /root/NAME)")
+}
+
+// depth is a number of commits, or -1 for all.
+type depth int
+
+// Set implements pflag.Value.
+func (d *depth) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	switch {
+	case text == "full":
+		*d = -1
+	case err != nil || n < 1:
+		return fmt.Errorf("%q is no depth; it is 1, 2 and so on, or full", text)
+	default:
+		*d = depth(n)
+	}
+	return nil
+}
+
+// String implements pflag.Value.
+func (d *depth) String() string {
+	switch *d {
+	case 0:
+		return "1"
+	case -1:
+		return "full"
+	}
+	return strconv.Itoa(int(*d))
+}
+
+// Type implements pflag.Value.
+func (d *depth) Type() string { return "commits" }
+
+// set checks what goes together and returns what package send has to know.
+func (f *filesFlags) set() (send.Options, error) {
+	if f.From != "" && f.Branch == "" {
+		return f.Options, banger.Errorf(banger.CodeInvalid, "--from says where a branch begins, and none is named").WithHint("add --branch NAME")
+	}
+	if f.From != "" && f.IncludeUntracked {
+		return f.Options, banger.Errorf(banger.CodeInvalid, "--from and --include-untracked contradict each other: with --from nothing of the checkout's files goes")
+	}
+	if p := f.guestPath; p != "" && (!path.IsAbs(p) || path.Clean(p) == "/") {
+		return f.Options, banger.Errorf(banger.CodeInvalid, "--guest-path %s isn't an absolute path of a directory", p)
+	}
+	f.Depth = int(f.depth)
+	return f.Options, nil
+}
 
 // open finds what a path stands for, and tells a person what of it is copied. It is
 // called before the VM is made.
@@ -41,25 +107,40 @@ func (f *filesFlags) open(ctx context.Context, a *App, dir string) (*files, erro
 	if _, err := os.Lstat(dir); os.IsNotExist(err) && !strings.ContainsAny(dir, "./") {
 		return nil, notThere(ctx, a, dir)
 	}
+	options, err := f.set()
+	if err != nil {
+		return nil, err
+	}
 	repo, err := send.Open(ctx, dir)
 	if send.NotRepository(err) {
+		if options != (send.Options{IncludeUntracked: options.IncludeUntracked}) {
+			return nil, banger.Errorf(banger.CodeInvalid, "%w: --branch, --from, --depth and --readonly are for repositories", err)
+		}
 		return f.asItIs(ctx, a, dir)
 	}
 	if err != nil {
 		return nil, err
 	}
-	repo.IncludeUntracked = f.untracked
+	repo.Options = options
 	found, err := repo.Files(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if n := found.Untracked; n > 0 && !f.untracked && !f.quiet {
+	if n := found.Untracked; n > 0 && !f.IncludeUntracked && !f.quiet {
 		a.note("untracked files stay behind: %d (--include-untracked copies them)", n)
 	}
 	if n := len(found.Submodules); n > 0 && !f.quiet {
 		a.note("submodules stay empty: %d", n)
 	}
-	return &files{parent: filesParent, name: repo.Name, dir: repo.Dir, tar: repo.Tar, repo: repo}, nil
+	if n := len(found.Ignored); n > 0 && !f.quiet {
+		a.note("ignored files go along, as .worktreeinclude says: %d", n)
+	}
+	what := &files{parent: filesParent, name: repo.Name, dir: repo.Dir, tar: repo.Tar, repo: repo}
+	if f.guestPath != "" {
+		what.parent, what.name = path.Split(path.Clean(f.guestPath))
+		repo.Name = what.name
+	}
+	return what, nil
 }
 
 // notThere is the error of a word that is no path. Who types it may mean an image or a
@@ -146,6 +227,40 @@ func (f *files) put(ctx context.Context, a *App, vm banger.VM, show *progress) e
 		_, err = a.VMs().SetVM(ctx, vm.ID, banger.Change{Repository: &record, Workspace: f.place()})
 	}
 	return err
+}
+
+// Goes is a file that would go into a VM.
+type Goes struct {
+	Path  guest.Bytes `json:"path"` // below the directory; .git stands for all of the history
+	Bytes int64       `json:"bytes"`
+}
+
+// goes lists what would go, by making the tar and looking into it.
+func (f *files) goes(ctx context.Context) (list []Goes, err error) {
+	r, w := io.Pipe()
+	go func() { _ = w.CloseWithError(f.tar(ctx, w)) }()
+	defer r.Close()
+	history := Goes{Path: guest.Bytes(".git")}
+	for t := tar.NewReader(r); ; {
+		h, err := t.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		_, name, _ := strings.Cut(h.Name, "/")
+		switch {
+		case strings.HasPrefix(name, ".git/"):
+			history.Bytes += h.Size
+		case h.Typeflag != tar.TypeDir:
+			list = append(list, Goes{guest.Bytes(name), h.Size})
+		}
+	}
+	if history.Bytes > 0 {
+		list = append(list, history)
+	}
+	return list, nil
 }
 
 // snapshot names the files as they are now; "" if that can't be said.

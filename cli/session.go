@@ -100,6 +100,7 @@ type Ran struct {
 	Stdout  guest.Bytes `json:"stdout"`              // {"base64": ...} where it isn't UTF-8
 	Stderr  guest.Bytes `json:"stderr"`
 	Dropped int64       `json:"dropped,omitempty"` // bytes of both streams that aren't here
+	Goes    []Goes      `json:"goes,omitempty"`    // with --dry-run: what would go into the VM; there is none
 }
 
 // ranNothing tells a person nothing: the command has spoken for itself.

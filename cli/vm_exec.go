@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +15,7 @@ import (
 
 func vmExecCommand(a *App) *cobra.Command {
 	var f commandFlags
-	var detach bool
+	var detach, sync bool
 	var cmd *cobra.Command
 	cmd = gives(a, &cobra.Command{
 		Use:        "exec [flags] VM [COMMAND...]",
@@ -53,6 +56,11 @@ all there are.
 		if err != nil {
 			return hintVerb(err, args)
 		}
+		told, err := beforeExec(ctx, a, vm, sync)
+		if err != nil {
+			return err
+		}
+		defer told()
 		var ran Ran
 		if detach {
 			ran, err = f.leave(ctx, a, vm, argv)
@@ -74,8 +82,46 @@ all there are.
 		}
 	})
 	f.addFlags(cmd)
+	cmd.Flags().BoolVar(&sync, "sync", false, "bring the VM's repository over anew first, as it is on this host now")
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "leave the command running in the VM, and print its id")
 	return cmd
+}
+
+// beforeExec brings a VM's repository over, if that is asked for. Else told says to a
+// person, after the command, that this host has moved on.
+func beforeExec(ctx context.Context, a *App, vm banger.VM, sync bool) (told func(), err error) {
+	told = func() {}
+	if sync {
+		return told, syncRepository(ctx, a, vm)
+	}
+	if _, tty := terminal(a.Err); tty && vm.Repository != nil {
+		news := make(chan string, 1) // looked up meanwhile, so that the command begins at once
+		go func() { news <- movedOn(ctx, vm) }()
+		told = func() {
+			if said := <-news; said != "" {
+				a.note("%s", said)
+			}
+		}
+	}
+	return told, nil
+}
+
+// syncRepository puts a VM's repository there anew, as it went in before.
+func syncRepository(ctx context.Context, a *App, vm banger.VM) error {
+	if vm.Repository == nil {
+		return noRepository(vm)
+	}
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	r := vm.Repository
+	f := filesFlags{guestPath: r.Guest, quiet: true, depth: depth(r.Depth)}
+	f.IncludeUntracked, f.ReadOnly = r.Untracked, r.ReadOnly
+	from := filepath.Join(r.Path, strings.TrimPrefix(vm.Spec.Workspace, r.Guest)) // where commands begin stays the same
+	if info, err := os.Stat(from); err != nil || !info.IsDir() {
+		from = r.Path
+	}
+	_, err := f.prepare(ctx, a, vm, from, false)
+	return err
 }
 
 // hintVerb adds to the error of a VM that isn't there what was meant by a name that is a

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ type runOptions struct {
 	commandFlags
 	filesFlags
 	remove, detach bool
+	dryRun         bool
 	entrypoint     entrypoint
 	wait           waitFlag
 }
@@ -70,12 +72,18 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
 			}
 		}
 		ran, err := o.run(ctx, a, cmd, dir, argv)
+		if o.dryRun && err == nil {
+			return say(ran)
+		}
 		if ran.Exit != nil || ran.VM != "" && !o.remove { // a VM that stays is told, whatever became of the command
 			return firstError(say(ran), err)
 		}
 		return err
 	}, func(w *page, list []Ran) {
-		if o.detach {
+		switch {
+		case o.dryRun:
+			showGoes(w, list[0].Goes)
+		case o.detach:
 			_, _ = fmt.Fprintln(w, list[0].Name)
 		}
 	})
@@ -86,7 +94,8 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
 	fs.BoolVar(&o.remove, "rm", false, "delete the VM when the command ends")
 	fs.BoolVarP(&o.detach, "detach", "d", false, "leave the command running in the VM, and print the VM's name")
 	o.wait.add(cmd)
-	fs.BoolVar(&o.untracked, "include-untracked", false, "take untracked files too, but not ignored ones")
+	o.filesFlags.addFlags(fs)
+	fs.BoolVar(&o.dryRun, "dry-run", false, "list the files that would go into the VM, and how large they are; make none")
 	fs.BoolVarP(&o.yes, "yes", "y", false, "don't ask: fetch and make the kernel and the image that aren't here yet, copy a large directory")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress, and don't tell of a VM that stays")
 	return cmd
@@ -106,6 +115,9 @@ func (o *runOptions) run(ctx context.Context, a *App, cmd *cobra.Command, dir st
 			return Ran{}, err
 		}
 		spec.Workspace = what.place()
+	}
+	if o.dryRun {
+		return o.look(making, what)
 	}
 	show := a.progress(o.quiet)
 	defer show.end()
@@ -154,6 +166,25 @@ func (o *runOptions) run(ctx context.Context, a *App, cmd *cobra.Command, dir st
 		a.farewell(vm)
 	}
 	return ran, err
+}
+
+// look lists what would go into the VM.
+func (o *runOptions) look(ctx context.Context, what *files) (ran Ran, err error) {
+	if what == nil {
+		return ran, banger.Errorf(banger.CodeInvalid, "--dry-run says what of PATH would go into the VM, and no PATH is named").WithHint("banger run --dry-run .")
+	}
+	ran.Goes, err = what.goes(ctx)
+	return ran, err
+}
+
+// showGoes lists files and their sum.
+func showGoes(w io.Writer, list []Goes) {
+	var sum int64
+	for _, g := range list {
+		sum += g.Bytes
+		_, _ = fmt.Fprintf(w, "%10s  %s\n", formatBytes(g.Bytes), printable(string(g.Path), 400))
+	}
+	_, _ = fmt.Fprintf(w, "%10s  %s\n", formatBytes(sum), "in all")
 }
 
 // hold keeps a lease on a --rm VM until release is called.

@@ -24,7 +24,7 @@ refs of the repository: refs/banger/VM/head is the newest commit in the VM, and
 refs/banger/VM/work the files as they are there, with what isn't committed on top.
 
 What a VM sends is checked before it goes into your repository: it may come from anybody.`
-	cmd.AddCommand(workspacePrepareCommand(a), workspaceExportCommand(a), workspaceDiffCommand(a), workspaceLogCommand(a), workspaceLandCommand(a))
+	cmd.AddCommand(workspacePrepareCommand(a), workspaceStatusCommand(a), workspaceExportCommand(a), workspaceDiffCommand(a), workspaceLogCommand(a), workspaceLandCommand(a))
 	return cmd
 }
 
@@ -65,8 +65,7 @@ func (f *workFlags) take(ctx context.Context, a *App, ref string) (banger.VM, *t
 		return vm, nil, err
 	}
 	if vm.Repository == nil {
-		return vm, nil, banger.Errorf(banger.CodeInvalid, "vm %s has no repository that banger put there", vm.Spec.Name).
-			WithHint("`banger cp %s:PATH .` copies files out of it", vm.Spec.Name)
+		return vm, nil, noRepository(vm)
 	}
 	show := a.progress(f.quiet)
 	defer show.end()
@@ -129,6 +128,7 @@ func (f *workFlags) left(a *App, w Work) {
 func taken(ctx context.Context, a *App, vm banger.VM, w *take.Work) error {
 	r := *vm.Repository
 	var err error
+	r.Left = ""
 	if r.TakenHead = w.Head; w.Tip != "" {
 		r.Taken, err = w.Tree(ctx)
 	}

@@ -4,16 +4,17 @@ import (
 	"context"
 	"errors"
 	"path"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"banger"
 	"banger/guest"
+	"banger/guest/work"
 )
 
 func workspacePrepareCommand(a *App) *cobra.Command {
 	var f filesFlags
-	var to string
 	var force bool
 	cmd := answer(a, &cobra.Command{
 		Use:   "prepare [flags] VM [PATH]",
@@ -37,40 +38,53 @@ host, nothing happens; --force replaces it.`,
 		if len(args) > 1 {
 			from = args[1]
 		}
-		what, err := f.open(ctx, a, from)
-		if err != nil {
-			return vm, err
-		}
-		if what.repo == nil {
-			return vm, banger.Errorf(banger.CodeInvalid, "%s is in no repository", from).WithHint("`banger cp %s %s:PATH` copies directories", from, vm.Spec.Name)
-		}
-		if to != "" {
-			if !path.IsAbs(to) || path.Clean(to) == "/" {
-				return vm, banger.Errorf(banger.CodeInvalid, "--guest-path %s isn't an absolute path of a directory", to)
-			}
-			what.parent, what.name = path.Dir(path.Clean(to)), path.Base(path.Clean(to))
-			what.repo.Name = what.name
-		}
-		if err := keepsWork(ctx, a, vm, path.Join(what.parent, what.name), force); err != nil {
-			return vm, err
-		}
-		show := a.progress(f.quiet)
-		defer show.end()
-		if err := what.put(ctx, a, vm, show); err != nil {
-			return vm, workError(ctx, a, vm, err)
-		}
-		return a.VMs().VM(ctx, vm.ID)
+		return f.prepare(ctx, a, vm, from, force)
 	}, func(_ *page, vm banger.VM) {
 		if !f.quiet {
 			a.note("%s is in vm %s at %s", vm.Repository.Path, vm.Spec.Name, vm.Repository.Guest)
 		}
 	})
 	fs := cmd.Flags()
-	fs.StringVar(&to, "guest-path", "", "the VM's directory that it becomes (default: /root/NAME)")
 	fs.BoolVar(&force, "force", false, "replace work that isn't on this host")
-	fs.BoolVar(&f.untracked, "include-untracked", false, "take untracked files too, but not ignored ones")
+	f.addFlags(fs)
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
 	return cmd
+}
+
+// prepare puts the repository that a path is in into a VM.
+func (f *filesFlags) prepare(ctx context.Context, a *App, vm banger.VM, from string, force bool) (banger.VM, error) {
+	what, err := f.open(ctx, a, from)
+	if err != nil {
+		return vm, err
+	}
+	if what.repo == nil {
+		return vm, banger.Errorf(banger.CodeInvalid, "%s is in no repository", from).WithHint("`banger cp %s %s:PATH` copies directories", from, vm.Spec.Name)
+	}
+	dir := path.Join(what.parent, what.name)
+	if err := keepsWork(ctx, a, vm, dir, force); err != nil {
+		return vm, err
+	}
+	show := a.progress(f.quiet)
+	defer show.end()
+	if err := what.put(ctx, a, vm, show); err != nil {
+		return vm, workError(ctx, a, vm, err)
+	}
+	if vm.Repository != nil && vm.Repository.Guest == dir { // what was deleted here is there still
+		if err := what.tidy(ctx, a, vm, dir); err != nil {
+			return vm, workError(ctx, a, vm, err)
+		}
+	}
+	return a.VMs().VM(ctx, vm.ID)
+}
+
+// tidy removes files of an earlier copy that aren't in the repository any more. What git
+// ignores stays.
+func (f *files) tidy(ctx context.Context, a *App, vm banger.VM, dir string) error {
+	there, err := f.repo.There(ctx)
+	if err != nil {
+		return err
+	}
+	return work.Tidy(ctx, a.guest(vm), dir, strings.NewReader(there))
 }
 
 // keepsWork returns an error of CodeConflict if a directory of a VM has work that isn't on
@@ -79,12 +93,15 @@ func keepsWork(ctx context.Context, a *App, vm banger.VM, dir string, force bool
 	if force {
 		return nil
 	}
-	loose, err := looseWork(ctx, a, vm, dir)
+	loose, known, err := looseWork(ctx, a, vm, dir)
 	if guest.CodeOf(err) == guest.CodeNotFound && isGuests(err) {
 		return nil // nothing is there
 	}
 	if err != nil {
 		return workError(ctx, a, vm, err)
+	}
+	if !known {
+		loose = "without git in the VM, nobody knows what"
 	}
 	if loose == "" {
 		return nil

@@ -39,6 +39,7 @@ func (e *Engine) StopVM(ctx context.Context, ref string, opt banger.StopOptions)
 // down moves a VM to Stopped, by its plan.
 func (j *job) down(ctx context.Context) error {
 	if j.VM.State == banger.Stopping && j.VM.Exit == nil {
+		j.lookAtWork(j.e.fleet.Context())
 		if err := j.shutdown(); err != nil {
 			return err
 		}

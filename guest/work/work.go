@@ -4,6 +4,7 @@ package work
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 
 	"banger/guest"
@@ -34,7 +35,33 @@ func Take(ctx context.Context, c *guest.Client, dir, base string, w io.Writer) e
 	return c.Tool(ctx, guest.ExecSpec{Tool: "work", Argv: []string{"work", dir, base}, Dir: "/"}, guest.IO{Stdout: w})
 }
 
-// State writes only the line. Older agents refuse both.
-func State(ctx context.Context, c *guest.Client, dir string, w io.Writer) error {
-	return c.Tool(ctx, guest.ExecSpec{Tool: "workstate", Argv: []string{"workstate", dir}, Dir: "/"}, guest.IO{Stdout: w})
+// State returns only the Head. Older agents refuse it, and Take.
+func State(ctx context.Context, c *guest.Client, dir string) (h Head, err error) {
+	var line bounded
+	if err := c.Tool(ctx, guest.ExecSpec{Tool: "workstate", Argv: []string{"workstate", dir}, Dir: "/"}, guest.IO{Stdout: &line}); err != nil {
+		return h, err
+	}
+	if err := json.Unmarshal(line, &h); err != nil {
+		return h, guest.Errorf(guest.CodeInternal, "its work is told in no line of JSON: %v", err)
+	}
+	return h, nil
+}
+
+// Tidy removes the files of a repository in the guest that git knows or doesn't ignore and
+// that aren't in a list of names, each with a zero byte after it. Without git nothing is
+// removed.
+func Tidy(ctx context.Context, c *guest.Client, dir string, names io.Reader) error {
+	return c.Tool(ctx, guest.ExecSpec{Tool: "tidy", Argv: []string{"tidy", dir}, Dir: "/", Stdin: true}, guest.IO{Stdin: names})
+}
+
+// bounded is a line that a guest writes.
+type bounded []byte
+
+// Write implements io.Writer.
+func (b *bounded) Write(p []byte) (int, error) {
+	if len(*b)+len(p) > MaxHead {
+		return 0, guest.Errorf(guest.CodeInternal, "its work is told in a line without end")
+	}
+	*b = append(*b, p...)
+	return len(p), nil
 }

@@ -219,6 +219,41 @@ func (r *Repo) Index() string { return filepath.Join(r.gitDir, "index") }
 // Objects is the path of the directory of its objects.
 func (r *Repo) Objects() string { return filepath.Join(r.commonDir, "objects") }
 
+// Commit returns the commit that a user calls so. CodeInvalid when there is none.
+func (r *Repo) Commit(ctx context.Context, name string) (string, error) {
+	out, err := r.Run(ctx, nil, "rev-parse", "--verify", "-q", name+"^{commit}")
+	if strings.HasPrefix(name, "-") || SaidNo(err) || err == nil && len(out) == 0 {
+		return "", banger.Errorf(banger.CodeInvalid, "%s has no commit %.100q", r.Top, name).WithHint("git log --oneline --all lists them")
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// Tree returns the name of a commit's tree.
+func (r *Repo) Tree(ctx context.Context, commit string) (string, error) {
+	out, err := r.Run(ctx, nil, "rev-parse", "--verify", "-q", commit+"^{tree}")
+	return strings.TrimSpace(string(out)), err
+}
+
+// BranchName returns the full name of a branch that a user calls so. CodeInvalid when none
+// can be called that.
+func (r *Repo) BranchName(ctx context.Context, name string) (string, error) {
+	ref := "refs/heads/" + name
+	if _, err := r.Run(ctx, nil, "check-ref-format", ref); err != nil || strings.HasPrefix(name, "-") || name == "HEAD" {
+		return "", banger.Errorf(banger.CodeInvalid, "%.100q can't be a branch's name", name)
+	}
+	return ref, nil
+}
+
+// Shallow lists the commits whose parents the repository doesn't have, at most so many.
+func (r *Repo) Shallow(most int) []string {
+	file := filepath.Join(r.commonDir, "shallow")
+	if info, err := os.Lstat(file); err != nil || !info.Mode().IsRegular() || info.Size() > int64(most)*65 {
+		return nil
+	}
+	text, _ := os.ReadFile(file)
+	return strings.Fields(string(text))
+}
+
 // Has reports whether the repository has a commit.
 func (r *Repo) Has(ctx context.Context, commit string) bool {
 	_, err := r.Run(ctx, nil, "cat-file", "-e", commit+"^{commit}")
@@ -240,13 +275,4 @@ func (r *Repo) Branch(ctx context.Context, ref string) (commit, where string, er
 	}
 	commit, where, _ = strings.Cut(strings.TrimSuffix(string(out), "\n"), " ")
 	return commit, where, nil
-}
-
-// BranchRef returns the full name of a branch. CodeInvalid for what can't be one's name.
-func BranchRef(ctx context.Context, b *Bare, name string) (string, error) {
-	ref := "refs/heads/" + name
-	if err := b.Call(ctx, Call{Args: []string{"check-ref-format", ref}}); err != nil || strings.HasPrefix(name, "-") || name == "HEAD" {
-		return "", banger.Errorf(banger.CodeInvalid, "%.100q can't be a branch's name", name)
-	}
-	return ref, nil
 }

@@ -3,6 +3,7 @@ package send
 import (
 	"bytes"
 	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ type Files struct {
 	Paths      []string // relative to Repo.Top, sorted; those missing in the work tree are left out later
 	Untracked  int      // how many untracked files stay behind, without ignored ones
 	Submodules []string // not checked out: they become empty directories
+	Ignored    []string // files that git ignores and .worktreeinclude takes along
 
 	index []indexEntry
 }
@@ -39,7 +41,11 @@ const gitlink = "160000"
 // checked out, and untracked ones with IncludeUntracked. The list is made once.
 func (r *Repo) Files(ctx context.Context) (Files, error) {
 	if r.files == nil {
-		f, err := r.scan(ctx, 0)
+		scan := func() (Files, error) { return r.scan(ctx, 0) }
+		if r.From != "" {
+			scan = func() (Files, error) { return r.scanCommit(ctx) }
+		}
+		f, err := scan()
 		if err != nil {
 			return Files{}, err
 		}
@@ -75,6 +81,11 @@ func (r *Repo) scan(ctx context.Context, depth int) (Files, error) {
 	if err := f.addUntracked(ctx, r); err != nil {
 		return f, err
 	}
+	if depth == 0 {
+		if err := f.addIgnored(ctx, r); err != nil {
+			return f, err
+		}
+	}
 	slices.Sort(f.Paths)
 	f.Paths = slices.Compact(f.Paths) // a conflict has several entries of one path
 	return f, nil
@@ -105,7 +116,7 @@ func (f *Files) addSubmodule(ctx context.Context, r *Repo, path string, depth in
 	if err != nil {
 		return err
 	}
-	sub := &Repo{Top: dir, IncludeUntracked: r.IncludeUntracked, git: opened}
+	sub := &Repo{Top: dir, Options: Options{IncludeUntracked: r.IncludeUntracked}, git: opened}
 	below, err := sub.scan(ctx, depth+1)
 	if err != nil {
 		return err
@@ -138,5 +149,64 @@ func (f *Files) addUntracked(ctx context.Context, r *Repo) error {
 			f.Paths = append(f.Paths, path)
 		}
 	}
+	return nil
+}
+
+// scanCommit lists the files of the commit that goes in place of the checkout.
+func (r *Repo) scanCommit(ctx context.Context) (f Files, err error) {
+	h, err := r.newest(ctx)
+	if err != nil {
+		return f, err
+	}
+	out, err := r.git.Run(ctx, nil, "ls-tree", "-r", "-z", "--full-tree", h.Commit)
+	if err != nil {
+		return f, unreadable(err)
+	}
+	for line := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		info, path, ok := strings.Cut(line, "\t")
+		if words := strings.Fields(info); ok && len(words) == 3 {
+			if err := git.CheckPath(path); err != nil {
+				return f, err
+			}
+			e := indexEntry{info: words[0] + " " + words[2] + " 0", path: path}
+			if f.index = append(f.index, e); e.mode() == gitlink {
+				f.Submodules = append(f.Submodules, path)
+			} else {
+				f.Paths = append(f.Paths, path)
+			}
+		}
+	}
+	return f, nil
+}
+
+// included names files, by patterns as in .gitignore, that travel though git ignores them.
+const included = ".worktreeinclude"
+
+// addIgnored adds files that git ignores and the repository wants to travel.
+func (f *Files) addIgnored(ctx context.Context, r *Repo) error {
+	if info, err := os.Lstat(filepath.Join(r.Top, included)); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	var lists [2]map[string]bool
+	for i, source := range []string{"--exclude-standard", "--exclude-from=" + included} {
+		out, err := r.git.Run(ctx, nil, "ls-files", "-o", "-i", "-z", source)
+		if err != nil {
+			return err
+		}
+		lists[i] = map[string]bool{}
+		for path := range strings.SplitSeq(string(out), "\x00") {
+			lists[i][path] = true
+		}
+	}
+	for path := range lists[0] {
+		if path == "" || !lists[1][path] || strings.HasSuffix(path, "/") {
+			continue
+		}
+		if err := git.CheckPath(path); err != nil {
+			return err
+		}
+		f.Ignored = append(f.Ignored, path)
+	}
+	slices.Sort(f.Ignored)
 	return nil
 }

@@ -28,7 +28,11 @@ func (r *Repo) writeGit(ctx context.Context, t *tree, index []indexEntry) error 
 		return err
 	}
 	defer remove()
-	if err := r.writePack(ctx, tmp, h, index); err != nil {
+	commits, cut, err := r.history(ctx, h.Commit)
+	if err != nil {
+		return err
+	}
+	if err := r.writePack(ctx, tmp, commits, index); err != nil {
 		return err
 	}
 	if err := r.writeIndex(ctx, tmp, index); err != nil {
@@ -45,8 +49,8 @@ func (r *Repo) writeGit(ctx context.Context, t *tree, index []indexEntry) error 
 	} else if h.Commit != "" {
 		small[".git/"+h.Branch] = h.Commit + "\n"
 	}
-	if h.Commit != "" {
-		small[".git/shallow"] = h.Commit + "\n" // its parents aren't here
+	if len(cut) > 0 {
+		small[".git/shallow"] = strings.Join(cut, "\n") + "\n" // their parents aren't there
 	}
 	for name, text := range small {
 		if err := t.bytes(name, []byte(text)); err != nil {
@@ -91,11 +95,73 @@ func (t *tree) copyFile(name, file string) error {
 	return err
 }
 
-// writePack packs the commit, its trees and files, and what is staged.
-func (r *Repo) writePack(ctx context.Context, dir string, h git.Head, index []indexEntry) error {
+// history lists the commits that go, and those of them whose parents don't.
+func (r *Repo) history(ctx context.Context, head string) (commits, cut []string, err error) {
+	if head == "" {
+		return nil, nil, nil
+	}
+	gone := map[string]bool{} // a shallow repository's own
+	for _, c := range r.git.Shallow(1 << 20) {
+		gone[c] = true
+	}
+	if r.Depth < 0 {
+		out, err := r.git.Run(ctx, nil, "rev-list", head)
+		commits = strings.Fields(string(out))
+		for _, c := range commits {
+			if gone[c] {
+				cut = append(cut, c)
+			}
+		}
+		return commits, cut, unreadable(err)
+	}
+	parents, left := map[string][]string{}, max(1, r.Depth)
+	for next := []string{head}; len(next) > 0 && len(parents) < maxHistory; {
+		commits = append(commits, next...)
+		out, err := r.git.Run(ctx, strings.NewReader(strings.Join(next, "\n")+"\n"), "rev-list", "--no-walk=unsorted", "--parents", "--stdin")
+		if err != nil {
+			return nil, nil, unreadable(err)
+		}
+		next = nil
+		for line := range strings.Lines(string(out)) {
+			f := strings.Fields(line)
+			parents[f[0]] = f[1:]
+		}
+		if left--; left <= 0 {
+			break
+		}
+		seen := map[string]bool{}
+		for line := range strings.Lines(string(out)) {
+			for _, p := range strings.Fields(line)[1:] {
+				if _, had := parents[p]; !had && !seen[p] {
+					seen[p] = true
+					next = append(next, p)
+				}
+			}
+		}
+	}
+	for _, c := range commits {
+		lacks := gone[c]
+		for _, p := range parents[c] {
+			if _, goes := parents[p]; !goes {
+				lacks = true
+			}
+		}
+		if lacks {
+			cut = append(cut, c)
+		}
+	}
+	return commits, cut, nil
+}
+
+// maxHistory bounds the commits of a history that has an end.
+const maxHistory = 100_000
+
+// writePack packs commits, their trees and files, and what is staged.
+func (r *Repo) writePack(ctx context.Context, dir string, commits []string, index []indexEntry) error {
 	var list []byte
-	if h.Commit != "" {
-		out, err := r.git.Run(ctx, nil, "rev-list", "--objects", "--no-object-names", "--max-count=1", h.Commit)
+	if len(commits) > 0 {
+		in := strings.NewReader(strings.Join(commits, "\n") + "\n")
+		out, err := r.git.Run(ctx, in, "rev-list", "--objects", "--no-object-names", "--no-walk=unsorted", "--stdin")
 		if err != nil {
 			return unreadable(err)
 		}

@@ -18,26 +18,40 @@ import (
 // Record is what is written down of a repository that went into a guest's directory.
 func (r *Repo) Record(ctx context.Context, guest string) (banger.Repository, error) {
 	h, err := r.newest(ctx)
-	return banger.Repository{Path: r.Top, Guest: guest, Format: r.git.Format, Base: h.Commit, Branch: h.Branch, At: time.Now().UTC().Round(time.Second), Untracked: r.IncludeUntracked}, err
+	return banger.Repository{Path: r.Top, Guest: guest, Format: r.git.Format, Base: h.Commit, Branch: h.Branch, At: time.Now().UTC().Round(time.Second),
+		Untracked: r.IncludeUntracked, ReadOnly: r.ReadOnly, Depth: r.Depth}, err
 }
 
 // newest is the newest commit when it was first asked for: what is written down is what
 // goes into the tar, even if somebody commits meanwhile.
 func (r *Repo) newest(ctx context.Context) (git.Head, error) {
-	if r.head == nil {
-		h, err := r.git.Head(ctx)
-		if err != nil {
-			return h, err
-		}
+	if r.head != nil {
+		return *r.head, nil
+	}
+	h, err := r.git.Head(ctx)
+	if err == nil && r.From != "" {
+		h.Commit, err = r.git.Commit(ctx, r.From)
+	}
+	if err == nil && r.Branch != "" {
+		h.Branch, err = r.git.BranchName(ctx, r.Branch)
+	}
+	if err == nil {
 		r.head = &h
 	}
-	return *r.head, nil
+	return h, err
 }
 
 // Snapshot returns the name of the tree that the files make as they are now. It is made in
 // a throw-away repository: nothing of this one changes, and no filter of its configuration
 // runs.
 func (r *Repo) Snapshot(ctx context.Context) (tree string, err error) {
+	if r.From != "" { // its files, not those here
+		h, err := r.newest(ctx)
+		if err != nil {
+			return "", err
+		}
+		return r.git.Tree(ctx, h.Commit)
+	}
 	files, err := r.Files(ctx)
 	if err != nil {
 		return "", err
@@ -88,4 +102,23 @@ func (r *Repo) Snapshot(ctx context.Context) (tree string, err error) {
 		}
 	}
 	return bare.Line(ctx, "write-tree")
+}
+
+// There lists the files that go, with a zero byte after each, as they are in the work tree
+// or in the commit that goes in its place.
+func (r *Repo) There(ctx context.Context) (string, error) {
+	files, err := r.Files(ctx)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, list := range [][]string{files.Paths, files.Ignored, files.Submodules} {
+		for _, p := range list {
+			if r.From != "" || exists(filepath.Join(r.Top, p)) {
+				b.WriteString(p + "\x00")
+			}
+		}
+	}
+	b.WriteString("\x00")
+	return b.String(), nil
 }

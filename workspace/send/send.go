@@ -19,14 +19,23 @@ import (
 	"banger/workspace/git"
 )
 
-// Repo is a repository with a work tree. IncludeUntracked may be set until
-// Files or Tar is called; after that a Repo is read-only.
+// Options say what of a repository goes, and how.
+type Options struct {
+	IncludeUntracked bool   // take files git doesn't know, but not those it ignores
+	Branch           string // the branch that the guest is on; empty: that of the checkout
+	From             string // with Branch: what it begins at, in place of the checkout; its files go then
+	Depth            int    // how many commits of history go; 0: one, -1: all
+	ReadOnly         bool   // nobody but the guest's root may write the files
+}
+
+// Repo is a repository with a work tree. Its Options may be set until Files, Record or Tar
+// is called; after that a Repo is read-only.
 type Repo struct {
 	Name string // base name of the top directory
 	Top  string // absolute path of the top of the work tree, links resolved
 	Dir  string // the path given to Open, relative to Top: "." or "cmd/x"
 
-	IncludeUntracked bool // take files git doesn't know, but not those it ignores
+	Options
 
 	git   *git.Repo
 	files *Files // made by the first scan

@@ -3,17 +3,21 @@ package send
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"slices"
+	"strings"
 	"time"
 
-	"banger"
-
 	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/workspace/git"
 )
 
 // Tar writes the repository as a tar of the directory Name: a .git of its newest
@@ -30,7 +34,7 @@ func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
 	}
 	defer func() { _ = unix.Close(top) }()
 	b := bufio.NewWriterSize(w, 128<<10) // so that headers aren't sent one by one
-	t := &tree{w: tar.NewWriter(b), name: r.Name, top: top, now: time.Now(), made: map[string]bool{}}
+	t := &tree{w: tar.NewWriter(b), name: r.Name, top: top, now: time.Now(), made: map[string]bool{}, readOnly: r.ReadOnly}
 	if err := r.writeGit(ctx, t, files.index); err != nil {
 		return err
 	}
@@ -39,7 +43,13 @@ func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
 			return err
 		}
 	}
-	for _, file := range files.Paths {
+	if r.From != "" {
+		if err := r.writeCommit(ctx, t, files.index); err != nil {
+			return err
+		}
+		return errors.Join(t.w.Close(), b.Flush())
+	}
+	for _, file := range slices.Concat(files.Paths, files.Ignored) {
 		if ctx.Err() != nil {
 			return banger.Errorf(banger.CodeCanceled, "copy %s: %w", r.Name, context.Cause(ctx))
 		}
@@ -52,11 +62,12 @@ func (r *Repo) Tar(ctx context.Context, w io.Writer) error {
 
 // tree is a tar that is being written.
 type tree struct {
-	w    *tar.Writer
-	name string // all entries are below it
-	top  int    // the work tree, O_PATH
-	now  time.Time
-	made map[string]bool // directories that have their entry
+	w        *tar.Writer
+	name     string // all entries are below it
+	top      int    // the work tree, O_PATH
+	now      time.Time
+	made     map[string]bool // directories that have their entry
+	readOnly bool            // files are
 }
 
 // directory writes a directory and those above it, once.
@@ -79,6 +90,9 @@ func (t *tree) directory(dir string) error {
 func (t *tree) header(name string, mode int64, size int64, link string, modified time.Time) error {
 	if err := t.directory(path.Dir(name)); err != nil {
 		return err
+	}
+	if t.readOnly && !strings.HasPrefix(name, ".git/") {
+		mode &^= 0o222
 	}
 	h := &tar.Header{
 		Typeflag: tar.TypeReg, Name: path.Join(t.name, name), Mode: mode, Size: size, Linkname: link,
@@ -153,4 +167,69 @@ func (t *tree) copy(name string, fd int, st unix.Stat_t, modified time.Time) err
 		return banger.Errorf(banger.CodeUnavailable, "%q became shorter while it was read", name).WithHint("try again")
 	}
 	return nil
+}
+
+// writeCommit writes the files of a commit as git stores them.
+func (r *Repo) writeCommit(ctx context.Context, t *tree, index []indexEntry) error {
+	var names bytes.Buffer
+	for _, e := range index {
+		if e.mode() != gitlink {
+			names.WriteString(e.object() + "\n")
+		}
+	}
+	pr, pw := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := r.git.Call(ctx, git.Call{Args: []string{"cat-file", "--batch"}, Stdin: &names, Stdout: pw})
+		_ = pw.CloseWithError(err)
+		done <- err
+	}()
+	err := t.blobs(bufio.NewReaderSize(pr, 128<<10), index)
+	_ = pr.CloseWithError(err)
+	return errors.Join(err, unreadable(<-done))
+}
+
+// blobs writes the files of an index, whose content comes as git cat-file --batch gives it.
+func (t *tree) blobs(in *bufio.Reader, index []indexEntry) error {
+	for _, e := range index {
+		if e.mode() == gitlink {
+			continue
+		}
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		var name, kind string
+		var size int64
+		if n, _ := fmt.Sscanf(line, "%s %s %d", &name, &kind, &size); n != 3 || kind != "blob" {
+			return banger.Errorf(banger.CodeInvalid, "git reads %.200q as %.100q", e.path, line).WithHint("git fsck says what is missing")
+		}
+		if err := t.blob(e, io.LimitReader(in, size), size); err != nil {
+			return err
+		}
+		if _, err := in.Discard(1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tree) blob(e indexEntry, in io.Reader, size int64) error {
+	if e.mode() == "120000" {
+		target, err := io.ReadAll(io.LimitReader(in, unix.PathMax))
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, in)
+		return errors.Join(t.header(e.path, 0o777, 0, string(target), t.now), err)
+	}
+	mode := int64(0o644)
+	if e.mode() == "100755" {
+		mode = 0o755
+	}
+	if err := t.header(e.path, mode, size, "", t.now); err != nil {
+		return err
+	}
+	_, err := io.Copy(t.w, in)
+	return err
 }

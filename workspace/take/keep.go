@@ -96,7 +96,7 @@ func (w *Work) Store(ctx context.Context, commit string) error {
 
 // freeBranch returns the full name of a branch that may be set to the work.
 func (w *Work) freeBranch(ctx context.Context, name string) (ref string, err error) {
-	if ref, err = git.BranchRef(ctx, w.bare, name); err != nil {
+	if ref, err = w.Host.BranchName(ctx, name); err != nil {
 		return "", err
 	}
 	at, where, err := w.Host.Branch(ctx, ref)

@@ -29,6 +29,7 @@ var tools = map[string]func(args []string, in io.Reader, out io.Writer) error{
 	"cp":        place,
 	"work":      giveWork,
 	"workstate": workState,
+	"tidy":      tidy,
 	"true":      func([]string, io.Reader, io.Writer) error { return nil },
 }
 

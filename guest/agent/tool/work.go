@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -235,4 +236,49 @@ func (r *repo) run(in io.Reader, out io.Writer, args ...string) error {
 	}
 	first, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
 	return fmt.Errorf("git %s: %w: %.300s", args[0], err, first)
+}
+
+// tidy is tidy DIR: it removes the files of a repository that git knows or doesn't ignore,
+// and that aren't in the list that it reads: names with a zero byte after each.
+func tidy(args []string, in io.Reader, _ io.Writer) error {
+	if len(args) != 1 {
+		return errors.New("one directory, please")
+	}
+	list, err := io.ReadAll(in)
+	if err != nil {
+		return err
+	}
+	if !bytes.HasSuffix(list, []byte{0}) {
+		return errors.New("the list has no end")
+	}
+	keep := map[string]bool{}
+	for name := range bytes.SplitSeq(list, []byte{0}) {
+		keep[string(name)] = true
+	}
+	r, err := openRepo(args[0])
+	if err != nil || r == nil {
+		return err
+	}
+	defer r.close()
+	var there bytes.Buffer
+	if err := r.run(nil, &there, "ls-files", "-c", "-o", "--exclude-standard", "-z"); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(args[0])
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for name := range bytes.SplitSeq(there.Bytes(), []byte{0}) {
+		name := string(name)
+		if name == "" || keep[name] || strings.HasSuffix(name, "/") {
+			continue
+		}
+		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOTDIR) {
+			return err
+		}
+		for dir := filepath.Dir(name); dir != "." && root.Remove(dir) == nil; dir = filepath.Dir(dir) { // those that are empty now
+		}
+	}
+	return nil
 }
