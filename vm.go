@@ -143,10 +143,10 @@ func FindVM(ref string, vms func(yield func(*VM) bool)) (*VM, error) {
 			return found[0], nil
 		default:
 			return nil, Errorf(CodeConflict, "%q names %d VMs", ref, len(found)).
-				WithHint("use more digits of the id: banger vm list")
+				WithHint("use more digits of the id: `banger vm list --json` has it")
 		}
 	}
-	return nil, Errorf(CodeNotFound, "no VM %q", ref).WithHint("banger vm list shows all VMs")
+	return nil, Errorf(CodeNotFound, "no VM %q", ref).WithHint("`banger ps` lists the VMs")
 }
 
 // Event is one line of an operation's progress. In the daemon's journal it is one

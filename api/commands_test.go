@@ -146,7 +146,7 @@ func TestCommandOutputErrors(t *testing.T) {
 		conn, err := dial(ctx, ref)
 		return &former{Conn: conn}, err
 	}
-	if resp, text := asked(t, path, "GET", url, ""); resp.StatusCode != 503 || !strings.Contains(text, "of an earlier banger") {
+	if resp, text := asked(t, path, "GET", url, ""); resp.StatusCode != 503 || !strings.Contains(text, "started by an older banger") {
 		t.Errorf("%s: %s", resp.Status, text)
 	}
 }

@@ -65,7 +65,7 @@ func TestRefusals(t *testing.T) {
 		{"GET /v2/vms", `{"x":1}`, 400, "unknown field"},
 		{"POST /v2/vms/web/stop", `{"timeout_ms":-1}`, 400, "timeout_ms is -1"},
 		{"POST /v2/vms/web/restart", `{"timeout_ms":-1}`, 400, "timeout_ms is -1"},
-		{"POST /v2/prune", "null", 400, "null is no request"},
+		{"POST /v2/prune", "null", 400, "the request is null"},
 		{"POST /v2/vms/web/stop", `{"timeout":1}`, 400, "unknown field"},
 	} {
 		method, url, _ := strings.Cut(c.way, " ")

@@ -37,7 +37,7 @@ The status is 0 when VMs can be made here, even with warnings, else 6.
 		ctx, stop := interruptible(ctx)
 		defer stop()
 		if report && a.json {
-			return banger.Errorf(banger.CodeInvalid, "--report is a text, and --json wants none").WithHint("--json alone has the data of the report")
+			return banger.Errorf(banger.CodeInvalid, "--report prints text, so it can't be used with --json").WithHint("--json alone has the data of the report")
 		}
 		r := examine(ctx, a)
 		switch {
@@ -53,7 +53,7 @@ The status is 0 when VMs can be made here, even with warnings, else 6.
 		if !a.json {
 			return exitStatus(ExitUnavailable) // said already
 		}
-		return banger.Errorf(banger.CodeUnavailable, "VMs can't run on this host").WithHint("mend what has the level fail")
+		return banger.Errorf(banger.CodeUnavailable, "VMs can't run on this host").WithHint("mend each check whose level is fail")
 	}, func(w *page, list []banger.Report) { printReport(w, list[0]) })
 	cmd.Flags().BoolVar(&report, "report", false, "print what a bug report needs, with names taken out")
 	return cmd
@@ -95,7 +95,10 @@ func examine(ctx context.Context, a *App) banger.Report {
 	} else {
 		r.Add(banger.Check{Name: "daemon", Level: banger.LevelOK, Found: "none runs; a command that needs it starts it"})
 	}
-	r.Add(kernelCheck(conf.DefaultKernel, kernels), imageCheck(conf.DefaultImage, images))
+	if !slices.ContainsFunc(r.Checks, func(c banger.Check) bool { return c.Name == "kernel" }) { // that one says more
+		r.Add(kernelCheck(conf.DefaultKernel, kernels))
+	}
+	r.Add(imageCheck(conf.DefaultImage, images))
 	return r
 }
 
@@ -117,7 +120,7 @@ func printReport(w *page, r banger.Report) {
 	if r.Ready {
 		_, _ = fmt.Fprintln(w, w.paint(green, "ready:")+" VMs can run on this host")
 	} else {
-		_, _ = fmt.Fprintln(w, w.paint(alarm, "not ready:")+" mend what has FAIL before it")
+		_, _ = fmt.Fprintln(w, w.paint(alarm, "not ready:")+" mend each line that begins with FAIL")
 	}
 }
 
@@ -129,7 +132,7 @@ func kernelCheck(name string, have []banger.Kernel) banger.Check {
 		}
 	}
 	return banger.Check{Name: "kernel", Level: banger.LevelNote, Found: "the default kernel " + name + " isn't here yet",
-		Means: "the first `banger run` fetches it", Mend: "banger kernel pull"}
+		Means: "the first `banger run` fetches it", Mend: "`banger kernel pull`"}
 }
 
 // imageCheck judges whether the image that new VMs get is here.

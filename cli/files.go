@@ -148,9 +148,9 @@ func (f *filesFlags) open(ctx context.Context, a *App, dir string) (*files, erro
 func notThere(ctx context.Context, a *App, word string) error {
 	err := banger.Errorf(banger.CodeInvalid, "there is no directory %q", word)
 	if _, known := a.Images().Image(ctx, word); known == nil {
-		return err.WithHint("an image is chosen by a flag: banger run --image %s", word)
+		return err.WithHint("`banger run --image %s` runs that image", word)
 	}
-	return err.WithHint("an image: banger run --image NAME, of those that `banger image list` shows; a command: banger run -- %s", word)
+	return err.WithHint("`banger run --image %[1]s` runs an image, `banger run -- %[1]s` a command", word)
 }
 
 // asItIs is a directory that isn't in a repository: all of it is copied. A person is

@@ -16,7 +16,7 @@ type labels map[string]string
 func (l labels) Set(text string) error {
 	key, value, _ := strings.Cut(text, "=")
 	if key == "" {
-		return fmt.Errorf("%q is no label: KEY=VALUE", text)
+		return fmt.Errorf("%q isn't a label: write KEY=VALUE", text)
 	}
 	l[key] = value
 	return nil
@@ -58,7 +58,7 @@ func (f *filter) Set(text string) error {
 	case kind == "image" && want != "":
 		fits = func(vm banger.VM) bool { return vm.Spec.Image == want }
 	default:
-		return fmt.Errorf("%q is no filter: label=KEY, label=KEY=VALUE, name=PART, state=running, image=NAME", text)
+		return fmt.Errorf("%q isn't a filter: use label=KEY, label=KEY=VALUE, name=PART, state=running or image=NAME", text)
 	}
 	f.text, f.fits = append(f.text, text), append(f.fits, fits)
 	return nil

@@ -19,7 +19,7 @@ against the checksum published with it. QEMU comes with your distribution.`,
   banger hypervisor install --mirror https://mirror.example.org/firecracker`,
 	}, func(ctx context.Context, args []string) (Fetched, error) {
 		if len(args) > 0 && args[0] != "firecracker" {
-			return Fetched{}, banger.Errorf(banger.CodeInvalid, "%q can't be fetched", args[0]).WithHint("only firecracker can; QEMU comes with your distribution: banger doctor")
+			return Fetched{}, banger.Errorf(banger.CodeInvalid, "%q can't be fetched", args[0]).WithHint("only firecracker can be installed so; `banger doctor` names the package of QEMU")
 		}
 		a.note("fetching Firecracker")
 		got, err := a.Daemon.FetchFirecracker(ctx, mirror)

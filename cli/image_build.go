@@ -89,7 +89,7 @@ func recipe(list, suite, lock string) (banger.Recipe, error) {
 		var l banger.Lock
 		if err := json.Unmarshal(data, &l); err != nil {
 			return banger.Recipe{}, banger.Errorf(banger.CodeInvalid, "lock file %s: %w", lock, err).
-				WithHint("make one by: banger image show --lock IMAGE > FILE")
+				WithHint("`banger image show --lock IMAGE > FILE` makes one")
 		}
 		return banger.Recipe{Lock: &l}, nil
 	}

@@ -26,7 +26,7 @@ func imageShowCommand(a *App) *cobra.Command {
 		img, err := a.Images().Image(ctx, args[0])
 		if err == nil && lock && img.Lock == nil {
 			return img, banger.Errorf(banger.CodeInvalid, "image %s was imported, not built, so its packages aren't known", img.Name).
-				WithHint("banger image build makes one whose packages are known")
+				WithHint("`banger image build` makes one whose packages are known")
 		}
 		return img, err
 	}, func(w *page, img banger.Image) {

@@ -49,11 +49,11 @@ func (f *commandFlags) addFlags(cmd *cobra.Command) {
 // check looks for flags that exclude each other, and reads what others name.
 func (f *commandFlags) check(a *App, argv []string) error {
 	if _, tty := terminal(a.In); tty && a.json && len(argv) == 0 && !f.noStdin {
-		return banger.Errorf(banger.CodeInvalid, "with --json nobody sees what a shell writes before it ends").WithHint("give a command, or leave --json out")
+		return banger.Errorf(banger.CodeInvalid, "with --json a shell would show nothing before it ends").WithHint("give a command, or leave --json out")
 	}
 	for with, other := range map[string]bool{"--no-tty": f.noTTY, "--json": a.json} {
 		if f.tty && other {
-			return banger.Errorf(banger.CodeInvalid, "--tty and %s exclude each other", with).WithHint("leave one of them out")
+			return banger.Errorf(banger.CodeInvalid, "--tty and %s can't be used together", with).WithHint("leave one of them out")
 		}
 	}
 	env, err := environment(a, f.files, f.env)

@@ -42,10 +42,10 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.IntVar(&f.limits.DiskOps, "disk-ops", 0, "requests a second that each of its disks may serve (Firecracker only; default: no limit)")
 	fs.IntVar(&f.limits.NetMiB, "net-rate", 0, "MiB a second that it may send, and as many that it may receive (Firecracker only; default: no limit)")
 	fs.VarP(f.labels, "label", "l", "label it with KEY=VALUE, for ps --filter label=KEY (repeatable)")
-	fs.Var((*seconds)(&f.ttl), "ttl", "stop it when it has run for so long: 2h, 90m; one of --rm is deleted then (default: never)")
-	fs.Var((*seconds)(&f.idle), "idle-stop", "stop it when it had no client, command or load for so long: 30m (default: auto_stop_stale_after of config.toml)")
+	fs.Var((*seconds)(&f.ttl), "ttl", "stop it when it has run for this time: 2h, 90m; with --rm, delete it then (default: never)")
+	fs.Var((*seconds)(&f.idle), "idle-stop", "stop it after this time without a client, a command or load: 30m (default: auto_stop_stale_after of config.toml)")
 	fs.BoolVar(&f.cold, "cold", false, "boot it, now and later, instead of restoring it from a template")
-	fs.BoolVar(&f.insecure, "insecure-vmm", false, "let its VMM run without its sandbox where that can't be had: a guest that breaks out of the VMM then has all your rights")
+	fs.BoolVar(&f.insecure, "insecure-vmm", false, "run its VMM without a sandbox if this host has none: a guest that breaks out then has all your rights")
 	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
 	_ = cmd.RegisterFlagCompletionFunc("kernel", a.completeKernels)
 	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none", "bridge"}, cobra.ShellCompDirectiveNoFileComp))
@@ -56,7 +56,7 @@ type runsOn struct{ isolation, hypervisor string }
 
 func (f *runsOn) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.isolation, "isolation", "", `what keeps it from this host: "hardware" (KVM), "process" (User-mode Linux in a jail), "emulated" (QEMU without KVM), or "auto" (default what "banger doctor" says)`)
+	fs.StringVar(&f.isolation, "isolation", "", `what separates it from this host: "hardware" (KVM), "process" (User-mode Linux in a jail), "emulated" (QEMU without KVM), or "auto" (default what "banger doctor" says)`)
 	fs.StringVar(&f.hypervisor, "hypervisor", "", `hypervisor: "firecracker", "qemu" or "uml" (default what fits its isolation)`)
 	_ = cmd.RegisterFlagCompletionFunc("isolation", cobra.FixedCompletions([]string{"auto", "hardware", "process", "emulated"}, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
 	_ = cmd.RegisterFlagCompletionFunc("hypervisor", cobra.FixedCompletions([]string{"firecracker", "qemu", "uml"}, cobra.ShellCompDirectiveNoFileComp))
@@ -136,7 +136,7 @@ func (s *size) Set(text string) error {
 	n, err := strconv.ParseFloat(digits, 64)
 	mib := n * float64(unit)
 	if err != nil || !(mib >= 1 && mib < 1<<40) || mib != float64(int(mib)) {
-		return fmt.Errorf("%q is no size; sizes are whole MiB, such as 512M or 2G", text)
+		return fmt.Errorf("%q isn't a size: write whole MiB or GiB, such as 512M or 2G", text)
 	}
 	s.mib = int(mib)
 	return nil

@@ -44,7 +44,7 @@ all there are.
 		}
 		if err == nil && detach {
 			if err = f.unfollowed(); len(argv) == 0 && err == nil {
-				err = banger.Errorf(banger.CodeInvalid, "-d: a command is missing: a shell that nobody talks to does nothing")
+				err = banger.Errorf(banger.CodeInvalid, "-d needs a command: nobody can type into a shell in the background")
 			}
 		}
 		if err != nil {

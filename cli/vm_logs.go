@@ -91,7 +91,8 @@ console. Of a long one only the latest part is kept.`,
 	fs := cmd.Flags()
 	fs.BoolVarP(&l.follow, "follow", "f", false, "go on until the command or the VM ends")
 	fs.BoolVar(&l.console, "console", false, "print the VM's console, whether commands run in it or not")
-	fs.IntVarP(&l.tail, "tail", "n", -1, "begin with so many lines from the end (default: all)")
+	fs.IntVarP(&l.tail, "tail", "n", -1, "print only the last N lines (default: all)")
+	fs.Lookup("tail").DefValue = "0" // so that help doesn't tell it a second time
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := interruptible(cmd.Context())
 		defer stop()
@@ -134,7 +135,7 @@ func (l *logs) choose(ctx context.Context, a *App, args []string) (err error) {
 // ofConsole reads the console.
 func (l *logs) ofConsole(ctx context.Context, a *App, say func([]byte) error) error {
 	if l.tail >= 0 && l.follow {
-		return banger.Errorf(banger.CodeInvalid, "--tail and -f can't be had together of a console").WithHint("`banger logs -f VM | tail -n +N` leaves out the first lines")
+		return banger.Errorf(banger.CodeInvalid, "--tail and -f can't be used together with --console").WithHint("`banger logs -f VM | tail -n +N` leaves out the first lines")
 	}
 	rc, err := a.VMs().Logs(ctx, l.vm.ID, l.follow)
 	if err != nil {

@@ -37,8 +37,8 @@ time again. Times count at once, and 0 takes them away.`,
 	fs.Var(&vcpu, "vcpu", "virtual CPUs; also --cpus")
 	fs.VarP(&memory, "memory", "m", "memory: 512M, 2G; a bare number is MiB")
 	fs.Var(&disk, "disk-size", "its own disk: 10G, 512M; a bare number is GiB")
-	fs.Var((*seconds)(&ttl), "ttl", "stop it when so much time has passed: 2h, 90m; one of --rm is deleted then; 0: never")
-	fs.Var((*seconds)(&idle), "idle-stop", "stop it when it had no client, command or load for so long: 30m; 0: as config.toml says")
+	fs.Var((*seconds)(&ttl), "ttl", "stop it when this time has passed: 2h, 90m; with --rm, delete it then; 0: never")
+	fs.Var((*seconds)(&idle), "idle-stop", "stop it after this time without a client, a command or load: 30m; 0: as config.toml says")
 	on.addFlags(cmd)
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		change = banger.Change{VCPU: int(vcpu), MemoryMiB: memory.mib, DiskMiB: disk.mib}

@@ -90,7 +90,7 @@ func (s handlers) outputRoute() wire.Route {
 				return nil
 			})
 			if guest.CodeOf(err) == guest.CodeInvalid { // it can't be our request
-				err = banger.Errorf(banger.CodeUnavailable, "the guest's agent: %s", err).WithHint("it is of an earlier banger: restart the VM, and it is of this one")
+				err = banger.Errorf(banger.CodeUnavailable, "the guest's agent: %s", err).WithHint("the VM was started by an older banger: `banger vm restart` gives it an agent of this one")
 			}
 			if err == nil {
 				_, cmd, err = s.find(ctx, r)

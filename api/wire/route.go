@@ -268,7 +268,7 @@ func decode(data []byte, v any) error {
 		return nil // an empty body is the zero request
 	}
 	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
-		return errors.New("null is no request: send {} for one that asks for the defaults")
+		return errors.New("the request is null: send {} to ask for the defaults")
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()

@@ -242,7 +242,7 @@ func (c *Catalog) Kernel(ctx context.Context, ref string) (banger.Kernel, error)
 		}
 	}
 	if err == nil {
-		err = banger.Errorf(banger.CodeNotFound, "no kernel %q", ref).WithHint("banger kernel list shows all")
+		err = banger.Errorf(banger.CodeNotFound, "no kernel %q", ref).WithHint("`banger kernel list` lists the kernels")
 	}
 	return banger.Kernel{}, err
 }
@@ -478,7 +478,7 @@ func checkName(s string) error {
 	}
 	if len(s) >= 12 && strings.Trim(s, "0123456789abcdef") == "" {
 		return banger.Errorf(banger.CodeInvalid, "%q can't be an image's name: it looks like an id", s).
-			WithHint("use a letter beyond f in it, or another sign, or fewer than 12")
+			WithHint("only ids are made of twelve or more of 0-9 and a-f: put another letter into the name")
 	}
 	return nil
 }

@@ -177,7 +177,7 @@ func TestFindings(t *testing.T) {
 				return doctor.Git{Version: "2.30.2", Oldest: "2.35.2", Old: true}, nil
 			}
 		}, "git", banger.LevelWarn, "2.30.2", "apt-get install"},
-		{"a kernel", func(*testing.T, *doctor.Host) {}, "kernel", banger.LevelOK, "6.1.0-9; the last look for a newer one was 3 days ago", ""},
+		{"a kernel", func(*testing.T, *doctor.Host) {}, "kernel", banger.LevelOK, "6.1.0-9; updates were looked for 3 days ago", ""},
 		{"no kernel", func(_ *testing.T, h *doctor.Host) {
 			h.Kernel = func() (doctor.Kernel, error) { return doctor.Kernel{Name: "debian-12-cloud"}, nil }
 		}, "kernel", banger.LevelNote, "no kernel debian-12-cloud yet", ""},

@@ -64,7 +64,7 @@ func processor(ctx context.Context, h *Host, r *banger.Report) {
 // withoutKVM says what VMs are on a host where KVM doesn't work.
 func (h *Host) withoutKVM() string {
 	if h.Isolation == banger.ByProcess {
-		return "VMs are processes in a jail: nearly as fast as the host, and kept from it by that jail and no processor"
+		return "VMs run as processes in a jail: nearly as fast as the host; the jail alone keeps them from it"
 	}
 	return "guests are emulated: everything works, many times slower than the host"
 }
@@ -76,7 +76,7 @@ func hypervisor(ctx context.Context, h *Host, r *banger.Report) {
 	switch {
 	case err != nil && h.Isolation == banger.ByProcess:
 		q.Missing = err.Error()
-		r.Add(check("qemu", banger.LevelNote, err.Error(), "VMs can't be emulated: nothing that isolation process hasn't got is to be had", h.install("qemu")))
+		r.Add(check("qemu", banger.LevelNote, err.Error(), "VMs can't be emulated: only --isolation process works here", h.install("qemu")))
 	case err != nil && h.Hypervisor != q.Name:
 		q.Missing = err.Error()
 		r.Add(check("qemu", banger.LevelWarn, err.Error(), "VMs run on Firecracker only, and without KVM not at all", h.install("qemu")))
@@ -224,14 +224,25 @@ func memory(_ context.Context, h *Host, r *banger.Report) {
 func bound(_ context.Context, h *Host, r *banger.Report) {
 	how, err := h.Bound()
 	if err == nil {
-		r.Add(banger.Check{Name: "memory bound", Level: banger.LevelOK, Found: "a VM's processes are held to the guest's memory and 1 GiB, by " + how})
+		r.Add(banger.Check{Name: "memory bound", Level: banger.LevelOK, Found: "a VM's processes may use its guest's memory and 1 GiB more; this is enforced by " + how})
 		return
 	}
-	c := check("memory bound", banger.LevelNote, err.Error(), "what a guest can have its VMM and its network hold is bounded by banger alone, and not by the kernel too", "")
+	c := check("memory bound", banger.LevelNote, err.Error(), "only banger limits what a VM's processes use beside its guest's memory; the kernel doesn't, too", "")
 	if _, systemd := os.Stat(filepath.Join(h.Root, "/run/systemd/system")); h.UID != 0 && systemd == nil {
 		c.Mend = "loginctl enable-linger " + h.User
 	}
 	r.Add(c)
+}
+
+// ago is a number of days before now, in words.
+func ago(days int) string {
+	switch days {
+	case 0:
+		return "today"
+	case 1:
+		return "yesterday"
+	}
+	return fmt.Sprintf("%d days ago", days)
 }
 
 // longUnseen is how many days after the last look at the archive there will be security
@@ -243,12 +254,12 @@ func kernel(_ context.Context, h *Host, r *banger.Report) {
 	k, err := h.Kernel()
 	c := banger.Check{Name: "kernel", Level: banger.LevelOK}
 	days := int(time.Since(k.Looked).Hours() / 24)
-	looked := fmt.Sprintf("%s is %s; the last look for a newer one was %d days ago", k.Name, k.Version, days)
+	looked := fmt.Sprintf("%s is %s; updates were looked for %s", k.Name, k.Version, ago(days))
 	switch {
 	case err != nil:
 		c = check("kernel", banger.LevelWarn, err.Error(), "it isn't known whether the guests' kernel has its security updates", "banger kernel pull --update")
 	case k.Version == "":
-		c.Level, c.Found, c.Means = banger.LevelNote, "there is no kernel "+k.Name+" yet", "the first VM's creation fetches it"
+		c.Level, c.Found, c.Means = banger.LevelNote, "there is no kernel "+k.Name+" yet", "the first VM that is made fetches it"
 	case k.Behind:
 		c = check("kernel", banger.LevelWarn, fmt.Sprintf("%s is %s; %s came out at least %d days ago", k.Name, k.Version, k.Newest, days),
 			"new guests run without its security updates", "banger kernel pull --update; only VMs made after that have it")

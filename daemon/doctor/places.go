@@ -178,7 +178,7 @@ func surroundings(_ context.Context, h *Host, r *banger.Report) {
 	}
 	for path, what := range map[string]string{"/.dockerenv": "Docker", "/run/.containerenv": "Podman"} {
 		if _, err := os.Stat(filepath.Join(h.Root, path)); err == nil {
-			r.Add(check("container", banger.LevelNote, "this is a container of "+what, "KVM needs the device in it; emulation needs nothing", "--device /dev/kvm when the container is made"))
+			r.Add(check("container", banger.LevelNote, "this host is a container of "+what, "KVM works only if the container has /dev/kvm; all else works without", "start the container with --device /dev/kvm"))
 		}
 	}
 }

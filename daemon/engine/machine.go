@@ -98,7 +98,7 @@ func (h Host) bootable(ctx context.Context, vm banger.VM, disk string) (banger.M
 	}
 	if only := boot.Hypervisor; only != "" && only != vm.Spec.Hypervisor {
 		return m, banger.Errorf(banger.CodeInvalid, "only the hypervisor %q runs the kernel %s, not %q", only, vm.Spec.Kernel, vm.Spec.Hypervisor).
-			WithHint("choose another kernel with --kernel; banger kernel list names those that are here")
+			WithHint("choose another one with --kernel: `banger kernel list` lists them")
 	}
 	m.Kernel, m.Initramfs = boot.Vmlinux, boot.Initramfs
 	m.Drives = []banger.Drive{{Serial: serials.Image, Path: image, ReadOnly: true}}

@@ -82,7 +82,7 @@ func (j *job) moved(ctx context.Context, s banger.Spec) (banger.Spec, string, er
 
 func changed(s banger.Spec, change banger.Change) (banger.Spec, error) {
 	if change == (banger.Change{}) {
-		return s, banger.Errorf(banger.CodeInvalid, "there is nothing to change").WithHint("say what: name, CPUs, memory, disk size, isolation or times")
+		return s, banger.Errorf(banger.CodeInvalid, "there is nothing to change").WithHint("name what to change: --name, --vcpu, --memory, --disk-size, --isolation, --ttl or --idle-stop")
 	}
 	if change.DiskMiB != 0 && change.DiskMiB < s.DiskMiB {
 		return s, banger.Errorf(banger.CodeInvalid, "its disk has %d MiB and can only grow, not become %d", s.DiskMiB, change.DiskMiB)

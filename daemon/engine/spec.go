@@ -36,7 +36,7 @@ func (h Host) validate(s banger.Spec) error {
 		return err
 	}
 	if s.Isolation != "" && !slices.Contains(banger.Isolations(), s.Isolation) {
-		return banger.Errorf(banger.CodeInvalid, "isolation %.40q is none: there are hardware, emulated and process", s.Isolation)
+		return banger.Errorf(banger.CodeInvalid, "there is no isolation %.40q: there are hardware, process and emulated", s.Isolation)
 	}
 	if h.Hypervisors[s.Hypervisor] == nil {
 		return banger.Errorf(banger.CodeInvalid, "there is no hypervisor %q on this host", s.Hypervisor)

@@ -134,7 +134,7 @@ func (h *Host) named(ctx context.Context, s banger.Spec) (banger.Spec, error) {
 	}
 	if !strings.Contains(" "+strings.Join(drivers, " ")+" ", " "+s.Hypervisor+" ") {
 		return s, banger.Errorf(banger.CodeInvalid, "the hypervisor %s doesn't give isolation %s", s.Hypervisor, s.Isolation).
-			WithHint("that is %s's: name one of both, isolation or hypervisor", strings.Join(drivers, "'s and "))
+			WithHint("it comes with %s: leave out the isolation or the hypervisor", strings.Join(drivers, " or "))
 	}
 	return s, h.can(ctx, s)
 }
@@ -145,7 +145,7 @@ func (h *Host) can(ctx context.Context, s banger.Spec) error {
 		if e, ok := errors.AsType[*banger.Error](err); ok && e.Hint != "" {
 			hint += "; or mend this: " + e.Hint
 		}
-		return banger.Errorf(banger.CodeUnavailable, "isolation %s isn't to be had on this host: %w", s.Isolation, err).WithHint("%s", hint)
+		return banger.Errorf(banger.CodeUnavailable, "isolation %s doesn't work on this host: %w", s.Isolation, err).WithHint("%s", hint)
 	}
 	switch s.Isolation {
 	case banger.ByHardware:

@@ -105,7 +105,7 @@ func TestRefused(t *testing.T) {
 		code banger.Code
 		want string
 	}{
-		"no KVM":       {nil, banger.Spec{Isolation: banger.ByHardware}, banger.CodeUnavailable, "isolation hardware isn't to be had on this host: there is no /dev/kvm"},
+		"no KVM":       {nil, banger.Spec{Isolation: banger.ByHardware}, banger.CodeUnavailable, "isolation hardware doesn't work on this host: there is no /dev/kvm"},
 		"no jail":      {withoutJail, banger.Spec{Isolation: banger.ByProcess}, banger.CodeUnavailable, "no namespaces"},
 		"no jail, uml": {withoutJail, banger.Spec{Hypervisor: "uml"}, banger.CodeUnavailable, "no namespaces"},
 		"two CPUs":     {nil, banger.Spec{Isolation: banger.ByProcess, VCPU: 2}, banger.CodeInvalid, "2 CPUs"},

@@ -237,7 +237,7 @@ func (t *Table) look(ctx context.Context, id string) (banger.Operation, *entry, 
 		}
 	}
 	return banger.Operation{}, nil, banger.Errorf(banger.CodeNotFound, "no operation %q", id).
-		WithHint("of an earlier daemon's operations only those that made a VM are known: banger vm list")
+		WithHint("a restarted daemon forgets the operations that have ended: `banger ps` lists the VMs they made")
 }
 
 // Operation returns one operation; see banger.OperationService.
@@ -306,7 +306,7 @@ func (t *Table) CancelOperation(ctx context.Context, id string) (banger.Operatio
 		select {
 		case <-t.over(en):
 		case <-ctx.Done():
-			return op, banger.Errorf(banger.CodeCanceled, "interrupted; operation %s is canceled all the same", op.ID)
+			return op, banger.Errorf(banger.CodeCanceled, "interrupted; operation %s will be canceled all the same", op.ID)
 		}
 		t.mu.Lock()
 		op = en.op

@@ -48,7 +48,7 @@ func (s *Store) DeleteImage(ctx context.Context, name string) error {
 		}
 		if last && used {
 			return banger.Errorf(banger.CodeConflict, "image %q is in use", name).
-				WithHint("banger vm list shows the VMs; delete those made from it first")
+				WithHint("`banger ps` lists the VMs; delete those made from it first")
 		}
 		return run(ctx, tx, "DELETE FROM images WHERE name = ?", name)
 	})
@@ -115,7 +115,7 @@ func (s *Store) DeleteKernel(ctx context.Context, id string) error {
 			return err
 		case used:
 			return banger.Errorf(banger.CodeConflict, "kernel %s is in use", id).
-				WithHint("banger vm list shows the VMs; delete those made from it first")
+				WithHint("`banger ps` lists the VMs; delete those made from it first")
 		}
 		switch there, err := exists(ctx, tx, "SELECT 1 FROM kernels WHERE id = ?", id); {
 		case err != nil:

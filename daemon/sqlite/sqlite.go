@@ -105,7 +105,7 @@ func lock(path string) (*os.File, error) {
 	f, err := hostfs.TryOpenLocked(path)
 	if errors.Is(err, hostfs.ErrLocked) {
 		err = banger.Errorf(banger.CodeConflict, "another bangerd has %s locked", path).
-			WithHint("use the running daemon, or stop it first: banger daemon stop")
+			WithHint("use the running daemon, or stop it first: `banger daemon stop`")
 	}
 	return f, err
 }

@@ -101,7 +101,7 @@ func nameFree(ctx context.Context, tx *sql.Tx, vm banger.VM) error {
 	}
 	if taken {
 		return banger.Errorf(banger.CodeConflict, "a VM named %q exists", vm.Spec.Name).
-			WithHint("choose another --name, or delete it: banger vm delete %s", vm.Spec.Name)
+			WithHint("choose another --name, or delete that VM: `banger rm %s`", vm.Spec.Name)
 	}
 	return nil
 }

@@ -264,7 +264,7 @@ func (s *Store) Template(_ context.Context, ref string) (banger.Template, error)
 	}
 	switch len(found) {
 	case 0:
-		return banger.Template{}, banger.Errorf(banger.CodeNotFound, "no template %q", ref).WithHint("banger template list shows all")
+		return banger.Template{}, banger.Errorf(banger.CodeNotFound, "no template %q", ref).WithHint("`banger template list` lists the templates")
 	case 1:
 		return found[0], nil
 	}

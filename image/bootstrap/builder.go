@@ -123,7 +123,7 @@ func valid(r *banger.Recipe) error {
 	}
 	switch {
 	case r.Minimal && len(r.Packages) > 0:
-		return banger.Errorf(banger.CodeInvalid, "a list of one's own and the minimal one exclude each other").WithHint("leave one of them out")
+		return banger.Errorf(banger.CodeInvalid, "a list of packages and the minimal image can't be used together").WithHint("leave one of them out")
 	case r.Minimal:
 		r.Packages = banger.PackageList(minimalList)
 	case len(r.Packages) == 0:

@@ -207,7 +207,7 @@ func (c *candidate) excludes(other *candidate) bool {
 func (s *selection) check() error {
 	for _, name := range sorted(s.chosen) {
 		if other := s.clash(s.chosen[name]); other != nil {
-			return banger.Errorf(banger.CodeInvalid, "%s%s and %s%s exclude each other", name, s.chain(name), other.Name, s.chain(other.Name)).
+			return banger.Errorf(banger.CodeInvalid, "%s%s and %s%s can't be installed together", name, s.chain(name), other.Name, s.chain(other.Name)).
 				WithHint("leave one of them out of the list")
 		}
 	}

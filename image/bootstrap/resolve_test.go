@@ -114,7 +114,7 @@ func TestResolve(t *testing.T) {
 		{"a provision of too low a version", "wants-more-mail", "", "wants-more-mail needs mail (>= 3), which the archive doesn't have"},
 		{"a provision without a version meets no bound", "wants-post", "", "wants-post needs post (>= 1)"},
 		{"an alternative that clashes is passed by", "cat either", "apt base cat either mawk", ""},
-		{"what excludes each other", "cat dog", "", "exclude each other"},
+		{"what excludes each other", "cat dog", "", "be installed together"},
 		{"a circle", "loop-a", "apt base loop-a loop-b mawk", ""},
 		{"a package that excludes what it provides itself", "own", "apt base mawk own", ""},
 		{"no such package", "nosuch", "", `no package "nosuch"`},

@@ -63,7 +63,7 @@ func (r *Registries) room(m *image) error {
 	}
 	if free, err := hostfs.Free(dir); err == nil && free<<20 < total {
 		return banger.Errorf(banger.CodeUnavailable, "the image's layers have %d MiB, and %s has room for %d", total>>20, r.Dir, free).
-			WithHint("make room and try again: banger system prune removes what no VM uses")
+			WithHint("make room and try again: `banger system prune` deletes what no VM uses")
 	}
 	return nil
 }

@@ -220,8 +220,8 @@ func (i *remoteImage) explain(ctx context.Context, err error) error {
 	case errors.Is(err, fetch.ErrMissing):
 		return banger.Errorf(banger.CodeUnavailable, "%s doesn't have what the image's own manifest names", i.host()).WithHint("the registry is damaged: ask whoever keeps it")
 	case errors.Is(err, errPlain):
-		return banger.Errorf(banger.CodeForbidden, "%s can't be asked with TLS, and without it anybody in between could send another image: %w", i.host(), err).
-			WithHint("--insecure allows that for one pull")
+		return banger.Errorf(banger.CodeForbidden, "%s would be asked without TLS, where anybody in between can send another image: %w", i.host(), err).
+			WithHint("--insecure pulls without TLS, and trusts everybody between you and the registry")
 	case errors.Is(err, context.DeadlineExceeded) || os.IsTimeout(err):
 		return banger.Errorf(banger.CodeTimeout, "%s doesn't answer", i.host()).WithHint("check the network, and that this is the registry's name; `banger image list` shows the images that are here")
 	}
@@ -241,7 +241,7 @@ func (i *remoteImage) refused(e *transport.Error) error {
 		return banger.Errorf(banger.CodeNotFound, "%s has no image %q", i.host(), image).
 			WithHint("check name and tag; `banger image list` shows the images that are here")
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return banger.Errorf(banger.CodeForbidden, "%s doesn't give %q to whoever asks so: it isn't there, or needs a login (%s)", i.host(), image, why).
+		return banger.Errorf(banger.CodeForbidden, "%s refuses %q: there is no such image, or it needs a login (%s)", i.host(), image, why).
 			WithHint("check the name; `docker login %s` keeps a login that banger uses; `banger image list` shows the images that are here", i.host())
 	case http.StatusTooManyRequests:
 		return banger.Errorf(banger.CodeUnavailable, "%s limits how many images you may pull (%s)", i.host(), why).

@@ -128,7 +128,7 @@ func Room(out *os.File) error {
 	have, err := hostfs.Free(out)
 	if err == nil && have < leaveMiB {
 		err = banger.Errorf(banger.CodeUnavailable, "the filesystem of %s has %d MiB left, and %d stay free for VMs: %w", out.Name(), have, leaveMiB, unix.ENOSPC).
-			WithHint("make room and try again: banger system prune removes what no VM uses")
+			WithHint("make room and try again: `banger system prune` deletes what no VM uses")
 	}
 	return err
 }

@@ -242,7 +242,7 @@ func (d *Driver) vacant(s source) error {
 	for _, l := range links {
 		if other, owner, ok := parse(l); ok && other.ip == s.ip && other.tap != s.tap && owner != d.owner() {
 			return banger.Errorf(banger.CodeConflict, "the address %s is used by VM %s of another daemon of root", s.ip, strings.TrimPrefix(other.tap, tapPrefix)).
-				WithHint("stop that VM, or make this one anew: it gets another address")
+				WithHint("stop that VM; or delete this one and make it again: it then has another address")
 		}
 	}
 	return nil

@@ -47,7 +47,7 @@ func (d *Driver) identify(ctx context.Context) (build, error) {
 	path, err := d.find()
 	if err != nil {
 		return build{}, banger.Errorf(banger.CodeUnavailable, "no Firecracker on this host: %w", err).
-			WithHint("banger hypervisor install fetches it; or use --hypervisor qemu")
+			WithHint("`banger hypervisor install` fetches it; or use --hypervisor qemu")
 	}
 	if jailer := jailerOf(path); d.cfg.Jail {
 		if _, err := os.Stat(jailer); err != nil {

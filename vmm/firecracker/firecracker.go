@@ -81,7 +81,7 @@ func (d *Driver) launch(ctx context.Context, m banger.Machine, from snapshot) (b
 	}
 	if d.cfg.NoKVM != "" {
 		return banger.Handles{}, banger.Errorf(banger.CodeUnavailable, "Firecracker needs KVM: %s", d.cfg.NoKVM).
-			WithHint("use --hypervisor qemu, which emulates; banger doctor says more")
+			WithHint("use --hypervisor qemu, which emulates; `banger doctor` says more")
 	}
 	prepare, seen := free, snapshot{}
 	if d.cfg.Jail {

@@ -125,7 +125,7 @@ func (i Installer) fetch(ctx context.Context) (string, error) {
 		err = banger.Errorf(banger.CodeUnavailable, "fetch %s: %w", fetch.Shown(address), err)
 	}
 	if e, ok := errors.AsType[*banger.Error](err); ok {
-		return "", e.WithHint("nothing was installed; --mirror names another place, and one in PATH does as well")
+		return "", e.WithHint("nothing was installed: try another place with --mirror, or put a firecracker into PATH")
 	}
 	return file, err
 }
