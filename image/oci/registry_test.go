@@ -278,7 +278,7 @@ func TestLyingRegistry(t *testing.T) {
 				http.Redirect(w, r, "http://mirror.example/", http.StatusFound)
 			}
 			return manifest(r)
-		}, banger.CodeForbidden, "without it anybody"},
+		}, banger.CodeForbidden, "where anybody in between"},
 		"an endless manifest": {func(w http.ResponseWriter, r *http.Request) bool {
 			for manifest(r) {
 				if _, err := w.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {

@@ -2,6 +2,7 @@ package firecracker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -45,6 +46,9 @@ func (d *Driver) Describe(ctx context.Context) (path, version string, err error)
 // identify returns the build of the driver's binary.
 func (d *Driver) identify(ctx context.Context) (build, error) {
 	path, err := d.find()
+	if errors.Is(err, exec.ErrNotFound) {
+		err = errors.New("it isn't in PATH")
+	}
 	if err != nil {
 		return build{}, banger.Errorf(banger.CodeUnavailable, "no Firecracker on this host: %w", err).
 			WithHint("`banger hypervisor install` fetches it; or use --hypervisor qemu")

@@ -630,6 +630,9 @@ func TestKeptVerdict(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if v, err := Stands(t.Context(), p, filepath.Join(t.TempDir(), "none", "jail.json")); err != nil || !v.Stands {
+		t.Errorf("where it can't be kept: %+v, %v", v, err)
+	}
 	const mark = "not tried again"
 	change(func(v *Verdict) { v.Detail = mark })
 	if again, err := Stands(t.Context(), p, kept); err != nil || again.Detail != mark {

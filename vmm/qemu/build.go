@@ -80,6 +80,9 @@ func (d *Driver) confined(b build, insecure bool) error {
 // identify returns the build of the driver's binary.
 func (d *Driver) identify(ctx context.Context) (build, error) {
 	path, err := exec.LookPath(d.cfg.Binary)
+	if errors.Is(err, exec.ErrNotFound) {
+		err = errors.New("it isn't in PATH")
+	}
 	if err != nil {
 		return build{}, banger.Errorf(banger.CodeUnavailable, "no %s on this host: %w", d.cfg.Binary, err).WithHint("install qemu-system-x86")
 	}
