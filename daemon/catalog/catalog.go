@@ -470,11 +470,11 @@ func checkName(s string) error {
 	ok := len(s) > 0 && len(s) <= 128
 	for i, c := range []byte(s) {
 		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		ok = ok && (alnum || i > 0 && strings.ContainsRune("._-/:@", rune(c)))
+		ok = ok && (alnum || i > 0 && i < len(s)-1 && strings.ContainsRune("._-/:@", rune(c)))
 	}
 	if !ok {
 		return banger.Errorf(banger.CodeInvalid, "%q can't be an image's name", s).
-			WithHint("use letters, digits and . _ - / : @ with a letter or digit first, at most 128")
+			WithHint("use letters, digits and . _ - / : @ with a letter or digit first and last, at most 128")
 	}
 	if len(s) >= 12 && strings.Trim(s, "0123456789abcdef") == "" {
 		return banger.Errorf(banger.CodeInvalid, "%q can't be an image's name: it looks like an id", s).
