@@ -66,6 +66,7 @@ var rooms = []room{
 	{"api/inguest", "what is asked of a guest over HTTP: commands and files"},
 	{"api/wire", "the form of requests and answers: values, lists, lines of progress, errors"},
 	{"cli", "the commands"},
+	{"cli/sshd", "SSH's server for a guest, on its host"},
 	{"cmd/banger", "wiring of the command line"},
 	{"cmd/banger-agent", "wiring of what runs in the guest"},
 	{"cmd/banger-jail", "wiring of the first process in a VMM's jail"},
@@ -181,7 +182,7 @@ const (
 	maxInterface = 8
 	maxMethods   = 25
 	maxFields    = 15
-	maxDeps      = 25
+	maxDeps      = 27
 	maxChain     = 4  // packages that one package stands on, one upon the other; wiring excepted
 	fullType     = 15 // methods from which on a type's free functions count as its methods
 )

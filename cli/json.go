@@ -21,6 +21,8 @@ import (
 type document struct {
 	Results []any           `json:"results"`
 	Errors  []*banger.Error `json:"errors"`
+
+	due bool // it is still to be printed
 }
 
 func (d document) write(w io.Writer) error {
@@ -47,19 +49,19 @@ type Result struct {
 func gives[T any](a *App, cmd *cobra.Command, follow *bool, run func(ctx context.Context, args []string, say func(...T) error) error, show func(w *page, list []T)) *cobra.Command {
 	a.results[cmd] = []Result{{Type: reflect.TypeFor[T]()}}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		a.due = true
+		a.doc.due = true
 		return run(cmd.Context(), args, func(list ...T) error {
 			if !a.json {
 				w := a.view.page(a.Out)
 				show(w, list)
 				return w.fault()
 			}
-			part := document{Results: slices.Concat(a.doc.Results, anys(list))}
+			part := document{Results: slices.Concat(a.doc.Results, anys(list)), due: a.doc.due}
 			if follow == nil || !*follow {
 				a.doc = part
 				return nil
 			}
-			a.due = false
+			a.doc.due = false
 			return part.write(a.Out)
 		})
 	}
@@ -155,7 +157,7 @@ func (a *App) end(cmd *cobra.Command, err error) int {
 			a.printError(err)
 		}
 	}
-	if a.json && (a.due || len(a.doc.Errors) > 0) {
+	if a.json && (a.doc.due || len(a.doc.Errors) > 0) {
 		if err := a.doc.write(a.Out); err != nil && !errors.Is(err, syscall.EPIPE) {
 			a.printError(banger.Errorf(banger.CodeUnavailable, "standard output: %w", err))
 			return ExitUnavailable

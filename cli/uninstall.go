@@ -81,6 +81,9 @@ func uninstall(ctx context.Context, a *App, purge, force bool) (g Uninstalled, e
 	if err := a.Daemon.Stop(ctx); err != nil {
 		return g, err
 	}
+	if err := a.SSH.uninstall(); err != nil {
+		return g, err
+	}
 	if g.Removed, g.Stays, err = a.Daemon.Remove(purge); err != nil {
 		return g, err
 	}

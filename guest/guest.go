@@ -137,7 +137,8 @@ type Health struct {
 type ExecSpec struct {
 	ID       string   `json:"id"`                  // chosen by the client, 32 hex digits; starting an id twice attaches to the first
 	Argv     []string `json:"argv"`                // argv[0] is looked up in the guest's PATH; empty: the user's login shell
-	Tool     string   `json:"tool,omitempty"`      // instead of a program of the image: "tar", "untar", "cp", "true" of the agent itself; Argv[0] is then its name for messages
+	Tool     string   `json:"tool,omitempty"`      // instead of a program of the image: "tar", "untar", "cp", "true", "sftp-server" of the agent itself; Argv[0] is then its name for messages
+	Shell    bool     `json:"shell,omitempty"`     // the user's shell runs instead of Argv[0], with the same arguments
 	Env      []string `json:"env,omitempty"`       // KEY=value, added to the guest's login environment
 	Dir      string   `json:"dir,omitempty"`       // empty: the user's home
 	User     string   `json:"user,omitempty"`      // name or uid[:gid]; empty: root

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 
 	"banger/api"
 	"banger/cli"
@@ -25,9 +26,12 @@ func run() int {
 	if len(os.Args) > 1 && (os.Args[1] == "__complete" || os.Args[1] == "__completeNoDesc") {
 		client = api.NewClient(d.find)
 	}
+	program, _ := os.Executable() // or nothing, and ssh finds nothing to run
+	home, _ := os.UserHomeDir()
 	return cli.Run(context.Background(), cli.App{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Term: os.Getenv("TERM"), Getenv: os.LookupEnv,
 		Services: client, Daemon: d, API: api.Description,
 		Config: func() (config.Config, error) { return conf, err },
+		SSH:    cli.SSH{Program: program, Dir: filepath.Join(dirs.State, "ssh"), Config: filepath.Join(home, ".ssh/config")},
 	}, os.Args[1:])
 }

@@ -84,6 +84,9 @@ func resolve(spec *guest.ExecSpec) (*program, error) {
 	case len(spec.Argv) == 0:
 		p.path = who.Shell
 		p.argv = []string{"-" + filepath.Base(who.Shell)} // the leading dash makes it a login shell
+	case spec.Shell:
+		p.path = who.Shell
+		p.argv = append([]string{who.Shell}, spec.Argv[1:]...)
 	default:
 		p.path, err = p.find(spec.Argv[0])
 	}

@@ -1,5 +1,5 @@
-// Package tool has the small programs that are part of the agent: tar, untar, cp, true, and
-// work, which says what there is of a repository's work.
+// Package tool has the small programs that are part of the agent: tar, untar, cp, true,
+// sftp-server, and work, which says what there is of a repository's work.
 // The agent runs itself under another name, so that they work in any image, as the user
 // who asked.
 //
@@ -14,6 +14,8 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/pkg/sftp"
+
 	"banger/guest"
 	"banger/guest/tartree"
 )
@@ -24,13 +26,14 @@ const Name = "banger-tool"
 // tools are the programs by name. Each gets its arguments, stdin and stdout; an error is
 // printed on stderr and makes the status 1, or guest.ToolNotFound.
 var tools = map[string]func(args []string, in io.Reader, out io.Writer) error{
-	"tar":       pack,
-	"untar":     unpack,
-	"cp":        place,
-	"work":      giveWork,
-	"workstate": workState,
-	"tidy":      tidy,
-	"true":      func([]string, io.Reader, io.Writer) error { return nil },
+	"tar":         pack,
+	"untar":       unpack,
+	"cp":          place,
+	"work":        giveWork,
+	"workstate":   workState,
+	"tidy":        tidy,
+	"true":        func([]string, io.Reader, io.Writer) error { return nil },
+	"sftp-server": sftpServer,
 }
 
 // pack is tar PATH: it writes a tar of what is there.
@@ -63,6 +66,32 @@ func place(args []string, in io.Reader, _ io.Writer) error {
 	}
 	return tartree.Unpack(in, at)
 }
+
+// sftpServer is sftp-server: it serves one client of SFTP, with the rights of whoever runs
+// it. Paths that don't begin at the root begin where it was started.
+func sftpServer(_ []string, in io.Reader, out io.Writer) error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	s, err := sftp.NewServer(duplex{in, out}, sftp.WithServerWorkingDirectory(dir))
+	if err == nil {
+		err = s.Serve()
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil // the client has left
+	}
+	return err
+}
+
+// duplex is stdin and stdout as one connection.
+type duplex struct {
+	io.Reader
+	io.Writer
+}
+
+// Close does nothing: the process ends.
+func (duplex) Close() error { return nil }
 
 // Known reports whether there is a tool of that name.
 func Known(name string) bool { return tools[name] != nil }
