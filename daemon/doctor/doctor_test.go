@@ -265,6 +265,7 @@ func TestFindings(t *testing.T) {
 			h.Owner = func(string) (int, bool, error) { return 0, true, nil }
 		}, "sudo", banger.LevelWarn, "by sudo of user ann", "without sudo"},
 		{"no templates", func(*testing.T, *doctor.Host) {}, "warm start", banger.LevelNote, "no templates yet", "template create"},
+		{"no templates, and nothing to restore", func(_ *testing.T, h *doctor.Host) { h.Isolation = banger.ByProcess }, "warm start", banger.LevelOK, "need no templates", ""},
 		{"templates", func(_ *testing.T, h *doctor.Host) { h.Templates = func() int { return 2 } }, "warm start", banger.LevelOK, "templates: 2;", ""},
 		{"no warm starts", func(_ *testing.T, h *doctor.Host) { h.Settings.WarmStart = false }, "warm start", banger.LevelNote, "warm_start is false", "warm_start = true"},
 		{"no sandbox wanted", func(_ *testing.T, h *doctor.Host) { h.Settings.Insecure = true }, "sandbox", banger.LevelWarn, "insecure_vmm is true", "insecure_vmm = false"},

@@ -105,7 +105,7 @@ func lookAtFirecracker(ctx context.Context, h *Host, r *banger.Report) banger.Kn
 	got := banger.KnownHypervisor{Name: "firecracker", Path: f.Path, Version: f.Version, Tested: f.Tested, Holes: f.Holes}
 	if err != nil {
 		got.Missing = err.Error()
-		c := check("firecracker", banger.LevelNote, err.Error(), "not needed", "banger hypervisor install, if you want it")
+		c := check("firecracker", banger.LevelNote, err.Error(), "not needed", "`banger hypervisor install`, if you want it")
 		if h.Hypervisor == got.Name {
 			c.Level, c.Means, c.Mend = banger.LevelFail, "no VM can run: config.toml wants it", "banger hypervisor install, or set hypervisor to auto in config.toml"
 		}
@@ -277,8 +277,10 @@ func warmth(_ context.Context, h *Host, r *banger.Report) {
 	switch n := h.Templates(); {
 	case !h.Settings.WarmStart:
 		c.Found, c.Means, c.Mend = "warm_start is false in config.toml", "every VM is booted", "warm_start = true makes them start from templates"
+	case n == 0 && h.Isolation == banger.ByProcess:
+		c.Level, c.Found = banger.LevelOK, "VMs boot in a second, so they need no templates"
 	case n == 0:
-		c.Found, c.Means, c.Mend = "there are no templates yet", "the next VM is booted, and one is made after it", "banger template create makes one now"
+		c.Found, c.Means, c.Mend = "there are no templates yet", "the next VM is booted, and one is made after it", "`banger template create` makes one now"
 	default:
 		c.Level, c.Found = banger.LevelOK, fmt.Sprintf("templates: %d; VMs of their kinds are restored, not booted", n)
 	}

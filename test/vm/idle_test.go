@@ -42,3 +42,34 @@ func TestAutoStop(t *testing.T) {
 		t.Errorf("a stopped VM holds %+v", vm.Held)
 	}
 }
+
+// Each VM may have times of its own: one runs for so long and no longer, whoever uses it,
+// and has the same time at its next start; one is stopped when nobody used it.
+func TestTimesOfItsOwn(t *testing.T) {
+	h := vmtest.Configured(t, "")
+	h.OK(t, "vm", "create", "--name", "brief", "--ttl", "12s")
+	h.OK(t, "vm", "create", "--name", "idle", "--idle-stop", "5s")
+	defer h.OK(t, "vm", "delete", "brief", "idle")
+	using := h.Command(t.Context(), "exec", "brief", "--", "sleep", "600")
+	if err := using.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, round := range []string{"made", "started again"} {
+		for name, why := range map[string]string{"brief": "its time to live, 12s, is over", "idle": "nobody used it for 5s"} {
+			vmtest.Until(t, name+" to be stopped", 3*time.Minute, func() bool { return h.Show(t, name).State == banger.Stopped })
+			vm := h.Show(t, name)
+			if !strings.HasPrefix(vm.Reason, why) || vm.Exit == nil || vm.Exit.Kind != banger.ExitPoweroff || !vm.Held.Empty() {
+				t.Errorf("%s, %s: reason %q, exit %+v, holds %+v", name, round, vm.Reason, vm.Exit, vm.Held)
+			}
+			if ran := vm.Stopped.Sub(vm.Started); ran < 5*time.Second {
+				t.Errorf("%s, %s: it ran for %s", name, round, ran)
+			}
+		}
+		if round == "made" {
+			if err := using.Wait(); err == nil {
+				t.Error("a command in a VM whose time was over succeeded")
+			}
+			h.OK(t, "start", "brief", "idle")
+		}
+	}
+}

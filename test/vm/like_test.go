@@ -6,10 +6,12 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"banger/test/vmtest"
 )
@@ -49,5 +51,22 @@ func TestLikeHost(t *testing.T) {
 	}
 	if got := h.OK(t, "exec", name, "--", "cat", "/etc/ssl/certs/ca-certificates.crt"); strings.Count(got, text) != 1 {
 		t.Errorf("after a restart the certificate is there %d times", strings.Count(got, text))
+	}
+}
+
+// A guest's clock has this host's time zone, in winter and in summer.
+func TestHostZone(t *testing.T) {
+	days := []time.Time{time.Unix(1767225600, 0), time.Unix(1782864000, 0)}
+	if _, winter := days[0].Zone(); winter == 0 {
+		if _, summer := days[1].Zone(); summer == 0 {
+			t.Skip("this host's zone is UTC, as every guest's is that has none")
+		}
+	}
+	h := vmtest.Configured(t, "")
+	name := h.NewVM(t)
+	for _, day := range days {
+		if got, want := h.OK(t, "exec", name, "--", "date", "-d", fmt.Sprintf("@%d", day.Unix()), "+%z"), day.Format("-0700")+"\n"; got != want {
+			t.Errorf("on %s the guest's clock is %q, this host's %q", day.UTC(), got, want)
+		}
 	}
 }
