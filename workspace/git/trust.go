@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"banger"
 )
@@ -123,7 +124,7 @@ func (r *Repo) refuseLinks(names ...string) error {
 		for _, name := range names {
 			file := filepath.Join(dir, name)
 			info, err := os.Lstat(file)
-			if errors.Is(err, os.ErrNotExist) {
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // a reftable has a file called refs/heads
 				continue
 			}
 			if err != nil {

@@ -235,7 +235,7 @@ func TestHostileGuest(t *testing.T) {
 			if after := all(t, filepath.Dir(lhost)); after != before {
 				t.Error("something of the user's changed")
 			}
-			if left, _ := filepath.Glob(os.Getenv("XDG_CACHE_HOME") + "/packs/*"); len(left) > 0 {
+			if left, _ := filepath.Glob(os.Getenv("XDG_CACHE_HOME") + "/banger/packs/*"); len(left) > 0 {
 				t.Errorf("left: %q", left)
 			}
 		})

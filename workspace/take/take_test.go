@@ -23,6 +23,13 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == tool.Name { // a guest's
 		os.Exit(tool.Main(os.Args))
 	}
+	if record := os.Getenv("LAND_RECORD"); record != "" {
+		if err := landIn(context.Background(), record); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
