@@ -1,0 +1,54 @@
+package engine_test
+
+import (
+	"strings"
+	"testing"
+
+	"banger"
+)
+
+// What went into a guest is written down, outlives the daemon, and is bounded.
+func TestRepository(t *testing.T) {
+	w := newWorld(t)
+	d := w.open(nil)
+	d.make(t, banger.Spec{Name: "it"})
+	good := banger.Repository{Path: "/src/it", Guest: "/root/it", Format: "sha1", Base: strings.Repeat("ab", 20), Branch: "refs/heads/main"}
+	vm, err := d.SetVM(t.Context(), "it", banger.Change{Repository: &good, Workspace: "/root/it/sub"})
+	if err != nil || vm.Repository == nil || *vm.Repository != good || vm.Spec.Workspace != "/root/it/sub" || vm.NeedsRestart {
+		t.Errorf("%+v, %v", vm, err)
+	}
+	for what, change := range map[string]func(r *banger.Repository){
+		"a path that isn't absolute": func(r *banger.Repository) { r.Path = "it" },
+		"a path with a zero":         func(r *banger.Repository) { r.Guest = "/a\x00b" },
+		"a base that is no object":   func(r *banger.Repository) { r.Base = "HEAD" },
+		"a tree that is none":        func(r *banger.Repository) { r.Taken = strings.Repeat("g", 40) },
+		"another format":             func(r *banger.Repository) { r.Format = "md5" },
+	} {
+		bad := good
+		change(&bad)
+		_, err := d.SetVM(t.Context(), "it", banger.Change{Repository: &bad})
+		if banger.CodeOf(err) != banger.CodeInvalid {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	d.kill()
+	d = w.open(nil)
+	defer d.kill()
+	// The guests here have no such tool: nobody knows what work there is, and the stop goes on.
+	if vm, err = d.StopVM(t.Context(), "it", banger.StopOptions{}); err != nil || vm.Repository == nil || *vm.Repository != good {
+		t.Errorf("%+v, %v", vm, err)
+	}
+}
+
+// Work is nowhere else unless it went in, or was taken out.
+func TestLoose(t *testing.T) {
+	r := banger.Repository{Base: "b", Sent: "t", TakenHead: "h", Taken: "u"}
+	for given, want := range map[[3]string]string{
+		{"b", "b", "t"}: "", {"h", "w", "u"}: "", {"b", "w", "x"}: "changes that aren't committed",
+		{"c", "c", "t"}: "commits", {"c", "w", "x"}: "commits, and changes that aren't committed",
+	} {
+		if got := r.Loose(given[0], given[1], given[2]); got != want {
+			t.Errorf("%q: %q, want %q", given, got, want)
+		}
+	}
+}
