@@ -1,6 +1,7 @@
 package take_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/hex"
@@ -217,6 +218,7 @@ func TestHostileGuest(t *testing.T) {
 		"a pit of trees":          {sends(deepest, l.pack(append(deeps, deepest)...)), limits, "nested more than"},
 		"a bomb of zeros":         {sends(largest, l.pack(zeros, large, largest)), limits, "unpacked it has"},
 		"a tar that is none":      {says(line(work.Head{}), []byte("hello")), limits, "tar"},
+		"too large a tar":         {says(line(work.Head{}), largeTar(t, 2<<20)), limits, "larger than the bound"},
 		"too many in the tar":     {forever(line(work.Head{})), limits, ""},
 	} {
 		t.Run(strings.ReplaceAll(name, "/", "_"), func(t *testing.T) {
@@ -240,6 +242,18 @@ func TestHostileGuest(t *testing.T) {
 			}
 		})
 	}
+}
+
+// largeTar is a tar of one file of so many bytes.
+func largeTar(t *testing.T, size int64) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	must(t, w.WriteHeader(&tar.Header{Name: "./f", Mode: 0o644, Size: size}))
+	_, err := w.Write(make([]byte, size))
+	must(t, err)
+	must(t, w.Close())
+	return b.Bytes()
 }
 
 // moduled is a commit with a .gitmodules, and its pack.

@@ -92,7 +92,7 @@ func Take(ctx context.Context, r banger.Repository, from Source, limits Limits) 
 	return w, nil
 }
 
-var errLong = banger.Errorf(banger.CodeTimeout, "the guest's work takes too long").WithHint("banger cp copies files out of the VM")
+var errLong = banger.Errorf(banger.CodeTimeout, "the guest's work takes too long")
 
 // Close removes the throw-away repository.
 func (w *Work) Close() { w.remove() }
