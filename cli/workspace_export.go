@@ -78,7 +78,7 @@ func patch(ctx context.Context, a *App, work *take.Work, file string) error {
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(file), ".banger-*")
 	if err == nil {
-		defer os.Remove(tmp.Name()) // gone already, when all went well
+		defer func() { _ = os.Remove(tmp.Name()) }() // gone already, when all went well
 		if err = work.Patch(ctx, tmp); err == nil {
 			err = tmp.Chmod(0o644)
 		}

@@ -129,13 +129,13 @@ func firecrackerDir(dirs xdg.Dirs) string { return filepath.Join(dirs.Data, "fir
 // withFirecracker says why VMs can't run on Firecracker here; nil: they can.
 func (h hypervisors) withFirecracker(ctx context.Context, shimPath string, kvmWorks bool) error {
 	if !kvmWorks {
-		return errors.New("Firecracker needs KVM that works")
+		return errors.New("it needs KVM that works")
 	}
 	if _, _, err := h.firecracker.Describe(ctx); err != nil {
 		return err
 	}
 	if err := netns.Probe(ctx, shimPath); err != nil {
-		return fmt.Errorf("Firecracker's user network doesn't work here: %w", err)
+		return fmt.Errorf("its user network doesn't work here: %w", err)
 	}
 	return nil
 }

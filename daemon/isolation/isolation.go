@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"banger"
@@ -132,7 +133,7 @@ func (h *Host) named(ctx context.Context, s banger.Spec) (banger.Spec, error) {
 			s.Hypervisor = firecracker
 		}
 	}
-	if !strings.Contains(" "+strings.Join(drivers, " ")+" ", " "+s.Hypervisor+" ") {
+	if !slices.Contains(drivers, s.Hypervisor) {
 		return s, banger.Errorf(banger.CodeInvalid, "the hypervisor %s doesn't give isolation %s", s.Hypervisor, s.Isolation).
 			WithHint("it comes with %s: leave out the isolation or the hypervisor", strings.Join(drivers, " or "))
 	}
@@ -179,7 +180,7 @@ func (h *Host) auto(ctx context.Context, s banger.Spec) (banger.Spec, string, er
 		}
 		if noKVM = h.QEMU(ctx); noKVM == nil {
 			s.Isolation, s.Hypervisor = banger.ByHardware, qemu
-			return s, "KVM works; " + noFirecracker.Error(), nil
+			return s, "KVM works; Firecracker isn't used: " + noFirecracker.Error(), nil
 		}
 	}
 	why := ""

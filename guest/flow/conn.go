@@ -220,7 +220,7 @@ type Duplex interface {
 // The end of one side's direction is passed on to the other; after an error both are reset
 // where they can be (net.TCPConn, SetLinger), so that nobody takes a part for the whole.
 func Join(a, b Duplex) {
-	failed := make(chan error, 2)
+	done := make(chan struct{}, 2)
 	half := func(to, from Duplex) {
 		_, err := io.Copy(to, from)
 		if err == nil {
@@ -235,12 +235,12 @@ func Join(a, b Duplex) {
 				_ = to.Close() // what it was sent is still delivered
 			}()
 		}
-		failed <- err
+		done <- struct{}{}
 	}
 	go half(a, b)
 	half(b, a)
-	<-failed
-	<-failed
+	<-done
+	<-done
 	_ = a.Close()
 	_ = b.Close()
 }

@@ -64,7 +64,7 @@ func (w *Work) Store(ctx context.Context, commit string) error {
 		return nil
 	}
 	file := filepath.Join(w.bare.Dir, "out.pack")
-	defer os.Remove(file)
+	defer func() { _ = os.Remove(file) }() // it goes with the repository at the latest
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
