@@ -34,7 +34,7 @@ var otherWords = map[string]string{
 	"machine":   "banger has VMs: `banger ps` lists them",
 	"network":   "a VM's network is chosen when it is made: `banger run --net none`",
 	"pause":     "`banger vm kill --signal STOP VM` freezes a VM, `banger vm kill --signal CONT VM` lets it go on",
-	"port":      "ports of a VM can't be reached from the host yet; `banger exec VM -- COMMAND` runs what uses them",
+	"port":      "`banger ports VM` lists what listens in a VM, `banger ssh -N -L 3000:localhost:3000 VM` brings a port here",
 	"prune":     "`banger system prune` deletes what can be had again and keeps VMs; `banger vm prune` deletes stopped VMs",
 	"pull":      "`banger image pull` gets an image from a registry, `banger kernel pull` fetches a kernel",
 	"push":      "banger has no registry of images; `banger image show --lock IMAGE` prints what makes the same image elsewhere",
@@ -55,7 +55,7 @@ var otherWords = map[string]string{
 // instead. Where command is empty, any command may have been given them.
 var otherFlags = []struct{ command, flags, says string }{
 	{"", "v volume mount tmpfs", "a VM sees no directory of the host: `banger run ./DIR` copies one into a new VM, `banger cp` copies files in and out"},
-	{"", "p publish P publish-all port-forward expose", "ports of a VM can't be reached from the host yet; `banger exec VM -- COMMAND` runs what uses them"},
+	{"", "p publish P publish-all port-forward expose", "`banger ports VM` lists what listens in a VM, `banger ssh -N -L 3000:localhost:3000 VM` brings a port here"},
 	{"", "hostname", "a VM's name is its host name: --name"},
 	{"", "privileged cap-add cap-drop security-opt device", "a command in a VM is root of the whole VM, unless --user says otherwise"},
 	{"", "restart", "a VM that ended stays stopped; `banger start VM` starts it"},

@@ -28,6 +28,7 @@ const (
 	OpDial      = "dial"      // flow.DialRequest → nothing, then a flow.Conn
 	OpListen    = "listen"    // flow.ListenRequest → flow.Listens, then FrameNotice with a flow.Arrival until either side closes
 	OpAccept    = "accept"    // flow.AcceptRequest → nothing, then a flow.Conn
+	OpPorts     = "ports"     // → []flow.Port
 	OpEcho      = "echo"      // → nothing, then every byte comes back until the client closes
 )
 

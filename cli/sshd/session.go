@@ -163,9 +163,9 @@ func (s *session) hangUp() {
 // named are the signals that SSH has names for (RFC 4254, 6.10).
 var named = []string{"ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2"}
 
-// exit sends a command's status, and the channel's end. What fails has no client any more.
+// exit sends a command's status, and then the channel's end: after that OpenSSH may close
+// its side at once, and takes no status any more. What fails has no client any more.
 func (s *session) exit(st guest.ExitStatus) {
-	_ = s.ch.CloseWrite()
 	if slices.Contains(named, st.Signal) {
 		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
 			Name    string
@@ -176,5 +176,6 @@ func (s *session) exit(st guest.ExitStatus) {
 	} else {
 		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{uint32(st.Code)}))
 	}
+	_ = s.ch.CloseWrite()
 	_ = s.ch.Close()
 }

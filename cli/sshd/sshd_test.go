@@ -472,9 +472,13 @@ func TestManySessionsOnOneConnection(t *testing.T) {
 	for range 20 {
 		wg.Go(func() {
 			for i := range work {
-				out, err := f.ssh("guest.vm", fmt.Sprintf("echo %d", i)).Output()
+				var errs bytes.Buffer
+				cmd := f.ssh("guest.vm", fmt.Sprintf("echo %d", i))
+				cmd.Stderr = &errs
+				out, err := cmd.Output()
 				if err != nil || string(out) != fmt.Sprintf("%d\n", i) {
 					failed.Add(1)
+					t.Logf("session %d: %v, %q, %q", i, err, out, &errs)
 				}
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -384,5 +385,37 @@ func TestConnectionsHaveTheirUsersRights(t *testing.T) {
 	}
 	if os.Geteuid() != 0 {
 		t.Error("the agent isn't root any more")
+	}
+}
+
+func TestPorts(t *testing.T) {
+	c := openAgent(t, &agent.Server{})
+	want := map[string]bool{}
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l := listener(t, "tcp", address, shout)
+		want["tcp "+l.Addr().String()] = true
+	}
+	u, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	want["udp "+u.LocalAddr().String()] = true
+	ports, err := flow.Ports(deadline(t), c.Dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range ports {
+		at := p.Network + " " + net.JoinHostPort(p.Address, strconv.Itoa(int(p.Port)))
+		if !want[at] {
+			continue
+		}
+		delete(want, at)
+		if p.PID != os.Getpid() || p.Process == "" || p.User == "" {
+			t.Errorf("%+v", p)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not listed: %v", want)
 	}
 }

@@ -203,6 +203,8 @@ func (s *Server) answer(req guest.Request) (any, error) {
 		return nil, s.clock(req.Body)
 	case guest.OpShutdown:
 		return nil, s.shutdown(req.Body)
+	case guest.OpPorts:
+		return dial.Ports(), nil
 	case guest.OpSessions:
 		return s.Sessions.List(), nil
 	case guest.OpSignal:

@@ -251,6 +251,7 @@ var jsonSteps = []struct {
 	{"ssh web", 125, 0, 1},
 	{"ssh-proxy web", 2, 0, 1},
 	{"ssh-config", 0, 1, 0},
+	{"ports nosuch", 3, 0, 1},
 	{"daemon stop", 0, 1, 0},
 	{"uninstall", 2, 0, 1},
 	{"uninstall -f", 0, 1, 0},
