@@ -145,8 +145,11 @@ func TestScripts(t *testing.T) {
 			}
 			env.Setenv("IMAGE", image)
 			if *host == "qemu" { // VMs of one size on every host
-				conf := filepath.Join(env.WorkDir, "config/banger")
-				if err := errors.Join(os.MkdirAll(conf, 0o700), os.WriteFile(filepath.Join(conf, "config.toml"), []byte("vcpu = 1\nmemory_mib = 1024\n"), 0o600)); err != nil {
+				conf, on := filepath.Join(env.WorkDir, "config/banger"), ""
+				if *hypervisor == "" { // what users get by default, test/vm has
+					on = "hypervisor = \"qemu\"\n"
+				}
+				if err := errors.Join(os.MkdirAll(conf, 0o700), os.WriteFile(filepath.Join(conf, "config.toml"), []byte("vcpu = 1\nmemory_mib = 1024\n"+on), 0o600)); err != nil {
 					return err
 				}
 			}

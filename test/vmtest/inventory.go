@@ -23,14 +23,16 @@ import (
 // Process is one of an installation's.
 type Process struct {
 	banger.Process
-	Kind string // "daemon", "cli", "shim", "vmm", "other"
-	VM   string // the VM's id, of shim and vmm
+	Kind string // "daemon", "cli", "shim", "vmm", "jailed", "other"; jailed: beside the first process of a jail
+	VM   string // the VM's id, of shim, vmm and jailed
 	Argv []string
 }
 
 // Processes lists what runs of an installation: its programs, its VMMs, and
 // whatever works in its directories or was told of them.
 func (h *Host) Processes() (found []Process) {
+	jails := map[string]string{} // of the jails' namespaces of processes: the VM's id
+	var strangers []Process
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
@@ -53,6 +55,13 @@ func (h *Host) Processes() (found []Process) {
 			p.Kind = "cli"
 		case filepath.Join(h.Bin, "banger-shim"):
 			p.Kind, p.VM = "shim", filepath.Base(p.Argv[min(1, len(p.Argv)-1)])
+		case filepath.Join(h.Bin, "banger-jail"):
+			p.Kind, p.VM = "other", filepath.Base(p.Argv[min(1, len(p.Argv)-1)]) // about to be the first, or the VMM
+			if proc.First(pid) {
+				p.Kind = "vmm"
+				space, _ := os.Readlink(dir + "/ns/pid")
+				jails[space] = p.VM
+			}
 		default:
 			// A jailed Firecracker's directories are those of its jail.
 			if i := slices.Index(p.Argv, "--id"); i >= 0 && i+1 < len(p.Argv) && strings.HasPrefix(filepath.Base(exe), "firecracker") && *Hypervisor == "firecracker" {
@@ -60,6 +69,9 @@ func (h *Host) Processes() (found []Process) {
 				break
 			}
 			if !within(h.Dir(), cwd) && !strings.Contains(string(cmdline), h.Dir()+"/") {
+				if p.Process, err = proc.Read(pid); err == nil && len(room(pid)) > 0 {
+					strangers = append(strangers, p)
+				}
 				continue
 			}
 			p.Kind = "other"
@@ -71,7 +83,22 @@ func (h *Host) Processes() (found []Process) {
 			found = append(found, p)
 		}
 	}
+	for _, p := range strangers {
+		if p.Kind, p.VM = "jailed", jails[room(p.PID)]; p.VM != "" {
+			found = append(found, p)
+		}
+	}
 	return found
+}
+
+// room is the namespace that a process counts processes in, if that isn't ours.
+func room(pid int) string {
+	ours, _ := os.Readlink("/proc/self/ns/pid")
+	space, _ := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns/pid"))
+	if space == ours {
+		return ""
+	}
+	return space
 }
 
 // Dir is where all of an installation is.

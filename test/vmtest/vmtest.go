@@ -20,12 +20,13 @@ import (
 	"time"
 
 	"banger"
+	"banger/vmm/kvm"
 )
 
 // What VMs are in a run.
 var (
 	Long       = flag.Bool("long", false, "run what is left out otherwise: deaths and sabotage while image templates are made and restored")
-	Hypervisor = flag.String("hypervisor", "qemu", "what VMs run on: qemu or firecracker")
+	Hypervisor = flag.String("hypervisor", "", "what VMs run on: qemu, firecracker or uml; default: qemu where KVM works, else uml, as users' do")
 	Warm       = flag.Bool("warm", true, "start VMs from templates, as users' are by default")
 	Busybox    = flag.Bool("busybox", false, "make VMs of busybox alone: enough for what kills them")
 	DiskDriver = flag.String("disk-driver", "file", "the disks of all VMs")
@@ -46,8 +47,8 @@ func TakesLong(t *testing.T) {
 // Templated skips a test where there are no templates.
 func Templated(t *testing.T) {
 	t.Helper()
-	if *Network != "user" {
-		t.Skipf("there are no templates on the network %q", *Network)
+	if *Network != "user" || *Hypervisor == "uml" {
+		t.Skipf("there are no templates on the network %q with %s", *Network, *Hypervisor)
 	}
 }
 
@@ -76,6 +77,7 @@ var Shared *Host
 func Main(m *testing.M) {
 	flag.Parse()
 	os.Exit(func() int {
+		choose()
 		if _, err := exec.LookPath("qemu-system-x86_64"); err != nil && *Hypervisor == "qemu" {
 			fmt.Println("SKIP: no qemu-system-x86_64 here, so no VM can be run")
 			return 0
@@ -101,6 +103,18 @@ func Main(m *testing.M) {
 		}
 		return status
 	}())
+}
+
+// choose says what VMs run on, if nobody did.
+func choose() {
+	if *Hypervisor != "" {
+		return
+	}
+	*Hypervisor = "uml"
+	if r, err := kvm.Probe(context.Background()); err == nil && r.Verdict == kvm.Works {
+		*Hypervisor = "qemu"
+	}
+	fmt.Println("VMs run on", *Hypervisor)
 }
 
 // Close ends the daemon; the next command starts another.

@@ -14,13 +14,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 
 	"banger"
 	"banger/host/hostfs"
@@ -43,8 +39,8 @@ type Config struct {
 // concurrent; those for one machine may not.
 type Driver struct {
 	*machine.Supervisor
-	cfg  Config
-	next atomic.Uint32 // which of the host's processors the next machine gets
+	cfg    Config
+	spread *spread
 }
 
 var (
@@ -54,9 +50,7 @@ var (
 
 // New returns a driver. It touches nothing: what is missing shows at Start.
 func New(cfg Config) *Driver {
-	d := &Driver{Supervisor: machine.New(vmm{}, cfg.Shim), cfg: cfg}
-	d.next.Store(rand.Uint32())
-	return d
+	return &Driver{Supervisor: machine.New(vmm{}, cfg.Shim), cfg: cfg, spread: newSpread()}
 }
 
 // Start boots a machine.
@@ -69,10 +63,11 @@ func (d *Driver) Start(ctx context.Context, m banger.Machine) (banger.Handles, e
 			return banger.Handles{}, fmt.Errorf("no jail stands: %w", err)
 		}
 	}
-	cpu, err := d.cpu()
+	set, err := cpus()
 	if err != nil {
 		return banger.Handles{}, err
 	}
+	cpu := d.spread.next(set)
 	return d.Launch(ctx, m, machine.Launch{
 		Prepare: func() (c shim.Config, err error) {
 			s, err := room(m)
@@ -92,24 +87,6 @@ func (d *Driver) Start(ctx context.Context, m banger.Machine) (banger.Handles, e
 		Settle: func(ctx context.Context) error { return ctx.Err() }, // a jail has all of its files before its VMM runs
 		Boots:  true,
 	})
-}
-
-// cpu returns the processor that a machine runs on. Kernel and programs of a guest hand over to
-// each other at each system call: that takes seven times as long between processors.
-func (d *Driver) cpu() (int, error) {
-	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &set); err != nil {
-		return 0, fmt.Errorf("processors of this host: %w", err)
-	}
-	n := int(d.next.Add(1) % uint32(set.Count()))
-	for cpu := 0; ; cpu++ {
-		if set.IsSet(cpu) {
-			if n == 0 {
-				return cpu, nil
-			}
-			n--
-		}
-	}
 }
 
 // vmm implements machine.VMM for the first process of a jail.
