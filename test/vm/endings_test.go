@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,9 @@ func TestGuestSurvives(t *testing.T) {
 		{"kill -9 -1", "kill -9 -1", 0},
 	} {
 		r := vmtest.Shared.Run(nil, "vm", "exec", name, "--", "sh", "-c", c.script)
+		if *vmtest.Hypervisor == "uml" && c.status == 137 && r.Status == 139 && fewMappings(t) {
+			c.status = 139 // the host's bound comes first, and ends the program in another way (docs/isolation.md)
+		}
 		if c.status != 0 && r.Status != c.status {
 			t.Errorf("%s: status %d, want %d: %s", c.name, r.Status, c.status, r.Stderr)
 		}
@@ -83,6 +87,18 @@ func TestGuestSurvives(t *testing.T) {
 	if now := vmtest.Shared.Show(t, name); now.Held.VMM != vmm || now.Boots != 1 {
 		t.Errorf("the machine was started anew: %+v", now)
 	}
+}
+
+// fewMappings reports whether a process of this host may have fewer mappings than a guest of 1 GiB
+// has pages.
+func fewMappings(t *testing.T) bool {
+	t.Helper()
+	text, err := os.ReadFile("/proc/sys/vm/max_map_count")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	return err == nil && n < 1<<18
 }
 
 // The daemon is killed while a command prints: the VM runs on, the output is whole.
