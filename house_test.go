@@ -100,7 +100,9 @@ var rooms = []room{
 	{"guest/agent/dial", "connections made and taken in a guest, with the rights of its users"},
 	{"guest/agent/group", "a cgroup for each command"},
 	{"guest/agent/home", "what a guest has of its host's user: git's identity, time zone, language, proxies, certificates"},
+	{"guest/agent/modprobe", "which modules a name means, for a kernel whose image has no kmod"},
 	{"guest/agent/nic", "the guest's network device"},
+	{"guest/agent/outfit", "what Docker and its like find in any image: modules on demand, device nodes, data directories"},
 	{"guest/agent/quick", "reads and writes that cost no switch of threads"},
 	{"guest/agent/renew", "what a restored guest makes new"},
 	{"guest/agent/session", "commands and their output"},
@@ -168,7 +170,7 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"test/bench", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "cli", "cmd/banger", "cmd/bangerd", "disk/diskfile", "vmm/firecracker", "vmm/jail", "test/lab", "host/person", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
 	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "image/oci", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
-	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/dial", "guest/agent/nic", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "workspace/git", "test/vmtest", "vmm/uml", "vmm/vhost"},
+	"golang.org/x/sys/unix": {"test/bench", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/dial", "guest/agent/modprobe", "guest/agent/nic", "guest/agent/outfit", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "workspace/git", "test/vmtest", "vmm/uml", "vmm/vhost"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.

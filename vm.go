@@ -45,6 +45,7 @@ type Spec struct {
 	Isolation  Isolation `json:"isolation,omitempty"`
 	DiskDriver string    `json:"disk_driver,omitempty"`  // driver name; empty: the host's default
 	NoInit     bool      `json:"no_init,omitempty"`      // don't start the image's init: only the agent runs
+	NeedInit   bool      `json:"need_init,omitempty"`    // an image without an init is refused
 	Workspace  string    `json:"workspace,omitempty"`    // guest directory where commands run by default
 	Limits     Limits    `json:"limits,omitzero"`        // how much disk and network I/O it may do
 	Cold       bool      `json:"cold,omitempty"`         // every start boots, none restores a template

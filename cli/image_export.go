@@ -34,9 +34,10 @@ the cache ("image history" shows that). Otherwise the image becomes one layer.`,
 		what.Image = args[0]
 		show := a.progress(quiet)
 		defer show.end()
-		done, size := Exported{Image: what.Image, File: args[1]}, counter{}
+		done, size := Exported{Image: what.Image, File: args[1]}, counter{step: func(int64) {}}
 		write := func(w io.Writer) error {
-			return a.Images().ExportImage(ctx, what, io.MultiWriter(w, &size), show.event)
+			size.w = w
+			return a.Images().ExportImage(ctx, what, &size, show.event)
 		}
 		if args[1] != "-" {
 			err := whole(args[1], write)

@@ -11,12 +11,12 @@ import (
 	"banger"
 )
 
-// provide fetches and builds the kernel and the image that a new VM needs and this host
-// doesn't have yet. It says first what these are, and asks, unless yes. Two that do so at
+// provide gets, fetches and builds the kernel and the image that a new VM needs and this host
+// doesn't have yet. But for what comes from a registry, it says first what these are, and asks, unless yes. Two that do so at
 // once make them once. What was fetched stays when it is interrupted, and the next goes
 // on with it.
-func provide(ctx context.Context, a *App, cmd *cobra.Command, s banger.Spec, yes bool, show *progress) error {
-	missing, err := a.System().Missing(ctx, s)
+func (f *pullFlags) provide(ctx context.Context, a *App, cmd *cobra.Command, s banger.Spec, yes bool, show *progress) error {
+	missing, err := f.lacking(ctx, a, s, show)
 	if err != nil || len(missing) == 0 {
 		return err
 	}

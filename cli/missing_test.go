@@ -24,9 +24,11 @@ type fresh struct {
 	banger.VMService
 	report banger.Report
 	did    []string
+	asked  int // what is missing
 }
 
 func (f *fresh) Missing(_ context.Context, spec banger.Spec) ([]banger.Missing, error) {
+	f.asked++
 	if spec.Image == "nosuch" {
 		return nil, banger.Errorf(banger.CodeNotFound, "no image %q", spec.Image)
 	}
@@ -41,7 +43,7 @@ func (f *fresh) Image(_ context.Context, ref string) (banger.Image, error) {
 }
 
 func (f *fresh) PullImage(_ context.Context, what banger.Pull, _ banger.Progress) (banger.Image, error) {
-	f.did = append(f.did, "pull "+what.Ref)
+	f.did = append(f.did, "pull "+what.Ref+map[bool]string{true: " insecurely"}[what.Insecure])
 	if what.Ref == "nosuch" {
 		return banger.Image{}, banger.Errorf(banger.CodeNotFound, "docker.io has no image %q", what.Ref)
 	}
@@ -111,6 +113,7 @@ func TestFirstRun(t *testing.T) {
 		{"n\n", "vm create", cli.ExitInterrupted, nil, append(list, "nothing was done")},
 		{"\x04", "vm create", cli.ExitInterrupted, nil, []string{"nothing was done"}},
 		{"", "vm create -y --image nosuch", cli.ExitNotFound, []string{"pull nosuch"}, []string{`docker.io has no image "nosuch"`}},
+		{"", "vm create -y --image nosuch --insecure", cli.ExitNotFound, []string{"pull nosuch insecurely"}, []string{`docker.io has no image "nosuch"`}},
 		{"", "vm create -y --image nosuch --pull never", cli.ExitNotFound, nil, []string{`no image "nosuch"`}},
 	} {
 		f := &fresh{report: banger.Report{Ready: true}}
@@ -129,6 +132,9 @@ func TestFirstRun(t *testing.T) {
 		status, _, stderr := f.run(in, strings.Fields(c.args)...)
 		if status != c.status || !slices.Equal(f.did, c.did) {
 			t.Errorf("%q %s: status %d, did %q: %s", c.typed, c.args, status, f.did, stderr)
+		}
+		if f.asked != 1 {
+			t.Errorf("%s: asked %d times what is missing", c.args, f.asked)
 		}
 		for _, want := range c.says {
 			if !strings.Contains(stderr, want) {

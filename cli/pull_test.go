@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"banger"
 )
 
@@ -53,5 +55,25 @@ func TestPullFlag(t *testing.T) {
 	}
 	if err := f.Set("always"); err != nil || f != "always" {
 		t.Errorf("%s, %v", f, err)
+	}
+}
+
+// The first process is one of three, and the daemon is told which.
+func TestInitFlag(t *testing.T) {
+	var f initFlag
+	if err := f.Set("systemd"); err == nil || !strings.Contains(err.Error(), "auto, image, agent") {
+		t.Error(err)
+	}
+	for who, want := range map[string][2]bool{"auto": {false, false}, "image": {false, true}, "agent": {true, false}} {
+		flags := specFlags{}
+		cmd := &cobra.Command{}
+		flags.addFlags(&App{}, cmd)
+		if err := cmd.ParseFlags([]string{"--init", who}); err != nil {
+			t.Fatal(err)
+		}
+		s, err := flags.spec(&App{})
+		if err != nil || s.NoInit != want[0] || s.NeedInit != want[1] {
+			t.Errorf("%s: %+v, %v", who, s, err)
+		}
 	}
 }

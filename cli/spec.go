@@ -20,7 +20,7 @@ type specFlags struct {
 	memory, disk             size
 	limits                   banger.Limits
 	cold, insecure           bool
-	pull                     pullFlag
+	pull                     pullFlags
 	labels                   labels
 	ttl, idle                time.Duration
 }
@@ -32,6 +32,8 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.StringVar(&f.name, "name", "", "the VM's name (default: two words)")
 	fs.StringVar(&f.image, "image", "", defaulted("the image it is made of: one of this host, or of a registry, as docker names it", c.DefaultImage))
 	f.pull.add(fs)
+	f.on.init = "auto"
+	fs.Var(&f.on.init, "init", `what its first process becomes: "image" (the image's init), "agent" (nothing of the image starts by itself), or "auto" (the image's init if it has one)`)
 	fs.StringVar(&f.kernel, "kernel", "", defaulted("the kernel it boots", c.DefaultKernel))
 	fs.Var(&f.vcpu, "vcpu", defaulted("virtual CPUs; also --cpus", cpus(c.VCPU)))
 	fs.VarP(&f.memory, "memory", "m", defaulted("memory: 512M, 2G; a bare number is MiB", memory(c.MemoryMiB)))
@@ -52,7 +54,10 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 }
 
 // runsOn are the flags that say what a VM runs on.
-type runsOn struct{ isolation, hypervisor string }
+type runsOn struct {
+	isolation, hypervisor string
+	init                  initFlag
+}
 
 func (f *runsOn) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
@@ -77,6 +82,7 @@ func (f *specFlags) spec(a *App) (banger.Spec, error) {
 	s := banger.Spec{
 		Name: f.name, Image: f.image, Kernel: f.kernel,
 		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Limits: f.limits, Cold: f.cold, Insecure: f.insecure, Labels: f.labels,
+		NoInit: f.on.init == "agent", NeedInit: f.on.init == "image",
 		TTLMS: f.ttl.Milliseconds(), IdleStopMS: f.idle.Milliseconds(),
 	}
 	s.Isolation, s.Hypervisor = f.on.given()

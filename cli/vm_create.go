@@ -31,10 +31,7 @@ the operation is printed, for "banger operation wait" and the like.`,
 		}
 		show := a.progress(quiet)
 		defer show.end()
-		if err := spec.pull.provide(ctx, a, s, show); err != nil {
-			return banger.VM{}, err
-		}
-		if err := provide(ctx, a, cmd, s, yes, show); err != nil {
+		if err := spec.pull.provide(ctx, a, cmd, s, yes, show); err != nil {
 			return banger.VM{}, err
 		}
 		vm, err := a.VMs().CreateVM(ctx, s, !noStart, show.event)
@@ -52,10 +49,7 @@ the operation is printed, for "banger operation wait" and the like.`,
 		}
 		show := a.progress(quiet)
 		defer show.end()
-		if err := spec.pull.provide(ctx, a, s, show); err != nil {
-			return banger.Operation{}, err
-		}
-		if err := provide(ctx, a, cmd, s, yes, show); err != nil {
+		if err := spec.pull.provide(ctx, a, cmd, s, yes, show); err != nil {
 			return banger.Operation{}, err
 		}
 		return a.Operations().BeginCreate(ctx, s, !noStart)

@@ -121,10 +121,7 @@ func (o *runOptions) run(ctx context.Context, a *App, cmd *cobra.Command, dir st
 	}
 	show := a.progress(o.quiet)
 	defer show.end()
-	if err := o.pull.provide(making, a, spec, show); err != nil {
-		return Ran{}, err
-	}
-	if err := provide(making, a, cmd, spec, o.yes, show); err != nil {
+	if err := o.pull.provide(making, a, cmd, spec, o.yes, show); err != nil {
 		return Ran{}, err
 	}
 	vm, err := a.VMs().CreateVM(making, spec, true, show.event)

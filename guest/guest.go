@@ -35,9 +35,10 @@ type Identity struct {
 	Entropy       []byte       `json:"entropy"`    // 32 to 256 bytes, credited to the guest's pool
 	Net           *NetIdentity `json:"net,omitempty"`
 	Drives        DriveSerials `json:"drives"`
-	KernelVersion string       `json:"kernel_version"`    // names /lib/modules/VERSION
-	NoInit        bool         `json:"no_init,omitempty"` // don't run the image's init; the reaper is PID 1
-	Home          *Home        `json:"home,omitempty"`    // what it has of the host's user
+	KernelVersion string       `json:"kernel_version"`      // names /lib/modules/VERSION
+	NoInit        bool         `json:"no_init,omitempty"`   // don't run the image's init; the reaper is PID 1
+	NeedInit      bool         `json:"need_init,omitempty"` // an image without an init is an error
+	Home          *Home        `json:"home,omitempty"`      // what it has of the host's user
 }
 
 // NetIdentity configures the guest's one network device.

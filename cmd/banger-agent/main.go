@@ -12,6 +12,7 @@ import (
 	"banger/guest/agent"
 	"banger/guest/agent/boot"
 	"banger/guest/agent/channel"
+	"banger/guest/agent/modprobe"
 	"banger/guest/agent/renew"
 	"banger/guest/agent/session"
 	"banger/guest/agent/tool"
@@ -33,6 +34,8 @@ func main() {
 		boot.Init()
 	case "/shutdown":
 		boot.End(os.Args[1:])
+	case modprobe.Path:
+		os.Exit(modprobe.Main(os.Args[1:]))
 	default:
 		fmt.Println("banger-agent", version.String(), "runs in banger's guests only")
 		os.Exit(2)

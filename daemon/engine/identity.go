@@ -45,7 +45,7 @@ func (h Host) identity(ctx context.Context, vm banger.VM) (guest.Identity, error
 	id := guest.Identity{
 		ID: vm.ID, Hostname: vm.Spec.Name, MachineID: machineID(vm.ID),
 		Entropy: make([]byte, 64), Drives: serials, KernelVersion: kernel,
-		NoInit: vm.Spec.NoInit,
+		NoInit: vm.Spec.NoInit, NeedInit: vm.Spec.NeedInit,
 	}
 	_, _ = rand.Read(id.Entropy) // never fails (crypto/rand)
 	if n := network(vm); n.Address != "" {

@@ -240,3 +240,56 @@ func TestRootTarIsExported(t *testing.T) {
 		t.Errorf("shown: %s, %v", text, err)
 	}
 }
+
+// Archives that buildah and podman write of an image make what they have themselves.
+func TestBuildahAndPodman(t *testing.T) {
+	treetest.Needs(t, true, "buildah", "podman", "mount", "fsck.erofs", "setfattr")
+	base := t.TempDir()
+	with := []string{"--root", base + "/root", "--runroot", base + "/run", "--storage-driver", "vfs"}
+	run := func(tool string, args ...string) string {
+		out := strings.TrimSpace(treetest.Run(t, tool, slices.Concat(with, args)...))
+		return out[strings.LastIndex(out, "\n")+1:]
+	}
+	c := run("buildah", "from", "scratch")
+	at := run("buildah", "mount", c)
+	treetest.Run(t, "sh", "-ec", `cd "$1"; mkdir -p bin usr/lib d/e; echo a > bin/a; ln bin/a bin/b; ln -s usr/lib lib; echo x > usr/lib/x; chmod 4755 bin/a; chown 70000:5 d; mknod n c 1 3; mkfifo p
+		setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 usr/lib/x; printf y > "$(printf 'n\n\303\251')"; truncate -s 3M sparse; echo old > d/e/old
+		find . -exec touch -h -d @1700000000 {} +`, "sh", at) // their layers have whole seconds
+	run("buildah", "commit", "-q", c, "one")
+	treetest.Run(t, "sh", "-ec", `cd "$1"; rm d/e/old; rmdir d/e; echo file > d/e; rm bin/b; mkdir bin/b; echo z > bin/b/z; find . -exec touch -h -d @1700000001 {} +`, "sh", at)
+	run("buildah", "config", "--entrypoint", `["/bin/a","-x"]`, "--env", "A=b", c)
+	run("buildah", "commit", "-q", c, "two")
+	want := likeOverlay(treetest.Snapshot(t, at))
+	ids := map[string]bool{}
+	for form, write := range map[string][]string{
+		"buildah oci": {"buildah", "push", "-q", "two", "oci-archive:"}, "buildah docker": {"buildah", "push", "-q", "two", "docker-archive:"},
+		"podman oci": {"podman", "save", "-q", "--format", "oci-archive", "two", "-o"}, "podman docker": {"podman", "save", "-q", "--format", "docker-archive", "two", "-o"},
+	} {
+		path := filepath.Join(t.TempDir(), "image.tar")
+		args := slices.Clone(write[1:])
+		if last := len(args) - 1; strings.HasSuffix(args[last], ":") {
+			args[last] += path
+		} else {
+			args = append(args, path)
+		}
+		run(write[0], args...)
+		s := newStore(t)
+		img, err := importFile(t, s, path)
+		if err != nil {
+			t.Errorf("%s: %v", form, err)
+			continue
+		}
+		ids[img.ID] = true
+		erofs, err := s.Path(img.ID)
+		must(t, err)
+		if diff := cmp.Diff(want, likeOverlay(treetest.Snapshot(t, treetest.Mount(t, erofs)))); diff != "" {
+			t.Errorf("%s: buildah (-) and the image (+) differ:\n%s", form, diff)
+		}
+		if !slices.Equal(img.Config.Entrypoint, []string{"/bin/a", "-x"}) {
+			t.Errorf("%s: entrypoint %q", form, img.Config.Entrypoint)
+		}
+	}
+	if len(ids) != 1 {
+		t.Errorf("one image has %d ids", len(ids))
+	}
+}

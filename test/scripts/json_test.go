@@ -203,6 +203,12 @@ var jsonSteps = []struct {
 	{"template show nosuch", 3, 0, 1},
 	{"template delete nosuch $(banger template list | sed -n 2s/\\ .*//p)", 3, 1, 1},
 	{"image pull 127.0.0.1:1/nosuch", 3, 0, 1},
+	{"image tag debian-12 tagged", 0, 1, 0},
+	{"image delete tagged", 0, 1, 0},
+	{"image history debian-12", 2, 0, 1}, // the host in memory gives no images away
+	{"image save nosuch saved", 3, 0, 1},
+	{"image export debian-12 exported.tar", 2, 0, 1},
+	{"image push debian-12 localhost:1/x", 2, 0, 1},
 	{"image list", 0, 1, 0},
 	{"image show debian-12", 0, 1, 0},
 	{"image show --lock debian-12", 2, 0, 1},

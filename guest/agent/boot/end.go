@@ -130,6 +130,9 @@ var endDirs = []string{"oldroot", "dev", "proc", "sys", "run"}
 // leaveRoot makes endDir the root of all processes that have ours, so that ours can be
 // unmounted.
 func leaveRoot() error {
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil { // else there is no pivot
+		return err
+	}
 	if err := unix.Mount(endDir, endDir, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/guest/agent/modprobe"
 	"banger/guest/agent/renew"
 )
 
@@ -86,7 +87,7 @@ func install() error {
 			return err
 		}
 	}
-	for _, name := range []string{filepath.Base(agentPath), "shutdown"} {
+	for _, name := range []string{filepath.Base(agentPath), "shutdown", modprobe.Name} {
 		if err := os.Link("/init", filepath.Join(keptDir, name)); err != nil {
 			return err
 		}
@@ -202,7 +203,11 @@ func enterRoot() error {
 	if err := unix.Chroot("."); err != nil {
 		return fmt.Errorf("chroot: %w", err)
 	}
-	return os.Chdir("/")
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	// As systemd has it, and containers want it: what is mounted is seen in copies, too.
+	return unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, "")
 }
 
 // becomeInit replaces this program by the image's init. It returns only errors.

@@ -16,6 +16,7 @@ import (
 	"banger/guest"
 	"banger/guest/agent/home"
 	"banger/guest/agent/nic"
+	"banger/guest/agent/outfit"
 	"banger/guest/agent/renew"
 )
 
@@ -224,7 +225,11 @@ func (m *Machine) assemble(id guest.Identity) (guest.Ready, error) {
 		logf("host keys: %v", err) // the next start makes them
 	}
 	settleIn(id)
+	outfit.Give(runDir, id.KernelVersion, func(what string, err error) { logf("%s: %v", what, err) })
 	init := findInit(id.NoInit)
+	if init == "" && id.NeedInit {
+		return guest.Ready{}, guest.Errorf(guest.CodeInvalid, "the image has no init, and --init image asks for it")
+	}
 	if isSystemd(init) {
 		if err := writeUnits(); err != nil {
 			logf("units: %v", err) // keepGuardian starts another guardian

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/guest"
+	"banger/guest/agent/outfit"
 	"banger/guest/agent/uevent"
 )
 
@@ -23,7 +24,8 @@ const (
 )
 
 // plainDirs can't be on an overlay, because the programs that use them make overlays
-// there. They are on the disk's own file system, if the image has the directory above.
+// there. They are on the disk's own file system, if the image has the directory above, and
+// begin with what the image has there. Package image/oci knows them, too.
 var plainDirs = []string{
 	"/var/lib/docker", "/var/lib/containerd", "/var/lib/containers",
 	"/var/lib/buildkit", "/var/lib/rancher/k3s",
@@ -235,6 +237,11 @@ func superblock(b []byte) (blockSize, blocks uint64) {
 // plainDirectories binds the disk's own directories over those that can't live
 // on an overlay.
 func plainDirectories(root int) error {
+	image, err := unix.Open(imageDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(image)
 	for _, dir := range plainDirs {
 		parent, err := inRoot(root, filepath.Dir(dir))
 		if err != nil {
@@ -242,8 +249,11 @@ func plainDirectories(root int) error {
 		}
 		unix.Close(parent)
 		source := filepath.Join(diskDir, "data", filepath.Base(dir))
-		if err := os.MkdirAll(source, 0o711); err != nil {
-			return err
+		from, _ := inRoot(image, dir) // -1 if the image has no such directory
+		err = outfit.CopyUp(from, source)
+		unix.Close(from)
+		if err != nil {
+			return fmt.Errorf("copy %s of the image: %w", dir, err)
 		}
 		if err := mountInRoot(root, dir, source, "", unix.MS_BIND); err != nil {
 			logf("%v", err) // odd images may have a file there
@@ -271,39 +281,7 @@ func moveInto(root int) error {
 	if err := unix.Chroot("."); err != nil {
 		return fmt.Errorf("chroot: %w", err)
 	}
-	return mountForPrograms()
-}
-
-// mountForPrograms mounts what an init would mount, as commands may run before it has, or
-// without an init. systemd uses the mounts that it finds.
-func mountForPrograms() error {
-	const inert = unix.MS_NOSUID | unix.MS_NOEXEC
-	for _, m := range []struct {
-		kind, at string
-		flags    uintptr
-		data     string
-	}{
-		{"devpts", "/dev/pts", inert, "mode=620,gid=5,ptmxmode=666"},
-		{"tmpfs", "/dev/shm", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
-	} {
-		if err := os.Mkdir(m.at, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
-		if err := unix.Mount(m.kind, m.at, m.kind, m.flags, m.data); err != nil {
-			return fmt.Errorf("mount %s: %w", m.at, err)
-		}
-	}
-	for name, target := range map[string]string{
-		"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2",
-	} {
-		if err := os.Symlink(target, name); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
-	}
-	if err := os.Mkdir("/tmp", 0o755); err == nil {
-		return os.Chmod("/tmp", os.ModeSticky|0o777)
-	}
-	return nil
+	return outfit.Mount()
 }
 
 // inRoot opens the directory path below root. As the image isn't trusted, symbolic links
