@@ -12,6 +12,7 @@ package quick
 import (
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -21,8 +22,16 @@ import (
 // File is an open file whose Read and Write are quick. All else is the os.File's.
 type File struct {
 	*os.File
-	raw syscall.RawConn // nil: the file may block, so it is read and written as usual
+	raw    syscall.RawConn // nil: the file may block, so it is read and written as usual
+	taking atomic.Bool
 }
+
+// Taking reports whether a Read has taken bytes, or is about to, that Kept doesn't know of.
+// It is false while Read waits for some, and always for a file that may block.
+func (f *File) Taking() bool { return f.taking.Load() }
+
+// Kept says that the bytes of the last Read are where others find them.
+func (f *File) Kept() { f.taking.Store(false) }
 
 // New wraps a file. Its calls are quick if it is non-blocking, as pipes, terminals and
 // ports are when they are opened so.
@@ -36,7 +45,7 @@ func New(f *os.File) *File {
 	if cerr != nil || err != nil || flags&unix.O_NONBLOCK == 0 {
 		return &File{File: f}
 	}
-	return &File{f, raw}
+	return &File{File: f, raw: raw}
 }
 
 // Read is that of an io.Reader. Its errors are system calls' numbers, io.EOF, or what
@@ -49,7 +58,10 @@ func (f *File) Read(b []byte) (n int, err error) {
 		return 0, nil
 	}
 	cerr := f.raw.Read(func(fd uintptr) bool {
-		n, err = call(syscall.SYS_READ, fd, b)
+		f.taking.Store(true)
+		if n, err = call(syscall.SYS_READ, fd, b); err == syscall.EAGAIN {
+			f.taking.Store(false)
+		}
 		return err != syscall.EAGAIN
 	})
 	switch {

@@ -87,3 +87,20 @@ func TestBlocking(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+// Whoever looks at a file that nobody reads from sees whether a reader still has bytes of it.
+func TestTaking(t *testing.T) {
+	r, w := pipe(t)
+	if _, err := w.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(make([]byte, 8)); err != nil {
+		t.Fatal(err)
+	}
+	if !r.Taking() {
+		t.Error("bytes that were read and not kept aren't being taken")
+	}
+	if r.Kept(); r.Taking() {
+		t.Error("bytes that were kept are being taken")
+	}
+}

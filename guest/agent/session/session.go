@@ -65,6 +65,7 @@ type session struct {
 	lossy   bool // a full spool drops output instead of holding the command back
 	grace   *time.Timer
 	reading int // output streams not yet at their end
+	from    [2]*quick.File
 	held    int // output streams waiting for room in the spool
 }
 
@@ -148,7 +149,8 @@ func (s *session) run() {
 	for i, f := range s.proc.out {
 		if f != nil {
 			s.reading++
-			go s.read(i, quick.New(f))
+			s.from[i] = quick.New(f)
+			go s.read(i, s.from[i])
 		}
 	}
 	if s.spec.Stdin {
@@ -163,7 +165,7 @@ func (s *session) run() {
 }
 
 // read moves one output stream into the spool.
-func (s *session) read(stream int, f io.ReadCloser) {
+func (s *session) read(stream int, f *quick.File) {
 	buf := newSmall() // a quiet command costs a page
 	for {
 		n, err := f.Read(buf)
@@ -173,6 +175,7 @@ func (s *session) read(stream int, f io.ReadCloser) {
 				buf = newBuffer()
 			}
 		}
+		f.Kept()
 		if err != nil {
 			s.reading--
 			s.endIfDrained()
@@ -352,12 +355,17 @@ func (s *session) drainLater(seen [2]int64) {
 		defer s.mu.Unlock()
 		switch {
 		case s.stage == over:
-		case s.out.end != seen, s.held > 0, s.proc.unread() > 0:
+		case s.out.end != seen, s.held > 0, s.proc.unread() > 0, s.taking(): // in this order: what isn't unread is being taken, or kept
 			s.drainLater(s.out.end)
 		default:
 			s.end()
 		}
 	})
+}
+
+// taking reports whether a reader has output that isn't in the spool yet. It needs s.mu.
+func (s *session) taking() bool {
+	return slices.ContainsFunc(s.from[:], func(f *quick.File) bool { return f != nil && f.Taking() })
 }
 
 // endIfDrained needs s.mu.
