@@ -36,6 +36,7 @@ const (
 	rootInode        = 2
 	maxDepth         = 5 // of an extent tree
 	maxSymlink       = 4096
+	maxDir           = 2 * 264 * node.MaxNames // half of it may be free
 	flagExtents      = 0x80000
 	flagInline       = 0x10000000
 	flagEncrypted    = 0x800
@@ -279,6 +280,9 @@ func (fs *FS) Names(ino uint64) ([]node.Name, error) {
 	if n.mode&node.ModeType != node.ModeDir {
 		return nil, bad("inode %d is no directory", ino)
 	}
+	if n.size > maxDir {
+		return nil, bad("directory %d has %d bytes", ino, n.size)
+	}
 	var list []node.Name
 	content, err := fs.content(n)
 	if err != nil {
@@ -379,8 +383,9 @@ func (fs *FS) extents(list []extent, b []byte, deepest int) ([]extent, error) {
 			if err := fs.read(child, int64(block)*fs.block); err != nil {
 				return nil, err
 			}
-			if int(le.Uint16(child[6:])) != depth-1 {
-				return nil, bad("an extent tree of wrong depth")
+			// An empty node would cost nothing: a tree of them could be read for ever.
+			if int(le.Uint16(child[6:])) != depth-1 || le.Uint16(child[2:]) == 0 {
+				return nil, bad("an extent tree of wrong depth, or with an empty node")
 			}
 			var err error
 			if list, err = fs.extents(list, child, depth-1); err != nil {
@@ -392,8 +397,8 @@ func (fs *FS) extents(list []extent, b []byte, deepest int) ([]extent, error) {
 		if x.count > unwritten {
 			x.count, x.at = x.count-unwritten, 0
 		}
-		if n := len(list); n > 0 && x.from < list[n-1].from+list[n-1].count {
-			return nil, bad("extents over each other")
+		if n := len(list); x.count == 0 || n > 0 && x.from < list[n-1].from+list[n-1].count {
+			return nil, bad("extents over each other, or of nothing")
 		}
 		list = append(list, x)
 	}

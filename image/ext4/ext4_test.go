@@ -1,6 +1,8 @@
 package ext4_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -122,6 +124,41 @@ func TestRefused(t *testing.T) {
 		fs, _ := ext4.Open(memory(good[:4096]), 4096)
 		if _, err := fs.Names(fs.Root()); !errors.Is(err, ext4.ErrFormat) {
 			t.Errorf("cut off: %v", err)
+		}
+	}
+}
+
+// A tree of extents that costs no room isn't followed: it could be read for ever.
+func TestEndlessExtents(t *testing.T) {
+	good := small(t)
+	le, magic := binary.LittleEndian, []byte{0x0A, 0xF3}
+	empty := len(good) - 4096
+	for says, change := range map[string]func(b, header []byte){
+		"of nothing": func(_, header []byte) { le.PutUint16(header[12+4:], 0) },
+		"empty node": func(b, header []byte) {
+			copy(b[empty:], []byte{0x0A, 0xF3, 0, 0, 4, 0, 0, 0})
+			le.PutUint16(header[6:], 1)
+			le.PutUint32(header[12+4:], uint32(empty/1024)) // 2 MiB have blocks of 1 KiB
+			le.PutUint16(header[12+8:], 0)
+		},
+		"has 4294968320 bytes": func(b, header []byte) { le.PutUint32(b[len(b)-cap(header)-0x28+0x6C:], 1) }, // of its inode: 4 GiB
+	} {
+		found := false
+		for at := 0; at < len(good)-64; at += 4 {
+			if !bytes.Equal(good[at:at+2], magic) || le.Uint16(good[at+2:]) != 1 || le.Uint16(good[at+6:]) != 0 {
+				continue
+			}
+			b := bytes.Clone(good)
+			change(b, b[at:len(b):len(b)])
+			fs, err := ext4.Open(memory(b), int64(len(b)))
+			if err == nil {
+				left := 100
+				_, err = walk(fs, fs.Root(), "", &left)
+			}
+			found = found || errors.Is(err, ext4.ErrFormat) && strings.Contains(err.Error(), says)
+		}
+		if !found {
+			t.Errorf("%q isn't said of any file", says)
 		}
 	}
 }
