@@ -48,8 +48,9 @@ type Change struct {
 	Workspace  string      `json:"workspace,omitempty"`
 }
 
-// Usage is what a process uses of its host. Memory is in bytes, counted as in
-// /proc/PID/smaps_rollup (proc_pid_smaps(5)).
+// Usage is what a process uses of its host, with those it started. Memory is in bytes, counted as in
+// /proc/PID/smaps_rollup (proc_pid_smaps(5)); of several processes RSS is their PSS, and Shared
+// what of it isn't private.
 type Usage struct {
 	CPUMS   int64 `json:"cpu_ms"`  // CPU time, user and system, since the process began
 	RSS     int64 `json:"rss"`     // resident

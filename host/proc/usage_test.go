@@ -1,6 +1,7 @@
 package proc_test
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"runtime"
@@ -54,5 +55,44 @@ func TestSignalByName(t *testing.T) {
 	}
 	if _, err := (proc.Host{}).Usage(p); banger.CodeOf(err) != banger.CodeNotRunning {
 		t.Errorf("usage after the end: %v", err)
+	}
+}
+
+// What a process started counts, whether it runs or has ended.
+func TestUsageOfChildren(t *testing.T) {
+	cmd := exec.Command("sh", "-c", `i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done
+		sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'; echo ended
+		sh -c 'x=$(head -c 8000000 /dev/zero | tr "\\0" x); echo grown; read line; echo ${#x}'; :`)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = in.Close(), cmd.Wait() }()
+	p, err := proc.Read(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	look := func() banger.Usage {
+		if !lines.Scan() {
+			t.Fatal("it ended")
+		}
+		u, err := proc.Host{}.Usage(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	ended := look()
+	grown := look()
+	if ended.CPUMS == 0 || grown.CPUMS < ended.CPUMS || grown.Private-ended.Private < 7<<20 || grown.RSS < grown.Private || grown.Shared != grown.RSS-grown.Private {
+		t.Errorf("%+v, then %+v", ended, grown)
 	}
 }
