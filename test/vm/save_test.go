@@ -36,7 +36,6 @@ func TestSavedImage(t *testing.T) {
 	if info, err := os.Stat(archive); err != nil || info.Size() < 1<<20 {
 		t.Errorf("%v, %v", info, err)
 	}
-	h.OK(t, "vm", "delete", other)
 }
 
 // docker is what is done in a guest that has Docker: all that is needed comes from there,
@@ -81,7 +80,6 @@ func TestDocker(t *testing.T) {
 			if !strings.HasSuffix(out, "run built\nport built\ncompose 1\n") {
 				t.Errorf("%s", out)
 			}
-			h.OK(t, "vm", "delete", vm)
 		})
 	}
 }
