@@ -171,14 +171,17 @@ func newer(a, b string) bool {
 	return err == nil && errY == nil && x.ModTime().After(y.ModTime())
 }
 
-// pullKernel has banger itself fetch the default kernel, with directories of its
-// own, and ends the daemon that this started.
+// labKernel is the kernel of the lab's VMs, which have KVM; this host's may be another.
+const labKernel = "debian-12-cloud"
+
+// pullKernel has banger itself fetch that kernel, with directories of its own, and ends the
+// daemon that this started.
 func pullKernel(ctx context.Context, home, bin string) error {
 	env := append(os.Environ(), "HOME="+home)
 	for _, kind := range []string{"STATE", "DATA", "CACHE", "CONFIG"} {
 		env = append(env, "XDG_"+kind+"_HOME="+filepath.Join(home, strings.ToLower(kind)))
 	}
-	for _, args := range [][]string{{"kernel", "pull"}, {"daemon", "stop"}} {
+	for _, args := range [][]string{{"kernel", "pull", labKernel}, {"daemon", "stop"}} {
 		cmd := exec.CommandContext(ctx, filepath.Join(bin, "banger"), args...)
 		cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr
 		if err := cmd.Run(); err != nil {
