@@ -31,13 +31,15 @@ const sshUser = "default"
 // options are what ssh needs to know of VMs, as lines of ssh_config(5).
 func (s SSH) options() []string {
 	return []string{
-		"ProxyCommand " + proxyPath(s.Program) + " ssh-proxy %h",
+		"ProxyCommand " + proxyPath(s.Program) + " ssh-proxy -- '%h'",
 		"User " + sshUser,
 		`UserKnownHostsFile "` + strings.ReplaceAll(s.keys().KnownHosts(), "%", "%%") + `"`,
 		"HostKeyAlgorithms ssh-ed25519",
 		"StrictHostKeyChecking yes",
 		"CheckHostIP no",
 		"UpdateHostKeys no",
+		"ForwardAgent no", // what a user allows for all hosts isn't meant for what runs in a VM
+		"ForwardX11 no",
 	}
 }
 
@@ -87,11 +89,7 @@ editors reach every VM.
 		if err != nil {
 			return err
 		}
-		var line []string
-		for _, o := range a.SSH.options() {
-			key, value, _ := strings.Cut(o, " ")
-			line = append(line, "-o", key+"="+value)
-		}
+		var line []string // of an option's values ssh takes the first
 		for flag, on := range map[string]bool{"-A": agent, "-N": noShell, "-t": tty, "-T": noTTY} {
 			if on {
 				line = append(line, flag)
@@ -104,6 +102,10 @@ editors reach every VM.
 		}
 		if user != "" {
 			line = append(line, "-o", "User="+user)
+		}
+		for _, o := range a.SSH.options() {
+			key, value, _ := strings.Cut(o, " ")
+			line = append(line, "-o", key+"="+value)
 		}
 		line = append(line, "--", vm.Spec.Name+domain)
 		return runSSH(ctx, a, append(line, argv...))
@@ -141,9 +143,10 @@ func runSSH(ctx context.Context, a *App, args []string) error {
 	return err
 }
 
-// configText is the configuration for ssh.
+// configText is the configuration for ssh. An ssh of before 9.6 takes any character in a
+// host's name: one that would end the quotes around it is no VM's.
 func (s SSH) configText() string {
-	text := "# Every VM of banger, by its name and " + domain + ". The user \"" + sshUser + "\" is the image's own, else root.\nHost *" + domain + "\n"
+	text := "# Every VM of banger, by its name and " + domain + ". The user \"" + sshUser + "\" is the image's own, else root.\nHost *" + domain + " \"!*'*\"\n"
 	for _, o := range s.options() {
 		text += "    " + o + "\n"
 	}

@@ -165,16 +165,23 @@ func (s SSH) write(content []byte) error {
 	} else if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	tmp := path + ".banger"
-	err := os.WriteFile(tmp, content, mode)
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".config.banger-*")
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(content)
 	if err == nil {
-		err = os.Chmod(tmp, mode)
+		err = tmp.Chmod(mode)
 	}
 	if err == nil {
-		err = os.Rename(tmp, path)
+		err = tmp.Sync()
+	}
+	err = errors.Join(err, tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(tmp)
+		_ = os.Remove(tmp.Name())
 	}
 	return err
 }

@@ -27,7 +27,7 @@ func sshProxyCommand(a *App) *cobra.Command {
 		Hidden: true,
 		Long: `Is what ssh runs as its ProxyCommand: an SSH server for one VM on standard input and
 output. "banger ssh-config" prints the configuration that says so.`,
-		Example:           "  ssh -o ProxyCommand='banger ssh-proxy %h' -o User=default web.vm",
+		Example:           "  ssh -o ProxyCommand='banger ssh-proxy -- %h' -o User=default web.vm",
 		Args:              nargs(1, 1),
 		ValidArgsFunction: a.completeVMs(1),
 	}, nil, func(ctx context.Context, args []string, _ func(...Ran) error) error {

@@ -145,6 +145,7 @@ func (c *client) cancel(key string) bool {
 // take passes on the connections of a listener until ctx ends. If its stream breaks, as
 // when the VM's shim is replaced, the guest is asked again.
 func (c *client) take(ctx context.Context, l *flow.Listener, req flow.ListenRequest, open func(from string) (string, []byte)) {
+	defer func() { _ = l.Close() }() // the latest: ctx may have ended while it was made
 	for ctx.Err() == nil {
 		stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 		for {

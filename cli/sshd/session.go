@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -138,7 +139,12 @@ func (s *session) run() {
 		}
 	}
 	s.spec.Env = append(s.spec.Env, "SSH_CONNECTION=127.0.0.1 0 127.0.0.1 22", "SSH_CLIENT=127.0.0.1 0 22")
-	streams := guest.IO{Stdin: s.ch, Stdout: s.ch, Stderr: s.ch.Stderr(), Resize: s.resize, Signals: s.signals, Gap: func(string, int64) {}}
+	streams := guest.IO{Stdin: s.ch, Stdout: s.ch, Stderr: s.ch.Stderr(), Resize: s.resize, Signals: s.signals}
+	if s.spec.TTY != nil { // a person sees it; a program would take what is left for all
+		streams.Gap = func(_ string, n int64) {
+			_, _ = fmt.Fprintf(s.ch.Stderr(), "banger: %d bytes of output were lost\r\n", n)
+		}
+	}
 	st, err := s.Guest.Exec(s.ended, s.spec, streams)
 	switch {
 	case s.ended.Err() != nil && err != nil:
@@ -146,6 +152,7 @@ func (s *session) run() {
 		return
 	case err != nil && st == guest.ExitStatus{}:
 		_, _ = s.ch.Stderr().Write([]byte("banger: " + err.Error() + "\r\n"))
+		s.hangUp() // nobody follows it any more
 		st.Code = 255
 	case st.Error != "":
 		_, _ = s.ch.Stderr().Write([]byte("banger: " + st.Error + "\r\n"))

@@ -10,10 +10,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +42,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	// Where SIGHUP is ignored, as under nohup, so it would be for the guest's commands, and a
+	// shell can't trap it. What this program handles its children don't inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	os.Exit(m.Run())
 }
 
@@ -84,10 +89,17 @@ type far struct {
 	config string
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
+	down   bool // no stream gets through
 }
 
 // newFar serves a guest.
 func newFar(t testing.TB) *far {
+	t.Helper()
+	return newFarWith(t, 0)
+}
+
+// newFarWith serves a guest that holds output back for a time when streams have broken.
+func newFarWith(t testing.TB, grace time.Duration) *far {
 	t.Helper()
 	if _, err := exec.LookPath("ssh"); err != nil {
 		t.Skip("no ssh here")
@@ -102,7 +114,7 @@ func newFar(t testing.TB) *far {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &agent.Server{Sessions: &session.Table{}}
+	s := &agent.Server{Sessions: &session.Table{Grace: grace}}
 	s.Callers.Dir = dir + "/agents"
 	served := make(chan error)
 	go func() { served <- s.Serve(counting{l, f}) }()
@@ -128,6 +140,9 @@ func (c counting) Accept() (net.Conn, error) {
 	if err == nil {
 		c.far.mu.Lock()
 		c.far.conns[conn] = true
+		if c.far.down {
+			_ = conn.Close()
+		}
 		c.far.mu.Unlock()
 	}
 	return conn, err
@@ -545,6 +560,43 @@ func TestTransfersSurviveBreaks(t *testing.T) {
 	}
 	if cuts == 0 {
 		t.Error("nothing broke")
+	}
+}
+
+// Output that was lost is no success, and the command is told that nobody follows it.
+func TestLostOutput(t *testing.T) {
+	f := newFarWith(t, time.Millisecond)
+	cmd := f.ssh("guest.vm", `trap 'echo told >$HOME/told; exit' HUP; echo ready; while [ ! -e $HOME/down ]; do sleep 0.05; done
+		head -c 16777216 /dev/zero; echo >$HOME/written; while :; do sleep 0.05; done`)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	there := func(name string) func() bool {
+		return func() bool { _, err := os.Stat(f.dir + "/" + name); return err == nil }
+	}
+	f.mu.Lock()
+	f.down = true
+	f.mu.Unlock()
+	f.cut()
+	f.write("down", "")
+	eventually(t, "the output is written", there("written"))
+	f.mu.Lock()
+	f.down = false
+	f.mu.Unlock()
+	eventually(t, "the command is told", there("told"))
+	_, _ = io.Copy(io.Discard, out)
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 255 || !strings.Contains(errs.String(), "were dropped") {
+		t.Errorf("%d, %s", code, &errs)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -292,6 +293,73 @@ func TestListenReplacesOnlyTheDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = l.Close()
+}
+
+// What is no socket stays, and so does what has come to the path since.
+func TestListenRemovesOnlyItsOwn(t *testing.T) {
+	c := openAgent(t, &agent.Server{})
+	dir := t.TempDir()
+	for name, make := range map[string]func(string) error{
+		"file": func(path string) error { return os.WriteFile(path, []byte("mine"), 0o600) },
+		"fifo": func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"dir":  func(path string) error { return os.Mkdir(path, 0o700) },
+		"link": func(path string) error { return os.Symlink("file", path) },
+	} {
+		if err := make(dir + "/" + name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"file", "fifo", "dir", "link"} {
+		_, err := flow.Listen(deadline(t), c.Dial, flow.ListenRequest{Network: "unix", Address: dir + "/" + name})
+		if err == nil || !strings.Contains(err.Error(), "address already in use") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Lstat(dir + "/" + name); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := flow.Listen(deadline(t), c.Dial, flow.ListenRequest{Network: "unix"}); guest.CodeOf(err) != guest.CodeInvalid || !strings.Contains(err.Error(), "a socket needs a path") {
+		t.Errorf("no path: %v", err)
+	}
+	path := dir + "/s"
+	l, err := flow.Listen(deadline(t), c.Dial, flow.ListenRequest{Network: "unix", Address: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The socket itself stays under another name, so that its end can be seen.
+	if err := os.Rename(path, dir+"/moved"); err != nil {
+		t.Fatal(err)
+	}
+	listener(t, "unix", path, shout)
+	_ = l.Close()
+	eventually(t, "it listens no more", func() bool {
+		conn, err := net.Dial("unix", dir+"/moved")
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("another's socket is gone: %v", err)
+	}
+}
+
+// Another user's listener on an address of its own doesn't get what is for 127.0.0.1.
+func TestLocalhostIsFirstOfAllLocalhost(t *testing.T) {
+	c := openAgent(t, &agent.Server{})
+	l := listener(t, "tcp", "127.0.0.1:0", func(conn net.Conn) { _, _ = io.WriteString(conn, "right"); conn.Close() })
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	for i := range 8 {
+		listener(t, "tcp", fmt.Sprintf("127.0.0.%d:%s", i+2, port), func(conn net.Conn) { conn.Close() })
+	}
+	conn, err := flow.Dial(deadline(t), c.Dial, flow.DialRequest{Network: "tcp", Address: "localhost:" + port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "right" {
+		t.Errorf("%q, %v", got, err)
+	}
 }
 
 // The path of an "agent" stays while clients come and go, and leads to the latest that is

@@ -14,8 +14,8 @@ import (
 type DialRequest struct {
 	Network string `json:"network"` // "tcp", "udp" or "unix"
 	// Address is host:port, or the path of a socket; "@name" is an abstract one. The host
-	// "localhost" means whatever address the port's listener is bound to, then 127.0.0.1,
-	// then ::1.
+	// "localhost" is 127.0.0.1 or ::1; if the port's listeners are bound to neither, first
+	// the address that one is bound to.
 	Address string `json:"address"`
 	User    string `json:"user,omitempty"` // whose rights count, as ExecSpec.User
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -64,25 +66,26 @@ func dialPort(ctx context.Context, network, address string) (net.Conn, error) {
 	return nil, said(first)
 }
 
-// local lists what "localhost" means for a port: the address that its listener is bound to,
-// then 127.0.0.1 and ::1. Of a datagram socket the first one counts, as nobody answers.
+// local lists what "localhost" means for a port: 127.0.0.1 or ::1 if its listener is bound
+// to that or to all addresses, else the address that it is bound to, then those two. Of a
+// datagram socket the first one counts, as nobody answers.
 func local(network, port string) []string {
 	hosts := []string{"127.0.0.1", "::1"}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return hosts
 	}
-	for _, at := range bound(network, uint16(n)) {
-		switch {
-		case !at.IsUnspecified():
-			return append([]string{at.String()}, hosts...)
-		case at.Is6():
-			hosts = []string{"::1", "127.0.0.1"}
-		default:
-			return []string{"127.0.0.1", "::1"}
-		}
+	all := bound(network, uint16(n))
+	has := func(address string, unspecified netip.Addr) bool {
+		return slices.Contains(all, netip.MustParseAddr(address)) || slices.Contains(all, unspecified)
 	}
-	return hosts
+	switch {
+	case has("127.0.0.1", netip.IPv4Unspecified()) || len(all) == 0:
+		return hosts
+	case has("::1", netip.IPv6Unspecified()):
+		return []string{"::1", "127.0.0.1"}
+	}
+	return append([]string{all[0].String()}, hosts...)
 }
 
 // said is what the kernel or the resolver said, without what the caller knows.

@@ -135,8 +135,12 @@ func (l *Listening) unix(who account.Account, path string) error {
 
 // listenAt opens a socket at a path, for its user alone. One that is there and that nobody
 // listens on is replaced. The user may have changed what the path leads to, so remove has
-// the user's rights, too.
+// the user's rights, too, and removes only what was made here.
 func listenAt(who account.Account, path string) (s *net.UnixListener, remove func(), err error) {
+	if path == "" {
+		return nil, nil, guest.Errorf(guest.CodeInvalid, "a socket needs a path")
+	}
+	var made os.FileInfo // nil: an abstract one
 	err = as(who, func() error {
 		addr := &net.UnixAddr{Name: path, Net: "unix"}
 		s, err = net.ListenUnix("unix", addr)
@@ -153,16 +157,32 @@ func listenAt(who account.Account, path string) (s *net.UnixListener, remove fun
 		if path[0] == '@' {
 			return nil
 		}
-		return os.Chmod(path, 0o600)
+		if err = os.Chmod(path, 0o600); err == nil {
+			made, err = os.Lstat(path)
+		}
+		if err != nil {
+			_ = s.Close()
+		}
+		return err
 	})
 	return s, func() {
+		// While it still listens nobody else takes its path.
+		_ = as(who, func() error {
+			if now, err := os.Lstat(path); made == nil || err != nil || !os.SameFile(made, now) {
+				return nil // it is an abstract one, or the user was quicker
+			}
+			return os.Remove(path)
+		})
 		_ = s.Close()
-		_ = as(who, func() error { return os.Remove(path) }) // it is an abstract one, or the user was quicker
 	}, err
 }
 
-// abandoned reports whether nobody listens on a socket that is there.
+// abandoned reports whether there is a socket that nobody listens on. A connection to what
+// is no socket is refused, too.
 func abandoned(path string) bool {
+	if st, err := os.Lstat(path); err != nil || st.Mode().Type() != os.ModeSocket {
+		return false
+	}
 	conn, err := net.Dial("unix", path)
 	if err == nil {
 		_ = conn.Close()
