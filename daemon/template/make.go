@@ -62,15 +62,28 @@ func (w workshop) machine(orig Original) (banger.Machine, error) {
 
 func (w workshop) out() string { return filepath.Join(w.dir, "out") }
 
-// clear ends the machine and removes the directory.
+// clear ends the machine and removes the directory. Which of the hypervisors it runs on isn't
+// known after a daemon's death: one that finds no VMM of its own may fail, as another's still
+// has what it wants to remove. So all are asked, and all once more.
 func (w workshop) clear(ctx context.Context, hypervisors map[string]banger.Hypervisor) error {
 	m := banger.Machine{ID: w.id, Dir: filepath.Join(w.dir, "machine"), RAMDir: w.dir}
-	for name, hv := range hypervisors {
-		if left, err := hv.Kill(ctx, m, banger.Handles{}); err != nil {
-			return fmt.Errorf("making a template left %[2]v of %[1]s: %[3]w", name, left, err)
-		}
+	err := killAll(ctx, m, hypervisors)
+	if err != nil {
+		err = killAll(ctx, m, hypervisors)
+	}
+	if err != nil {
+		return err
 	}
 	return os.RemoveAll(w.dir)
+}
+
+func killAll(ctx context.Context, m banger.Machine, hypervisors map[string]banger.Hypervisor) (all error) {
+	for name, hv := range hypervisors {
+		if left, err := hv.Kill(ctx, m, banger.Handles{}); err != nil {
+			all = errors.Join(all, fmt.Errorf("making a template left %[2]v of %[1]s: %[3]w", name, left, err))
+		}
+	}
+	return all
 }
 
 // Make makes the template of an original's kind, or returns the one there is.

@@ -488,3 +488,47 @@ func TestKilledIsNoFault(t *testing.T) {
 		t.Errorf("of a template that is no more: %v", err)
 	}
 }
+
+// stranger is a hypervisor that can't remove what a machine of another one has.
+type stranger struct {
+	banger.Hypervisor
+	host *fake.Host
+}
+
+func (s stranger) Kill(context.Context, banger.Machine, banger.Handles) (banger.Handles, error) {
+	if len(s.host.Owned()) > 0 {
+		return banger.Handles{}, errors.New("it is busy")
+	}
+	return banger.Handles{}, nil
+}
+
+// What a dead maker left is removed, whichever of the hypervisors is asked first.
+func TestTakenBackByOthers(t *testing.T) {
+	alive := 0
+	for range 20 {
+		dir, host, n := t.TempDir(), fake.NewHost(), 0
+		one := newBed(t, dir, host, func(string) fake.Fate {
+			if n++; n == 10 {
+				return fake.Die
+			}
+			return fake.Live
+		})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = one.Make(context.Background(), template.Original{Hypervisor: "fake", Kernel: "k", Machine: machine(t, "a1")}, nil)
+		}()
+		<-done
+		alive += len(host.Owned())
+		next := &template.Store{
+			Dir: dir, Now: time.Now, Log: slog.New(slog.DiscardHandler), NewID: one.NewID,
+			Hypervisors: map[string]banger.Hypervisor{"fake": host.Live(always).Hypervisor(), "other": stranger{host: host}},
+		}
+		if err := next.Open(t.Context()); err != nil || len(host.Owned()) > 0 || len(left(t, dir)) > 0 {
+			t.Fatalf("%v; left: %q, %q", err, host.Owned(), left(t, dir))
+		}
+	}
+	if alive == 0 {
+		t.Fatal("no maker left a machine")
+	}
+}
