@@ -167,17 +167,21 @@ func clear(a *App) io.Writer {
 	if _, tty := terminal(a.Out); !tty {
 		return a.Out
 	}
-	return cleaner{a.Out}
+	return &cleaner{w: a.Out}
 }
 
 // cleaner replaces control characters.
-type cleaner struct{ w io.Writer }
+type cleaner struct {
+	w    io.Writer
+	last byte // of what was written before
+}
 
 // Write implements io.Writer.
-func (c cleaner) Write(p []byte) (int, error) {
+func (c *cleaner) Write(p []byte) (int, error) {
 	q := make([]byte, len(p))
 	for i, b := range p {
-		if b < ' ' && b != '\n' && b != '\t' || b == 0x7f || b == 0xc2 && i+1 < len(p) && p[i+1] >= 0x80 && p[i+1] < 0xa0 {
+		control := c.last == 0xc2 && b >= 0x80 && b < 0xa0 // of two bytes, which may come one by one
+		if c.last = b; b < ' ' && b != '\n' && b != '\t' || b == 0x7f || control {
 			b = '?'
 		}
 		q[i] = b

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"banger"
 )
@@ -79,13 +80,52 @@ func (r *Repo) FastForward(ctx context.Context, commit, why string) error {
 	if err != nil {
 		return err
 	}
-	err = r.Call(ctx, Call{Env: append(env, "GIT_REFLOG_ACTION="+why), Whole: true,
-		Args: []string{"-c", "merge.autoStash=false", "-c", "merge.verifySignatures=false", "merge", "--ff-only", "--quiet", "--no-stat", commit}})
+	h, err := r.Head(ctx)
+	if err == nil && h.Commit == "" { // git overwrites files there that it is told to ignore, whatever it is asked
+		var list []byte
+		if list, err = r.Run(ctx, nil, "ls-tree", "-r", "-z", "--name-only", "--full-tree", commit); err == nil {
+			err = free(r.Top, string(list))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	args := []string{"-c", "merge.autoStash=false", "-c", "merge.verifySignatures=false"}
+	if name, ok := strings.CutPrefix(h.Branch, "refs/heads/"); ok { // options of the repository's: they run gpg, or make another commit
+		args = append(args, "--config-env=branch."+name+".mergeOptions=BANGER_NOTHING")
+	}
+	err = r.Call(ctx, Call{Env: append(env, "BANGER_NOTHING=", "GIT_REFLOG_ACTION="+why), Whole: true,
+		Args: append(args, "merge", "--ff-only", "--no-overwrite-ignore", "--quiet", "--no-stat", commit)})
 	if e, ok := errors.AsType[*gitError](err); ok {
 		return banger.Errorf(banger.CodeConflict, "git doesn't bring %s there: %s", r.Top, e.said).
-			WithHint("files that git doesn't know may be in the way: git status")
+			WithHint("files that git doesn't know, or ignores, may be in the way: git status --ignored")
+	}
+	if err != nil {
+		return err
+	}
+	if h, err = r.Head(context.WithoutCancel(ctx)); err == nil && h.Commit != commit {
+		err = banger.Errorf(banger.CodeInternal, "git brought %s to %.12s, not to %.12s", r.Top, h.Commit, commit)
 	}
 	return err
+}
+
+// free makes sure that none of these files, each with a zero byte after it, is in a work
+// tree, not even as one that git ignores. CodeConflict if one is.
+func free(top, list string) error {
+	for name := range strings.SplitSeq(list, "\x00") {
+		for at := name; name != "" && at != "."; at = filepath.Dir(at) {
+			info, err := os.Lstat(filepath.Join(top, at))
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+				continue // one above it may be in the way
+			}
+			if err != nil || at == name || !info.IsDir() {
+				return banger.Errorf(banger.CodeConflict, "%s has a file %q already, in the way of one that comes", top, at).
+					WithHint("put it elsewhere, then do this again")
+			}
+			break
+		}
+	}
+	return nil
 }
 
 // Who returns name and mail of the repository's user, as variables for a commit.

@@ -8,3 +8,10 @@ var (
 	Why       = why
 	LeadsOut  = leadsOut
 )
+
+// NewWatched and Waits are the time for which a guest may be silent: Waits ends it, and
+// reports whether it ran.
+var (
+	NewWatched = newWatched
+	Waits      = func(w *watched) bool { return w.timer.Stop() }
+)

@@ -1,6 +1,7 @@
 package take
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -28,13 +29,13 @@ func Refs(vm string) (head, work string) {
 // is there and would lose commits, or is checked out.
 func (w *Work) Keep(ctx context.Context, vm, branch string) error {
 	head, work := Refs(vm)
-	refs := [][2]string{{head, w.Head}, {work, w.Tip}}
+	refs := [][3]string{{head, w.Head}, {work, w.Tip}} // the last: what it must be before; "" for anything
 	if branch != "" {
-		ref, err := w.freeBranch(ctx, branch)
+		ref, at, err := w.freeBranch(ctx, branch)
 		if err != nil {
 			return err
 		}
-		refs = append(refs, [2]string{ref, w.Tip})
+		refs = append(refs, [3]string{ref, w.Tip, cmp.Or(at, strings.Repeat("0", len(w.Tip)))})
 	}
 	var names []string
 	for _, r := range refs {
@@ -50,7 +51,8 @@ func (w *Work) Keep(ctx context.Context, vm, branch string) error {
 	lines.WriteString("start\n")
 	for _, r := range refs {
 		if r[1] != "" {
-			fmt.Fprintf(&lines, "update %s %s\n", r[0], r[1])
+			// A ref that only names another one doesn't lead to that: it could be checked out.
+			fmt.Fprintf(&lines, "option no-deref\nupdate %s\n", strings.TrimSpace(strings.Join(r[:], " ")))
 		}
 	}
 	lines.WriteString("prepare\ncommit\n")
@@ -94,22 +96,30 @@ func (w *Work) Store(ctx context.Context, commit string) error {
 	return w.Host.Call(ctx, git.Call{Args: args, Stdin: f})
 }
 
-// freeBranch returns the full name of a branch that may be set to the work.
-func (w *Work) freeBranch(ctx context.Context, name string) (ref string, err error) {
+// freeBranch returns the full name of a branch that may be set to the work, and the commit
+// that it is at; "" if there is none.
+func (w *Work) freeBranch(ctx context.Context, name string) (ref, at string, err error) {
 	if ref, err = w.Host.BranchName(ctx, name); err != nil {
-		return "", err
+		return "", "", err
 	}
 	at, where, err := w.Host.Branch(ctx, ref)
-	if err != nil || at == "" || at == w.Tip {
-		return ref, err
+	if err != nil || at == w.Tip {
+		return ref, at, err
+	}
+	if at == "" { // none, or the one that the first commit would make
+		h, err := w.Host.Head(ctx)
+		if err != nil || h.Branch != ref {
+			return ref, "", err
+		}
+		where = w.Host.Top
 	}
 	if where != "" {
-		return "", banger.Errorf(banger.CodeConflict, "the branch %s is checked out in %s", name, where).
+		return "", "", banger.Errorf(banger.CodeConflict, "the branch %s is checked out in %s", name, where).
 			WithHint("`banger workspace land` merges into it; or choose another name")
 	}
 	if err := w.bare.Call(ctx, git.Call{Args: []string{"merge-base", "--is-ancestor", at, w.Tip}}); err != nil {
-		return "", banger.Errorf(banger.CodeConflict, "there is a branch %s with commits that the VM doesn't have", name).
+		return "", "", banger.Errorf(banger.CodeConflict, "there is a branch %s with commits that the VM doesn't have", name).
 			WithHint("choose another name, or remove it: git branch -D %s", name)
 	}
-	return ref, nil
+	return ref, at, nil
 }

@@ -1,6 +1,11 @@
 package take
 
-import "context"
+import (
+	"cmp"
+	"context"
+
+	"banger"
+)
 
 // Work comes into the user's checkout by one thing of banger's alone. All is made and looked
 // at beside it first; then git brings branch and files there in one run, or changes nothing.
@@ -54,6 +59,10 @@ func (l *Landing) Do(ctx context.Context) error {
 	}
 	if err := l.work.Host.Clean(ctx); err != nil { // it may have waited for an answer since
 		return err
+	}
+	if h, err := l.work.Host.Head(ctx); err != nil || h.Commit != l.Onto || h.Branch != l.Branch {
+		return cmp.Or(err, error(banger.Errorf(banger.CodeConflict, "%s is at another branch or commit now than when this was looked at", l.work.Host.Top).
+			WithHint("land again")))
 	}
 	return l.work.Host.FastForward(ctx, l.Commit, "banger: land vm "+l.vm)
 }

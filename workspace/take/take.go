@@ -118,6 +118,7 @@ func (w receiver) receive(ctx context.Context, from Source) error {
 	if err != nil {
 		cancel(err)
 	}
+	in.wait()
 	if serr := <-sent; serr != nil && (err == nil || !errors.Is(serr, io.ErrClosedPipe)) && ctx.Err() == nil {
 		return serr // the cause: reading only saw its stream break
 	}
@@ -203,10 +204,14 @@ func newWatched(r io.Reader, l Limits, cancel context.CancelCauseFunc) *watched 
 
 func (w *watched) stop() { w.timer.Stop() }
 
+// wait begins the time in which something must come. It doesn't run while this host works.
+func (w *watched) wait() { w.timer.Reset(w.pause) }
+
 // Read implements io.Reader.
 func (w *watched) Read(p []byte) (int, error) {
+	w.wait()
 	n, err := w.Reader.Read(p)
-	w.timer.Reset(w.pause)
+	w.stop()
 	if w.left -= int64(n); w.left < 0 {
 		err := banger.Errorf(banger.CodeInvalid, "the guest's work is refused: it is larger than the bound").WithHint("--max-size 20G takes more")
 		w.cancel(err)

@@ -132,7 +132,11 @@ func (w receiver) clean(to io.Writer, from io.Reader) error {
 		default:
 			continue
 		}
-		if err := out.WriteHeader(&tar.Header{Typeflag: h.Typeflag, Name: h.Name, Linkname: h.Linkname, Size: h.Size, Mode: h.Mode&0o111 | 0o600, Format: tar.FormatPAX}); err != nil {
+		mode := h.Mode&0o111 | 0o600
+		if h.Typeflag == tar.TypeDir {
+			mode = 0o700 // or git couldn't read it, nor anybody remove it
+		}
+		if err := out.WriteHeader(&tar.Header{Typeflag: h.Typeflag, Name: h.Name, Linkname: h.Linkname, Size: h.Size, Mode: mode, Format: tar.FormatPAX}); err != nil {
 			return err
 		}
 		if _, err := io.Copy(out, in); err != nil {
