@@ -25,9 +25,12 @@ type Repository struct {
 }
 
 // Loose says which work of a guest's is nowhere else, if these are its newest commit, a
-// commit of its files as they are, and that one's tree; "" for none.
-func (r Repository) Loose(head, work, tree string) string {
+// commit of its files as they are, and that one's tree; "" for none. others is how many other
+// branches and stashes have commits that head hasn't.
+func (r Repository) Loose(head, work, tree string, others int) string {
 	switch {
+	case others > 0:
+		return "commits on other branches, or in a stash"
 	case tree == r.Sent && head == r.Base, r.Taken != "" && tree == r.Taken && head == r.TakenHead:
 		return ""
 	case head != r.Base && work != head:

@@ -19,7 +19,7 @@ func looseWork(ctx context.Context, a *App, vm banger.VM, dir string) (loose str
 	case r == nil || r.Guest != dir:
 		return "files of another repository", true, nil
 	default:
-		return r.Loose(h.Head, h.Work, h.Tree), true, nil
+		return r.Loose(h.Head, h.Work, h.Tree, len(h.Others)), true, nil
 	}
 }
 

@@ -44,6 +44,7 @@ type Work struct {
 	Changes    []take.Change   `json:"changes"`
 	Executes   []take.Executes `json:"executes,omitempty"` // what of it runs by itself once it is in a checkout
 	Nested     []string        `json:"nested,omitempty"`   // repositories in the repository, which stay in the VM
+	Others     []string        `json:"others,omitempty"`   // branches, and the stash, with commits that head hasn't, which stay in the VM
 }
 
 // workFlags are those of all commands that take work.
@@ -99,7 +100,7 @@ func workError(ctx context.Context, a *App, vm banger.VM, err error) error {
 
 // describe says what work is.
 func describe(ctx context.Context, vm banger.VM, w *take.Work) (Work, error) {
-	out := Work{VM: vm.ID, Name: vm.Spec.Name, Repository: vm.Repository.Path, Base: w.Base, Head: w.Head, Work: w.Tip, Nested: w.Nested}
+	out := Work{VM: vm.ID, Name: vm.Spec.Name, Repository: vm.Repository.Path, Base: w.Base, Head: w.Head, Work: w.Tip, Nested: w.Nested, Others: w.Others}
 	var err error
 	if out.Commits, err = w.Commits(ctx); err != nil {
 		return out, err
@@ -118,6 +119,9 @@ func (f *workFlags) left(a *App, w Work) {
 	}
 	for _, n := range w.Nested {
 		a.note("%s is a repository of its own and stays in the VM", printable(n, 200))
+	}
+	for _, ref := range w.Others {
+		a.note("%s has commits of its own and stays in the VM; check it out there to take it", printable(ref, 200))
 	}
 	if len(w.Changes) == 0 {
 		a.note("vm %s has no work: its files are those of %s", w.Name, orDash(w.Base[:min(12, len(w.Base))]))

@@ -26,7 +26,7 @@ func (j *job) lookAtWork(ctx context.Context) {
 	if err != nil {
 		j.e.Log.Info("the work in a VM that stops isn't known", "vm", j.VM.ID, "error", err)
 	} else if h.Git {
-		r.Left = r.Loose(h.Head, h.Work, h.Tree)
+		r.Left = r.Loose(h.Head, h.Work, h.Tree, len(h.Others))
 	}
 	j.VM.Repository = &r
 }

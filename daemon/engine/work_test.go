@@ -47,8 +47,11 @@ func TestLoose(t *testing.T) {
 		{"b", "b", "t"}: "", {"h", "w", "u"}: "", {"b", "w", "x"}: "changes that aren't committed",
 		{"c", "c", "t"}: "commits", {"c", "w", "x"}: "commits, and changes that aren't committed",
 	} {
-		if got := r.Loose(given[0], given[1], given[2]); got != want {
+		if got := r.Loose(given[0], given[1], given[2], 0); got != want {
 			t.Errorf("%q: %q, want %q", given, got, want)
 		}
+	}
+	if got := r.Loose("b", "b", "t", 1); got != "commits on other branches, or in a stash" {
+		t.Errorf("another branch: %q", got)
 	}
 }

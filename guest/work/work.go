@@ -24,6 +24,8 @@ type Head struct {
 	Tree string `json:"tree,omitempty"` // of Work
 	// Nested are repositories inside of this one, whose files aren't in Work.
 	Nested []string `json:"nested,omitempty"`
+	// Others are branches, and the stash, with commits that Head hasn't. They don't come along.
+	Others []string `json:"others,omitempty"`
 }
 
 // MaxHead bounds the line of a Head, in bytes.

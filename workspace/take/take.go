@@ -44,6 +44,7 @@ type Work struct {
 	Tip    string   // a commit of the files as they are, on Head; "": there is nothing
 	Branch string   // the guest's; its word
 	Nested []string // repositories in the repository, which stay behind; the guest's word
+	Others []string // branches, and the stash, with commits that Head hasn't, which stay behind; the guest's word
 	Git    bool     // the guest has git: its commits are kept
 
 	bare   *git.Bare
@@ -134,7 +135,7 @@ func (w receiver) read(ctx context.Context, in *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
-	w.Git, w.Branch, w.Nested = h.Git, h.Branch, h.Nested
+	w.Git, w.Branch, w.Nested, w.Others = h.Git, h.Branch, h.Nested, h.Others
 	if !h.Git {
 		return w.readTree(ctx, in)
 	}

@@ -311,6 +311,22 @@ func TestNothing(t *testing.T) {
 	}
 }
 
+// Work on a branch that isn't checked out, or in a stash, doesn't come along; it is told.
+func TestOthersAreTold(t *testing.T) {
+	w := newWorld(t, first(t))
+	if others := w.take().Others; len(others) != 0 {
+		t.Errorf("an untouched copy has %q", others)
+	}
+	git(t, w.guest, "switch", "-q", "-c", "fix")
+	git(t, w.guest, "commit", "-q", "--allow-empty", "-m", "on fix")
+	git(t, w.guest, "switch", "-q", "main")
+	write(t, filepath.Join(w.guest, "a.txt"), "stashed\n")
+	git(t, w.guest, "stash", "-q")
+	if others := w.take().Others; !slices.Equal(others, []string{"refs/heads/fix", "refs/stash"}) {
+		t.Errorf("the others are %q", others)
+	}
+}
+
 func TestWithoutGit(t *testing.T) {
 	w := newWorld(t, func(dir string) {
 		first(t)(dir)

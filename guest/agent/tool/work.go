@@ -158,6 +158,15 @@ func (r *repo) commit() (h work.Head, err error) {
 	h.Git = true
 	h.Branch, _ = r.answer("symbolic-ref", "-q", "HEAD") // none: detached
 	h.Head, _ = r.answer("rev-parse", "-q", "--verify", "HEAD^{commit}")
+	if h.Head != "" {
+		others, err := r.answer("for-each-ref", fmt.Sprintf("--count=%d", maxNested), "--format=%(refname)", "--no-merged="+h.Head, "refs/heads", "refs/stash")
+		if err != nil {
+			return h, err
+		}
+		for name := range strings.FieldsSeq(others) {
+			h.Others = append(h.Others, name[:min(len(name), 200)])
+		}
+	}
 	if err := r.run(nil, nil, "add", "-u"); err != nil {
 		return h, err
 	}
@@ -192,7 +201,7 @@ func (r *repo) commit() (h work.Head, err error) {
 	return h, err
 }
 
-// maxNested bounds how many repositories inside of one are told.
+// maxNested bounds how many repositories inside of one are told, and other branches.
 const maxNested = 50
 
 // addNew adds the files that git doesn't know and doesn't ignore. It leaves out, and
