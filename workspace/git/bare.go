@@ -71,11 +71,32 @@ func (b *Bare) Call(ctx context.Context, c Call) error {
 	return call(ctx, b.Dir, len(all), c)
 }
 
-// Run runs a git command in it and returns its output.
+// MaxAnswer bounds what git may say in one Run, in bytes: a guest chose what is listed, and a
+// pack of a few KiB can have paths of gigabytes.
+const MaxAnswer = 512 << 20
+
+// Run runs a git command in it and returns its output. CodeInvalid: it has more than MaxAnswer.
 func (b *Bare) Run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
-	var out bytes.Buffer
-	err := b.Call(ctx, Call{Args: args, Stdin: stdin, Stdout: &out})
-	return out.Bytes(), err
+	var out answer
+	err := b.Call(ctx, Call{Args: args, Stdin: stdin, Stdout: &out, Bounds: &Bounds{Memory: 3 << 30}})
+	if out.over {
+		return nil, banger.Errorf(banger.CodeInvalid, "the guest's work is refused: git lists more than %d MiB of it", MaxAnswer>>20)
+	}
+	return out.said.Bytes(), err
+}
+
+// answer keeps what git says, up to MaxAnswer.
+type answer struct {
+	said bytes.Buffer
+	over bool
+}
+
+// Write implements io.Writer.
+func (a *answer) Write(p []byte) (int, error) {
+	if a.over = a.over || a.said.Len()+len(p) > MaxAnswer; a.over {
+		return 0, io.ErrShortBuffer
+	}
+	return a.said.Write(p)
 }
 
 // Line is Run whose output is one line.

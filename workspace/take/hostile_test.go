@@ -355,4 +355,17 @@ func TestBoundedMemory(t *testing.T) {
 	if banger.CodeOf(err) != banger.CodeInvalid {
 		t.Errorf("it says %v", err)
 	}
+	// As many objects as a pack can say. Its stream doesn't end: who reads on, waits for ever.
+	many := append([]byte("PACK\x00\x00\x00\x02\xff\xff\xff\xff"), pack[12:]...)
+	head := line(work.Head{Git: true, Head: l.record.Base, Work: l.record.Base})
+	endless := func(ctx context.Context, base string, to io.Writer) error {
+		if err := says(head, many)(ctx, base, to); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if _, err = take.Take(t.Context(), l.record, endless, take.Usual); banger.CodeOf(err) != banger.CodeInvalid || !strings.Contains(err.Error(), "objects") {
+		t.Errorf("it says %v", err)
+	}
 }

@@ -1,8 +1,10 @@
 package take
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +27,11 @@ const severities = "--strict=badFilemode=error,gitmodulesUpdate=error,gitmodules
 
 // readPack receives a pack into the throw-away repository. git checks each object, and that
 // what they name is here.
-func (w receiver) readPack(ctx context.Context, in io.Reader) error {
+func (w receiver) readPack(ctx context.Context, in *bufio.Reader) error {
+	const header = 12 // "PACK", a version, and how many objects come: git reads so many
+	if start, err := in.Peek(header); err == nil && int64(binary.BigEndian.Uint32(start[8:])) > int64(w.limits.Objects) {
+		return refuse("it has more than %d objects", w.limits.Objects)
+	}
 	r, pipe, err := os.Pipe()
 	if err != nil {
 		return err
