@@ -26,7 +26,12 @@ type trees struct {
 	total map[string]int64    // and with all below
 	deep  map[string]int
 	most  int64
+	named int // in all of below
 }
+
+// maxNamed bounds how many directories all that were sent name: a delta of a few bytes makes
+// another directory with a million names.
+const maxNamed = 16 << 20
 
 // checkTrees reads all directories that the guest sent. git has looked at their names
 // (git-fsck(1)): nothing is called .git, in no spelling that any file system takes for it.
@@ -89,6 +94,9 @@ func (t *trees) read(in *bufio.Reader, format string) error {
 		}
 		if t.below[name], t.files[name], err = parseTree(data[:size], width); err != nil {
 			return err
+		}
+		if t.named += len(t.below[name]); t.named > maxNamed {
+			return refuse("its directories name more than %d directories", maxNamed)
 		}
 	}
 }
