@@ -26,7 +26,8 @@ func (s *Store) workshop(id string) workshop {
 	return workshop{id, filepath.Join(s.Dir, makingPrefix+id)}
 }
 
-// lock makes the directory, and locks it for as long as this process lives.
+// lock makes the directory, and locks it for as long as this process lives. The lock's file says
+// on which hypervisor the machine is.
 func (w workshop) lock() (*os.File, error) {
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, err
@@ -62,28 +63,15 @@ func (w workshop) machine(orig Original) (banger.Machine, error) {
 
 func (w workshop) out() string { return filepath.Join(w.dir, "out") }
 
-// clear ends the machine and removes the directory. Which of the hypervisors it runs on isn't
-// known after a daemon's death: one that finds no VMM of its own may fail, as another's still
-// has what it wants to remove. So all are asked, and all once more.
+// clear ends the machine and removes the directory.
 func (w workshop) clear(ctx context.Context, hypervisors map[string]banger.Hypervisor) error {
 	m := banger.Machine{ID: w.id, Dir: filepath.Join(w.dir, "machine"), RAMDir: w.dir}
-	err := killAll(ctx, m, hypervisors)
-	if err != nil {
-		err = killAll(ctx, m, hypervisors)
-	}
-	if err != nil {
-		return err
-	}
-	return os.RemoveAll(w.dir)
-}
-
-func killAll(ctx context.Context, m banger.Machine, hypervisors map[string]banger.Hypervisor) (all error) {
 	for name, hv := range hypervisors {
 		if left, err := hv.Kill(ctx, m, banger.Handles{}); err != nil {
-			all = errors.Join(all, fmt.Errorf("making a template left %[2]v of %[1]s: %[3]w", name, left, err))
+			return fmt.Errorf("making a template left %[2]v of %[1]s: %[3]w", name, left, err)
 		}
 	}
-	return all
+	return os.RemoveAll(w.dir)
 }
 
 // Make makes the template of an original's kind, or returns the one there is.
@@ -112,6 +100,9 @@ func (s *Store) Make(ctx context.Context, orig Original, p banger.Progress) (t b
 		return t, err
 	}
 	defer lock.Close()
+	if _, err := lock.WriteString(orig.Hypervisor); err != nil {
+		return t, errors.Join(full(s.Dir), err, os.RemoveAll(w.dir))
+	}
 	defer func() {
 		// Even if ctx has ended.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)

@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -147,7 +148,15 @@ func (s *Store) takeBack(ctx context.Context, id string) error {
 		return err
 	}
 	defer lock.Close()
-	return w.clear(ctx, s.Hypervisors)
+	on, err := io.ReadAll(io.LimitReader(lock, 64))
+	if err != nil {
+		return err
+	}
+	hypervisors := s.Hypervisors // an older build didn't say on which it is
+	if hv, ok := hypervisors[string(on)]; ok {
+		hypervisors = map[string]banger.Hypervisor{string(on): hv} // others may fail at what this one's VMM has
+	}
+	return w.clear(ctx, hypervisors)
 }
 
 // all returns the published templates, the last used first, without those that can't be
