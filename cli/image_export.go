@@ -2,10 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -55,28 +52,4 @@ the cache ("image history" shows that). Otherwise the image becomes one layer.`,
 	cmd.Flags().BoolVar(&what.Squash, "squash", false, "as one layer, made of the file system")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
-}
-
-// whole makes a file of what write writes. It has its name only when it is whole; if not,
-// nothing is left, and what had the name stays.
-func whole(path string, write func(io.Writer) error) error {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a pipe, or /dev/null
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return banger.Errorf(banger.CodeInvalid, "%w", err)
-		}
-		return errors.Join(write(f), f.Close())
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".banger-export-")
-	if err != nil {
-		return banger.Errorf(banger.CodeInvalid, "%w", err)
-	}
-	err = errors.Join(write(f), f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }

@@ -1,11 +1,17 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"banger"
 )
 
 // printable makes text that may come from a guest or an archive safe for a
@@ -68,4 +74,28 @@ func age(d time.Duration) string {
 		return fmt.Sprintf("%dh", int(d.Hours()))
 	}
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// whole makes a file of what write writes. It has its name only when it is whole; if not,
+// nothing is left, and what had the name stays.
+func whole(path string, write func(io.Writer) error) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a pipe, or /dev/null
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return banger.Errorf(banger.CodeInvalid, "%w", err)
+		}
+		return errors.Join(write(f), f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".banger-export-")
+	if err != nil {
+		return banger.Errorf(banger.CodeInvalid, "%w", err)
+	}
+	err = errors.Join(write(f), f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
 }

@@ -98,6 +98,19 @@ func workError(ctx context.Context, a *App, vm banger.VM, err error) error {
 	return fmt.Errorf("vm %s: %w", vm.Spec.Name, err)
 }
 
+// look takes a VM's work, says what it is, and tells what stays behind. The caller closes it.
+func (f *workFlags) look(ctx context.Context, a *App, ref string) (vm banger.VM, w *take.Work, out Work, err error) {
+	if vm, w, err = f.take(ctx, a, ref); err != nil {
+		return vm, nil, out, err
+	}
+	if out, err = describe(ctx, vm, w); err != nil {
+		w.Close()
+		return vm, nil, out, err
+	}
+	f.left(a, out)
+	return vm, w, out, nil
+}
+
 // describe says what work is.
 func describe(ctx context.Context, vm banger.VM, w *take.Work) (Work, error) {
 	out := Work{VM: vm.ID, Name: vm.Spec.Name, Repository: vm.Repository.Path, Base: w.Base, Head: w.Head, Work: w.Tip, Nested: w.Nested, Others: w.Others}

@@ -2,8 +2,7 @@ package cli
 
 import (
 	"context"
-	"os"
-	"path/filepath"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -32,16 +31,11 @@ repository went in is part of the work.`,
 		Args:              nargs(1, 1),
 		ValidArgsFunction: a.completeVMs(1),
 	}, func(ctx context.Context, args []string) (Work, error) {
-		vm, work, err := f.take(ctx, a, args[0])
+		vm, work, out, err := f.look(ctx, a, args[0])
 		if err != nil {
 			return Work{}, err
 		}
 		defer work.Close()
-		out, err := describe(ctx, vm, work)
-		if err != nil {
-			return Work{}, err
-		}
-		f.left(a, out)
 		if work.Tip != "" {
 			err = work.Keep(ctx, vm.Spec.Name, branch)
 			if err != nil && branch == "" {
@@ -76,18 +70,12 @@ func patch(ctx context.Context, a *App, work *take.Work, file string) error {
 	if file == "" || file == "-" {
 		return work.Patch(ctx, clear(a))
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(file), ".banger-*")
-	if err == nil {
-		defer func() { _ = os.Remove(tmp.Name()) }() // gone already, when all went well
-		if err = work.Patch(ctx, tmp); err == nil {
-			err = tmp.Chmod(0o644)
-		}
-		err = firstError(err, tmp.Close())
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), file)
-	}
-	if err != nil && banger.CodeOf(err) == banger.CodeInternal {
+	var failed error
+	err := whole(file, func(w io.Writer) error {
+		failed = work.Patch(ctx, w)
+		return failed
+	})
+	if err != nil && (failed == nil || banger.CodeOf(err) == banger.CodeInternal) {
 		return banger.Errorf(banger.CodeInvalid, "write the patch: %w", err)
 	}
 	return err

@@ -30,16 +30,11 @@ programs. You are asked then; --yes lands without asking.`,
 		Args:              nargs(1, 1),
 		ValidArgsFunction: a.completeVMs(1),
 	}, func(ctx context.Context, args []string) (Work, error) {
-		vm, work, err := f.take(ctx, a, args[0])
-		if err != nil {
-			return Work{}, err
-		}
-		defer work.Close()
-		out, err := describe(ctx, vm, work)
+		vm, work, out, err := f.look(ctx, a, args[0])
 		if err != nil {
 			return out, err
 		}
-		f.left(a, out)
+		defer work.Close()
 		if work.Tip == "" || work.Tip == work.Base {
 			return out, nil
 		}

@@ -18,14 +18,9 @@ nothing. What isn't committed there is shown as one commit on top.`,
 		Args:              nargs(1, 1),
 		ValidArgsFunction: a.completeVMs(1),
 	}, func(ctx context.Context, args []string) (Work, error) {
-		vm, work, err := f.take(ctx, a, args[0])
-		if err != nil {
-			return Work{}, err
-		}
-		defer work.Close()
-		out, err := describe(ctx, vm, work)
+		_, work, out, err := f.look(ctx, a, args[0])
 		if err == nil {
-			f.left(a, out)
+			work.Close()
 		}
 		return out, err
 	}, func(w *page, out Work) {

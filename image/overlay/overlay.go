@@ -134,6 +134,14 @@ func (m *maker) names(t node.Tree, ino uint64) ([]node.Name, error) {
 	return list, err
 }
 
+// both returns the entries of a directory of the disk, and of the image's below it.
+func (m *maker) both(dir, below uint64) (list, old []node.Name, err error) {
+	if list, err = m.names(m.Disk, dir); err == nil {
+		old, err = m.names(m.Image, below)
+	}
+	return list, old, err
+}
+
 func tooMany() error {
 	return banger.Errorf(banger.CodeInvalid, "the VM's disk has more files than an image may have: %d", MaxEntries)
 }
@@ -207,11 +215,7 @@ func isWhiteout(a node.Attr) bool {
 
 // merge writes what a directory of the disk changes in one of the image, 0 for none.
 func (m *maker) merge(at string, dir, below uint64) error {
-	list, err := m.names(m.Disk, dir)
-	if err != nil {
-		return err
-	}
-	old, err := m.names(m.Image, below)
+	list, old, err := m.both(dir, below)
 	if err != nil {
 		return err
 	}
@@ -312,11 +316,7 @@ func (m *maker) under(n node.Name, a node.Attr, below, hides uint64) (ino uint64
 
 // whole writes all that is in a directory of the disk over one of the image.
 func (m *maker) whole(at string, dir, below uint64) error {
-	list, err := m.names(m.Disk, dir)
-	if err != nil {
-		return err
-	}
-	old, err := m.names(m.Image, below)
+	list, old, err := m.both(dir, below)
 	if err != nil {
 		return err
 	}
@@ -388,11 +388,7 @@ func (m *maker) tree(tree int) node.Tree {
 
 // links writes the names of the image that mean a file which was changed by another name.
 func (m *maker) links(at string, dir, below uint64) error {
-	list, err := m.names(m.Disk, dir)
-	if err != nil {
-		return err
-	}
-	old, err := m.names(m.Image, below)
+	list, old, err := m.both(dir, below)
 	if err != nil {
 		return err
 	}
