@@ -17,7 +17,7 @@ type DialRequest struct {
 	// "localhost" is 127.0.0.1 or ::1; if the port's listeners are bound to neither, first
 	// the address that one is bound to.
 	Address string `json:"address"`
-	User    string `json:"user,omitempty"` // whose rights count, as ExecSpec.User
+	User    string `json:"user,omitempty"` // whose rights count for a socket's path, as ExecSpec.User
 }
 
 // ListenRequest asks the guest to take connections, until the stream ends. FrameNotice
