@@ -153,7 +153,6 @@ func TestFindings(t *testing.T) {
 		{"no bound on memory, no systemd", func(_ *testing.T, h *doctor.Host) {
 			h.Bound = func() (string, error) { return "", errors.New("read-only") }
 		}, "memory bound", banger.LevelNote, "read-only", ""},
-		{"no mke2fs", without("mke2fs"), "mke2fs", banger.LevelFail, "neither", "e2fsprogs"},
 		{"dm-snapshot without root", func(_ *testing.T, h *doctor.Host) { h.Settings.DiskDriver = "dm-snapshot" }, "dm-snapshot", banger.LevelFail, "isn't root", "disk_driver to file"},
 		{"dm-snapshot without device-mapper", func(_ *testing.T, h *doctor.Host) { h.UID, h.Settings.DiskDriver = 0, "dm-snapshot" }, "dm-snapshot", banger.LevelFail, "/dev/mapper/control", "modprobe dm_snapshot"},
 		{"dm-snapshot", func(t *testing.T, h *doctor.Host) {

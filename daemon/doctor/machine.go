@@ -123,24 +123,9 @@ func lookAtFirecracker(ctx context.Context, h *Host, r *banger.Report) banger.Kn
 	return got
 }
 
-func disks(_ context.Context, h *Host, r *banger.Report) {
-	c := banger.Check{Name: "mke2fs", Level: banger.LevelOK}
-	for _, name := range []string{"mke2fs", "/usr/sbin/mke2fs", "/sbin/mke2fs"} {
-		if path, err := h.LookPath(name); err == nil {
-			c.Found = path
-			break
-		}
-	}
-	if c.Found == "" {
-		c = check("mke2fs", banger.LevelFail, "mke2fs is neither in PATH nor in /usr/sbin", "no VM's disk can be made", h.install("e2fsprogs"))
-	}
-	r.Add(c)
-	snapshots(h, r)
-}
-
-// snapshots says which disks new VMs get, and if those are device-mapper's, whether this
+// disks says which disks new VMs get, and if those are device-mapper's, whether this
 // host can make them.
-func snapshots(h *Host, r *banger.Report) {
+func disks(_ context.Context, h *Host, r *banger.Report) {
 	if h.Settings.DiskDriver != "dm-snapshot" {
 		r.Drivers = append(r.Drivers, choice("disk", "file", "sparse files, which need no root"))
 		return
@@ -298,11 +283,11 @@ func (h *Host) text(path string) string {
 
 // Packages that hold what banger needs, by distribution.
 var packages = map[string]map[string]string{
-	"debian": {"qemu": "qemu-system-x86", "e2fsprogs": "e2fsprogs", "git": "git"},
-	"fedora": {"qemu": "qemu-system-x86-core", "e2fsprogs": "e2fsprogs", "git": "git-core"},
-	"arch":   {"qemu": "qemu-system-x86", "e2fsprogs": "e2fsprogs", "git": "git"},
-	"suse":   {"qemu": "qemu-x86", "e2fsprogs": "e2fsprogs", "git": "git-core"},
-	"alpine": {"qemu": "qemu-system-x86_64", "e2fsprogs": "e2fsprogs", "git": "git"},
+	"debian": {"qemu": "qemu-system-x86", "git": "git"},
+	"fedora": {"qemu": "qemu-system-x86-core", "git": "git-core"},
+	"arch":   {"qemu": "qemu-system-x86", "git": "git"},
+	"suse":   {"qemu": "qemu-x86", "git": "git-core"},
+	"alpine": {"qemu": "qemu-system-x86_64", "git": "git"},
 }
 
 var installers = map[string]string{

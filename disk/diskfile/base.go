@@ -2,12 +2,17 @@ package diskfile
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 
@@ -17,33 +22,26 @@ import (
 
 // baseName has a version. Raise it when anything below changes, so that an older
 // daemon's base isn't taken for this one.
-const baseName = "ext4-1"
+const baseName = "ext4-2"
 
 // baseSizes, in MiB: a disk is made from the largest base that isn't larger than it, and
 // its guest grows the filesystem. A disk's default size is one of them, since growing
 // takes an emulated guest a tenth of a second at its start.
 var baseSizes = []int{10 << 10, banger.MinDiskMiB}
 
-// mkfsArgs makes a filesystem that is small as a file and quick to grow. All features are
-// named ("none" clears those of mke2fs.conf), so that disks are the same on every host,
-// and any kernel since 4.x mounts them.
+// empty has a new filesystem of each size, as mke2fs made it, so that no host needs
+// mke2fs: the blocks that aren't all zeros, each after its number (32 bits, little-endian),
+// compressed. The options that it was made with, and what made these files, are in base_test.go.
 //
-//   - meta_bg without resize_inode: descriptors of added groups are stored in those
-//     groups, so no reserve can become too small; 64bit for sums beyond 16 TiB.
-//   - metadata_csum allows groups whose bitmaps and inode tables were never
-//     written: growing writes descriptors only. Measured in an emulated guest:
-//     0.08 s to 16 GiB, 0.3 s to 64 GiB, 4 s to 1 TiB, e2fsck clean.
-//   - flex groups of 64 take a third off the growth to 1 TiB against 16.
-//   - a journal of 16 MiB, since it can't grow later: a filesystem this small would get
-//     4 MiB, which is too slow once it is large. It is sparse until used.
-//   - one inode per 16 KiB, ext4's usual: source trees are small files.
-//   - the root directory belongs to root, whoever runs mke2fs; no blocks are reserved for
-//     root, as all programs in the guest may be root's.
-var mkfsArgs = []string{
-	"-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-G", "64", "-m", "0", "-J", "size=16", "-L", "banger",
-	"-O", "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,meta_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
-	"-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0",
-}
+//go:embed empty/*.gz
+var empty embed.FS
+
+const (
+	blockSize   = 4096
+	groupBlocks = 32768 // of each group, whose first block may have a copy of the superblock
+	superSize   = 1024
+	superOffset = 1024 // of the first superblock; the others begin their block
+)
 
 // base opens the base for a disk of a size, and makes it when missing.
 func (d Disks) base(ctx context.Context, sizeMiB int) (*os.File, error) {
@@ -65,8 +63,8 @@ func (d Disks) base(ctx context.Context, sizeMiB int) (*os.File, error) {
 	}
 	defer lock.Close()
 	if _, err := os.Stat(path); err != nil { // else another process made it while we waited
-		if err := d.makeBase(ctx, path, size); err != nil {
-			return nil, err
+		if err := d.makeBase(path, size); err != nil {
+			return nil, fmt.Errorf("make disk base: %w", err)
 		}
 	}
 	f, err := os.Open(path)
@@ -76,49 +74,68 @@ func (d Disks) base(ctx context.Context, sizeMiB int) (*os.File, error) {
 	return f, nil
 }
 
-// makeBase runs mke2fs on a sparse file and gives the result its name.
-func (d Disks) makeBase(ctx context.Context, path string, sizeMiB int) error {
-	mke2fs, err := d.mke2fs()
-	if err != nil {
-		return err
-	}
+// makeBase writes a sparse file and gives it its name.
+func (d Disks) makeBase(path string, sizeMiB int) error {
 	temp := path + ".new"
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("disk base: %w", err)
+		return err
 	}
 	defer f.Close()
-	if err := f.Truncate(int64(sizeMiB) * mib); err != nil {
-		return fmt.Errorf("disk base: %w", err)
-	}
-	cmd := exec.CommandContext(ctx, mke2fs, append(slices.Clone(mkfsArgs), "--", temp)...)
-	cmd.Env = []string{"LC_ALL=C", "MKE2FS_CONFIG=/dev/null", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		_ = os.Remove(temp)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fmt.Errorf("make disk base with %s: %w: %s", mke2fs, err, bytes.TrimSpace(out[:min(len(out), 4096)]))
-	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync disk base: %w", err)
+	if err := errors.Join(writeEmpty(f, sizeMiB), f.Truncate(int64(sizeMiB)*mib), f.Sync()); err != nil {
+		return errors.Join(err, os.Remove(temp))
 	}
 	if err := os.Rename(temp, path); err != nil {
-		return fmt.Errorf("name disk base: %w", err)
+		return err
 	}
 	return hostfs.SyncDir(d.Dir)
 }
 
-// mke2fs returns the program's path. In many distributions its directory isn't in an
-// ordinary user's PATH.
-func (d Disks) mke2fs() (string, error) {
-	if d.Mke2fs != "" {
-		return d.Mke2fs, nil
+// writeEmpty writes an empty filesystem. Its directories hash names with a secret of this
+// host's: a known one would let a guest's program choose names that all hash alike.
+func writeEmpty(f io.WriterAt, sizeMiB int) error {
+	packed, err := empty.Open(fmt.Sprintf("empty/%d.gz", sizeMiB))
+	if err != nil {
+		return err
 	}
-	for _, p := range []string{"mke2fs", "/usr/sbin/mke2fs", "/sbin/mke2fs"} {
-		if found, err := exec.LookPath(p); err == nil {
-			return found, nil
+	defer packed.Close()
+	r, err := gzip.NewReader(packed)
+	if err != nil {
+		return err
+	}
+	var seed [16]byte
+	_, _ = rand.Read(seed[:]) // never fails (crypto/rand)
+	for {
+		var b struct {
+			Number uint32
+			Data   [blockSize]byte
+		}
+		if err := binary.Read(r, binary.LittleEndian, &b); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		switch {
+		case b.Number == 0:
+			reseed(b.Data[superOffset:][:superSize], seed)
+		case b.Number%groupBlocks == 0:
+			reseed(b.Data[:superSize], seed)
+		}
+		if _, err := f.WriteAt(b.Data[:], int64(b.Number)*blockSize); err != nil {
+			return err
 		}
 	}
-	return "", banger.Errorf(banger.CodeUnavailable, "no mke2fs on this host: VM disks can't be made").WithHint("install e2fsprogs")
+}
+
+// reseed sets the secret that a superblock's directories hash names with
+// (Documentation/filesystems/ext4/super.rst in the Linux source).
+func reseed(super []byte, seed [16]byte) {
+	const magicAt, seedAt, sumAt = 0x38, 0xec, superSize - 4
+	if !bytes.Equal(super[magicAt:][:2], []byte{0x53, 0xef}) {
+		return // a group's first block that isn't a superblock
+	}
+	copy(super[seedAt:], seed[:])
+	// The kernel's checksum isn't inverted at its end.
+	sum := ^crc32.Checksum(super[:sumAt], crc32.MakeTable(crc32.Castagnoli))
+	binary.LittleEndian.PutUint32(super[sumAt:], sum)
 }

@@ -1,10 +1,12 @@
 // Package diskfile makes the writable disks of VMs as ordinary files. Bases, which are
-// empty ext4 filesystems of two sizes, are made once per host. A VM gets a copy of one,
-// made by reflink or, where the host's filesystem can't do that, of the few used blocks.
-// The copy is enlarged sparsely to the size wanted, and the guest grows the filesystem.
+// empty ext4 filesystems of two sizes, are written once per host: this package has them,
+// as mke2fs made them. A VM gets a copy of one, made by reflink or, where the host's
+// filesystem can't do that, of the few used blocks. The copy is enlarged sparsely to the
+// size wanted, and the guest grows the filesystem.
 //
-// It needs no privilege, owns the file "disk.ext4" in a VM's directory and the bases in
-// its own directory, and knows nothing of what a VM is or whether it runs.
+// It needs no privilege and no program of the host, owns the file "disk.ext4" in a VM's
+// directory and the bases in its own directory, and knows nothing of what a VM is or
+// whether it runs.
 package diskfile
 
 import (
@@ -30,8 +32,7 @@ const (
 
 // Disks is the driver of disks in files.
 type Disks struct {
-	Dir    string // where bases are kept; made when missing
-	Mke2fs string // path of mke2fs(8); empty: looked up
+	Dir string // where bases are kept; made when missing
 }
 
 // Create makes DIR/disk.ext4. For any size it copies only the base's used blocks (some
