@@ -155,7 +155,7 @@ const (
 // Found is one thing on the host in our directories or under our names.
 type Found struct {
 	Claim   Claim  `json:"claim"`
-	Kind    string `json:"kind"` // "directory", "memory", "vmm", "shim", "tap", "dm", "loop"
+	Kind    string `json:"kind"` // "directory", "memory", "vmm", "shim", "tap", "dm", "loop", "cgroup", "trial"
 	Name    string `json:"name"` // path, process id, or the name in the kernel
 	VM      string `json:"vm,omitempty"`
 	Detail  string `json:"detail,omitempty"` // why it has this claim, or why it is still there

@@ -31,6 +31,7 @@ import (
 	"banger/image/rootfs"
 	"banger/kernel"
 	"banger/network/bridge"
+	"banger/vmm/jail"
 	"banger/vmm/kvm"
 )
 
@@ -148,7 +149,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	h.system.Collector = &gc.Collector{
 		Spare: h.spare(dirs, conf),
 		Dir:   dirs.State, Data: dirs.Data, Cache: dirs.Cache, RAMDirs: ramDirs(dirs.State, ram), VMs: h.engine.VMs,
-		Now: time.Now, Programs: hv.programs(shim), Kernel: slices.Concat(devices, links, []banger.KernelObjects{cgroup.Leftovers{}}),
+		Now: time.Now, Programs: hv.programs(shim), Kernel: slices.Concat(devices, links, []banger.KernelObjects{cgroup.Leftovers{}, jail.Trials{}}),
 	}
 	return h, nil
 }

@@ -37,6 +37,8 @@ func Process() {
 		os.Exit(attack.Main(os.Args[2:]))
 	case len(os.Args) > 1 && os.Args[1] == "vmm":
 		os.Exit(vmm(os.Args[2:]))
+	case len(os.Args) > 1 && os.Args[1] == "trial":
+		os.Exit(tryForEver())
 	}
 }
 

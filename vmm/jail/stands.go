@@ -71,11 +71,12 @@ func Judge(ctx context.Context, program, filter string) (Verdict, []attack.Resul
 // judgeWith calls change, which a test may use to make holes, with the jail and then with its command.
 func judgeWith(ctx context.Context, program, filter, name string, change func(*Spec, *exec.Cmd, attack.Bait)) (Verdict, []attack.Result, error) {
 	v := Verdict{Landlock: landlockVersion()}
-	dir, err := os.MkdirTemp("", "banger-jail-")
+	_ = Trials{}.RemoveObjects(ctx, "") // of killed trials; what fails, gc says
+	dir, over, err := openTrial()
 	if err != nil {
 		return v, nil, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }() // of the host's temporary files
+	defer over()
 	b, err := layBait(dir)
 	if err != nil {
 		return v, nil, err
@@ -129,6 +130,7 @@ type bait struct {
 	attack.Bait
 	listeners []*net.UnixListener
 	tcp       *net.TCPListener
+	attached  []byte // keeps shared memory there
 }
 
 const baited = "nobody may read this"
@@ -165,7 +167,10 @@ func layBait(dir string) (b *bait, err error) {
 	b.Port = b.tcp.Addr().(*net.TCPAddr).Port
 	// A host without these has nothing that could be taken.
 	if id, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4096, unix.IPC_CREAT|0o666); err == nil {
-		b.Memory = id
+		if attached, err := unix.SysvShmAttach(id, 0, 0); err == nil {
+			b.Memory, b.attached = id, attached
+		}
+		_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil) // it goes when nobody has it attached, whoever is killed
 	}
 	if key, err := unix.AddKey("user", filepath.Base(dir), []byte(baited), unix.KEY_SPEC_USER_KEYRING); err == nil {
 		b.Key = key
@@ -181,8 +186,8 @@ func (b *bait) close() {
 	if b.tcp != nil {
 		_ = b.tcp.Close()
 	}
-	if b.Memory != 0 {
-		_, _ = unix.SysvShmCtl(b.Memory, unix.IPC_RMID, nil)
+	if b.attached != nil {
+		_ = unix.SysvShmDetach(b.attached)
 	}
 	if b.Key != 0 {
 		_, _ = unix.KeyctlInt(unix.KEYCTL_INVALIDATE, b.Key, 0, 0, 0)
