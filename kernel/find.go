@@ -40,7 +40,8 @@ type pkg struct {
 	name, version, depends string
 	archive                string
 	file                   debian.File
-	with                   []pkg // the others that the kernel needs
+	with                   []pkg  // the others that the kernel needs
+	current                string // version of the release's own kernel, for one that is a program
 }
 
 // all returns the packages of a kernel.
@@ -90,7 +91,7 @@ func (c candidates) from(archive string) func(map[string]string) error {
 		if err != nil {
 			return err
 		}
-		c[name] = append(c[name], pkg{name, stanza["Version"], stanza["Depends"], archive, file, nil})
+		c[name] = append(c[name], pkg{name: name, version: stanza["Version"], depends: stanza["Depends"], archive: archive, file: file})
 		return nil
 	}
 }
@@ -100,6 +101,9 @@ func (c candidates) newest(from origin) (pkg, error) {
 	p, err := c.highest(from.pkg)
 	if err == nil && from.pkg == cloud {
 		p, err = c.kernelOf(p)
+	}
+	if meta, err := c.highest(cloud); err == nil && from.pkg == uml {
+		p.current = meta.version
 	}
 	for _, name := range from.with {
 		if err == nil {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"banger"
+	"banger/fetch/debian"
 	"banger/host/hostfs"
 )
 
@@ -17,6 +19,10 @@ type Look struct {
 	Newest string        // the package the archive had at the last look, with its version
 	When   time.Time     // when the archive was last looked at, by a fetch of Have or later
 	Behind bool          // the archive had a newer one
+	// Current is the version of the release's own kernel at the last look, for a kernel that is
+	// a program: Debian rebuilds those at point releases only. Older: Have is older than that.
+	Current string
+	Older   bool
 }
 
 // looked is the content of .newest-NAME, which every look at the archive writes.
@@ -24,13 +30,14 @@ type looked struct {
 	Package string    `json:"package"`
 	ID      string    `json:"id"` // the id that a kernel made of the package would have
 	When    time.Time `json:"when"`
+	Current string    `json:"current,omitempty"`
 }
 
 func (k *Kernels) noteFile(name string) string { return filepath.Join(k.Dir, ".newest-"+name) }
 
 // note records which package the archive has.
 func (k *Kernels) note(name string, p pkg) error {
-	data, err := json.Marshal(looked{p.name + " " + p.version, p.id(name), k.now().UTC()})
+	data, err := json.Marshal(looked{p.name + " " + p.version, p.id(name), k.now().UTC(), p.current})
 	if err != nil {
 		return err
 	}
@@ -54,6 +61,8 @@ func (k *Kernels) Last(name string) (Look, error) {
 		return l, err
 	}
 	l.Newest = n.Package
+	l.Current, _, _ = strings.Cut(n.Current, "-")
+	l.Older = l.Have.ID != "" && l.Current != "" && debian.Compare(l.Have.Version, l.Current) < 0
 	if n.When.After(l.When) { // else Have was fetched by that look
 		l.When, l.Behind = n.When, l.Have.ID != "" && l.Have.ID != n.ID
 	}

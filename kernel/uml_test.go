@@ -39,6 +39,13 @@ func TestProgram(t *testing.T) {
 	if got.Hypervisor != "uml" || got.Version != "6.12.113" || !strings.Contains(got.Source, "user-mode-linux 6.12um1+b22 ") || !strings.Contains(got.Source, "libc6 2.41-2 ") {
 		t.Errorf("pulled %+v", got)
 	}
+	look := func(current string, older bool) {
+		t.Helper()
+		if l, err := k.Last("debian-13-uml"); err != nil || l.Current != current || l.Older != older {
+			t.Errorf("the last look: %+v, %v; want %q, %v", l, err, current, older)
+		}
+	}
+	look("", false)
 	boot, err := k.Boot(t.Context(), got.ID)
 	if err != nil || boot.Hypervisor != "uml" {
 		t.Fatalf("%+v, %v", boot, err)
@@ -55,12 +62,19 @@ func TestProgram(t *testing.T) {
 		t.Errorf("lib has %v, %v", files, err)
 	}
 
-	// A newer library makes another kernel.
-	m.suite("/debian-security/dists/trixie-security", stanza("libc6", "2.41-3", "newer.deb", libc("newer")))
+	// A newer library makes another kernel. The release's own kernel is as old, and then newer.
+	release := func(version string) string { return stanza("linux-image-cloud-amd64", version, "meta.deb", nil) }
+	m.suite("/debian-security/dists/trixie-security", stanza("libc6", "2.41-3", "newer.deb", libc("newer"))+release("6.12.113-1"))
 	newer, err := k.Pull(t.Context(), "debian-13-uml", true, nil)
 	if err != nil || newer.ID == got.ID || !strings.Contains(newer.Source, "libc6 2.41-3 ") {
 		t.Errorf("updated to %+v, %v", newer, err)
 	}
+	look("6.12.113", false)
+	m.suite("/debian-security/dists/trixie-security", stanza("libc6", "2.41-3", "newer.deb", libc("newer"))+release("6.12.113-1")+release("6.12.114-1"))
+	if same, err := k.Pull(t.Context(), "debian-13-uml", true, nil); err != nil || same.ID != newer.ID {
+		t.Errorf("updated to %+v, %v", same, err)
+	}
+	look("6.12.114", true)
 
 	m.suite("/debian/dists/trixie", stanza("user-mode-linux", "6.12um1+b23", "uml.deb", uml))
 	m.suite("/debian-security/dists/trixie-security", "")

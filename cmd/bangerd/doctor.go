@@ -104,7 +104,7 @@ func installedGit(ctx context.Context) (doctor.Git, error) {
 // newestKernel is what is known of a kernel.
 func newestKernel(conf config.Config, dirs xdg.Dirs, name string) (doctor.Kernel, error) {
 	l, err := kernelsIn(conf, dirs).Last(name)
-	return doctor.Kernel{Name: name, Version: l.Have.Version, Newest: l.Newest, Behind: l.Behind, Looked: l.When}, err
+	return doctor.Kernel{Name: name, Version: l.Have.Version, Newest: l.Newest, Behind: l.Behind, Looked: l.When, Current: l.Current, Older: l.Older}, err
 }
 
 // templatesIn counts what `banger template list` would show.

@@ -117,6 +117,10 @@ type Kernel struct {
 	Newest  string    // the archive's newest at the last look; "": no look since Version was fetched
 	Behind  bool      // Newest is newer than Version
 	Looked  time.Time // when the last look was
+	// Current is the version of the release's kernel for real machines, for a kernel that is a
+	// program, and Older says that Version is older.
+	Current string
+	Older   bool
 }
 
 // Filesystem is a filesystem of the host.

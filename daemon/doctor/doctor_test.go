@@ -184,6 +184,10 @@ func TestFindings(t *testing.T) {
 			"kernel", banger.LevelWarn, "linux-image-6.1.0-10 6.1.2 came out at least 2 days ago", "kernel pull --update"},
 		{"a kernel nobody looked after", kernelIs(doctor.Kernel{Version: "6.1.0-9", Looked: time.Now().AddDate(0, 0, -20)}),
 			"kernel", banger.LevelWarn, "20 days ago", "kernel pull --update"},
+		{"a kernel that is older than the release's", kernelIs(doctor.Kernel{Version: "6.12.73", Current: "6.12.113", Older: true, Looked: time.Now()}),
+			"kernel", banger.LevelNote, "6.12.73; updates were looked for today; Debian's own kernel is 6.12.113", ""},
+		{"a kernel as new as the release's", kernelIs(doctor.Kernel{Version: "6.12.113", Current: "6.12.113", Looked: time.Now()}),
+			"kernel", banger.LevelOK, "Debian's own kernel is 6.12.113", ""},
 		{"a kernel with a damaged note", func(_ *testing.T, h *doctor.Host) {
 			h.Kernel = func() (doctor.Kernel, error) { return doctor.Kernel{}, errors.New("it can't be read") }
 		}, "kernel", banger.LevelWarn, "can't be read", "kernel pull --update"},

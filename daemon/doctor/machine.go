@@ -250,8 +250,14 @@ func kernel(_ context.Context, h *Host, r *banger.Report) {
 			"new guests run without its security updates", "banger kernel pull --update; only VMs made after that have it")
 	case days > longUnseen:
 		c = check("kernel", banger.LevelWarn, looked, "guests may run without security updates", "banger kernel pull --update")
+	case k.Older:
+		c = check("kernel", banger.LevelNote, fmt.Sprintf("%s; Debian's own kernel is %s", looked, k.Current),
+			"Debian builds this one anew only at point releases: until then it lacks the fixes that came between the two", "")
 	default:
 		c.Found = looked
+		if k.Current != "" {
+			c.Found += "; Debian's own kernel is " + k.Current
+		}
 	}
 	r.Add(c)
 }
