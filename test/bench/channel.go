@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"banger"
 	"banger/guest"
+	"banger/test/bench/bare"
 )
 
 const (
@@ -22,29 +24,38 @@ const (
 )
 
 // channels compares what goes through a real guest's channel, by a command's stdin and
-// stdout, with a bare reader and writer on the same port of a machine with the same
-// command line, alone and with a command of its own at the end of a pipe, in turn; and a keystroke's echo in a terminal on an idle channel with
-// one beside bulk.
+// stdout, with a bare reader and writer on the same device, alone and with a command of its
+// own at the end of a pipe, in turn; and a keystroke's echo in a terminal on an idle channel
+// with one beside bulk.
 type channels struct {
 	*bench
-	floor  *bare
+	floor  *floor
 	client *guest.Client
 }
 
 func (c *channels) run(ctx context.Context) error {
-	end, err := c.boot(ctx)
+	vms := c.bench.client.VMs()
+	vm, err := vms.CreateVM(ctx, banger.Spec{Name: "bench-channel", Image: c.image, Hypervisor: c.chosen, Cold: true}, true, nil)
 	if err != nil {
 		return err
 	}
-	defer end()
-	vm, err := c.bench.client.VMs().CreateVM(ctx, banger.Spec{Name: "bench-channel", Image: c.image, Hypervisor: qemu, Cold: true}, true, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.bench.client.VMs().DeleteVM(ctx, vm.ID) }()
-	c.client = &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return c.bench.client.VMs().Dial(ctx, vm.ID) }}
+	defer func() { _ = vms.DeleteVM(ctx, vm.ID) }()
+	c.client = &guest.Client{Dial: func(ctx context.Context) (net.Conn, error) { return vms.Dial(ctx, vm.ID) }}
 	if err := settle(ctx, c.client); err != nil {
 		return err
+	}
+	if _, err := os.Stat(filepath.Join(c.vmDir(vm.ID), "v.sock")); err == nil {
+		c.floor, err = putBare(ctx, c.client, c.vmDir(vm.ID))
+		if err != nil {
+			return err
+		}
+		defer c.floor.Close()
+	} else {
+		end, err := c.boot(ctx)
+		if err != nil {
+			return err
+		}
+		defer end()
 	}
 	if err := c.throughput(ctx); err != nil {
 		return err
@@ -86,6 +97,7 @@ func settle(ctx context.Context, client *guest.Client) error {
 }
 
 func (c *channels) throughput(ctx context.Context) error {
+	pipe := guest.ExecSpec{Argv: []string{"sh", "-c", "dd if=/dev/zero bs=64k count=1024 2>/dev/null | dd bs=64k of=/dev/null 2>/dev/null"}}
 	sink := guest.ExecSpec{Argv: []string{"sh", "-c", "exec dd bs=64k >/dev/null 2>&1"}, Stdin: true}
 	source := guest.ExecSpec{Argv: []string{"sh", "-c", "exec dd if=/dev/zero bs=64k count=1024 2>/dev/null"}}
 	ways := []struct {
@@ -93,13 +105,13 @@ func (c *channels) throughput(ctx context.Context) error {
 		run  func() (time.Duration, error)
 		took []time.Duration
 	}{
-		{what: "into a bare reader", run: func() (time.Duration, error) { return c.floor.reads(bareReads, bulkSize) }},
-		{what: "through a bare reader into a command", run: func() (time.Duration, error) { return c.floor.reads(bareFeeds, bulkSize) }},
+		{what: "into a bare reader", run: func() (time.Duration, error) { return c.floor.reads(bare.Reads, bulkSize) }},
+		{what: "through a bare reader into a command", run: func() (time.Duration, error) { return c.floor.reads(bare.Feeds, bulkSize) }},
 		{what: "into a command's stdin", run: func() (time.Duration, error) {
 			return timed(ctx, c.client, sink, guest.IO{Stdin: io.LimitReader(zeros{}, bulkSize)})
 		}},
-		{what: "from a bare writer", run: func() (time.Duration, error) { return c.floor.writes(bareWrites, bulkSize) }},
-		{what: "from a command through a bare writer", run: func() (time.Duration, error) { return c.floor.writes(barePasses, bulkSize) }},
+		{what: "from a bare writer", run: func() (time.Duration, error) { return c.floor.writes(bare.Writes, bulkSize) }},
+		{what: "from a command through a bare writer", run: func() (time.Duration, error) { return c.floor.writes(bare.Passes, bulkSize) }},
 		{what: "from a command's stdout", run: func() (time.Duration, error) {
 			var n counter
 			d, err := timed(ctx, c.client, source, guest.IO{Stdout: &n})
@@ -108,6 +120,7 @@ func (c *channels) throughput(ctx context.Context) error {
 			}
 			return d, err
 		}},
+		{what: "through a pipe of two commands there", run: func() (time.Duration, error) { return timed(ctx, c.client, pipe, guest.IO{}) }},
 	}
 	for range c.n {
 		for i := range ways {
@@ -123,6 +136,9 @@ func (c *channels) throughput(ctx context.Context) error {
 	}
 	rate := func(of, to int) float64 { return float64(median(ways[of].took)) / float64(median(ways[to].took)) }
 	fmt.Printf("of the bare one's rate: stdin %.2f, stdout %.2f (bound 0.7)\n", rate(0, 2), rate(3, 5))
+	at, through := median(ways[0].took), median(ways[6].took)
+	fmt.Printf("of it on one processor at most, as the pipe takes its time: stdin %.2f, stdout %.2f\n",
+		float64(at)/float64(at+through), float64(median(ways[3].took))/float64(median(ways[3].took)+through))
 	fmt.Printf("of the bare one's with a command: stdin %.2f, stdout %.2f\n", rate(1, 2), rate(4, 5))
 	return nil
 }
@@ -143,11 +159,11 @@ func (c *counter) Write(p []byte) (int, error) { *c += counter(len(p)); return l
 // keystroke types into a terminal, while nothing else goes on, and beside bulk of
 // another command each way.
 func (c *channels) keystroke(ctx context.Context) error {
-	bare, err := c.floor.echoes(keystrokes)
+	echoes, err := c.floor.echoes(keystrokes)
 	if err != nil {
 		return err
 	}
-	print("a byte's echo by the bare guest", bare)
+	print("a byte's echo by the bare guest", echoes)
 	ctx, cancel := context.WithCancel(ctx)
 	keys, stdin := io.Pipe()
 	stdout, screen := io.Pipe()

@@ -4,10 +4,11 @@
 // shared machine mean little.
 //
 // It uses the user's own installation. Of banger's inside it knows only the command
-// line of QEMU, and the records of many VMs in the store.
+// line of QEMU, the socket of a VM's vsock, and the records of many VMs in the store.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -22,25 +23,30 @@ import (
 	"banger"
 	"banger/api"
 	"banger/host/xdg"
+	"banger/test/bench/bare"
 )
 
 func main() {
 	if os.Getpid() == 1 {
-		bareInit()
+		bare.Init()
 	}
-	if os.Args[0] == bareCommand {
+	if os.Args[0] == bare.CommandName {
 		n, _ := strconv.ParseInt(os.Args[1], 10, 64) // we wrote it
-		command(n)
+		bare.Command(n)
+		return
+	}
+	if len(os.Args) == 2 && os.Args[1] == bare.Here {
+		fmt.Println("the bare guest ended:", bare.Vsock())
 		return
 	}
 	n := flag.Int("n", 15, "runs of each kind")
 	only := flag.String("only", "", "run only the measurement of this name")
-	hypervisor := flag.String("hypervisor", qemu, "measure starts on this one: firecracker is driven by hand too, as a user without root")
+	hypervisor := flag.String("hypervisor", "", "measure on this one; empty: starts on qemu, the channel on what a VM gets here. Starts know qemu, and firecracker as a user without root")
 	image := flag.String("image", "", "the image of the guest that exec and channel measure in; empty: the default one")
 	flag.Parse()
 	dirs, err := xdg.Of(os.Getenv)
 	if err == nil {
-		b := &bench{n: *n, hypervisor: *hypervisor, image: *image, dirs: dirs, banger: "banger", client: api.NewClient(func(ctx context.Context) (net.Conn, error) {
+		b := &bench{n: *n, hypervisor: cmp.Or(*hypervisor, qemu), chosen: *hypervisor, image: *image, dirs: dirs, banger: "banger", client: api.NewClient(func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", dirs.Socket)
 		})}
 		err = b.all(context.Background(), *only)
@@ -57,6 +63,7 @@ type bench struct {
 	n          int
 	image      string
 	hypervisor string // whose starts are measured, and which is driven by hand
+	chosen     string // likewise, as the user said it; empty: what a VM gets here
 	dirs       xdg.Dirs
 	banger     string // the CLI, in PATH
 	client     *api.Client
