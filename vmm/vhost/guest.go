@@ -5,30 +5,48 @@ import (
 	"fmt"
 )
 
-// send sends a part of b to the guest, as much as its next buffer holds, when there is one,
-// and returns how much; 0: the stream has ended.
-func (d *Device) send(s *stream, b []byte) (n int, err error) {
+// send sends b to the guest, as it has room, and reports whether it did; false: the stream
+// has ended. The guest is interrupted once for all buffers that it has, as each interrupt costs it
+// as much as the copy of several.
+func (d *Device) send(s *stream, b []byte) (sent bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for !s.gone {
+	filled := false
+	defer func() { d.tell(filled) }()
+	for len(b) > 0 {
+		if s.gone {
+			return false, nil
+		}
 		if err := d.flush(); err != nil {
-			return 0, err
+			return false, err
 		}
 		if d.rx != nil && len(d.replies) == 0 {
 			c, ok, err := d.rx.take()
 			if err != nil {
-				return 0, err
+				return false, err
 			}
 			if ok {
-				h := s.packet(opData)
-				n, err := d.fill(c, h, b)
+				n, err := d.fill(c, s.packet(opData), b)
+				if err != nil {
+					return false, err
+				}
 				s.sent += uint32(n)
-				return n, err
+				b, filled = b[n:], true
+				continue
 			}
 		}
+		d.tell(filled)
+		filled = false
 		d.changed.Wait()
 	}
-	return 0, nil
+	return true, nil
+}
+
+// tell interrupts the guest if it has got buffers back and wants to know.
+func (d *Device) tell(filled bool) {
+	if filled && d.rx != nil && d.rx.wanted() {
+		d.rx.interrupt()
+	}
 }
 
 // fill puts a packet into a buffer of the guest's, with as much of its data as has room.
@@ -41,16 +59,14 @@ func (d *Device) fill(c chain, h header, data []byte) (n int, err error) {
 	h.size = uint32(n)
 	head := h.toGuest()
 	scatter(c.in, head[:], data[:n])
-	if d.rx.put(c, headerSize+n) {
-		d.rx.interrupt()
-	}
+	d.rx.put(c, headerSize+n)
 	return n, nil
 }
 
 // reply sends a packet without data, as soon as the guest has room.
 func (d *Device) reply(h header) {
 	d.replies = append(d.replies, h)
-	d.changed.Broadcast()
+	d.due.Signal()
 }
 
 // flushes sends replies until the device has ended.
@@ -61,13 +77,20 @@ func (d *Device) flushes() error {
 		if err := d.flush(); err != nil {
 			return err
 		}
-		d.changed.Wait()
+		d.due.Wait()
 	}
 	return nil
 }
 
 // flush sends the replies that the guest has room for.
 func (d *Device) flush() error {
+	filled := false
+	defer func() {
+		if filled {
+			d.tell(filled)
+			d.changed.Broadcast()
+		}
+	}()
 	for len(d.replies) > 0 && d.rx != nil {
 		c, ok, err := d.rx.take()
 		if err != nil || !ok {
@@ -76,8 +99,7 @@ func (d *Device) flush() error {
 		if _, err := d.fill(c, d.replies[0], nil); err != nil {
 			return err
 		}
-		d.replies = d.replies[1:]
-		d.changed.Broadcast()
+		d.replies, filled = d.replies[1:], true
 	}
 	return nil
 }
@@ -86,7 +108,7 @@ func (d *Device) flush() error {
 func (d *Device) listen(q *queue) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	interrupt := false
+	filled := false
 	for d.tx == q {
 		if len(d.replies) > maxReplies {
 			d.changed.Wait()
@@ -102,9 +124,10 @@ func (d *Device) listen(q *queue) error {
 		if err := d.hear(c); err != nil {
 			return err
 		}
-		interrupt = q.put(c, 0) || interrupt
+		q.put(c, 0)
+		filled = true
 	}
-	if interrupt {
+	if filled && q.wanted() {
 		q.interrupt()
 	}
 	return nil

@@ -134,16 +134,18 @@ func (q *queue) walk(c *chain) error {
 	return errors.New("a chain of descriptors without an end")
 }
 
-// put gives a chain back, n bytes of which were written. It reports whether the guest wants
-// to be interrupted.
-func (q *queue) put(c chain, n int) (interrupt bool) {
+// put gives a chain back, n bytes of which were written.
+func (q *queue) put(c chain, n int) {
 	at := q.used[4+usedSize*int(q.done%q.size):]
 	binary.LittleEndian.PutUint32(at, uint32(c.id))
 	binary.LittleEndian.PutUint32(at[4:], uint32(n))
 	q.done++
 	atomic.StoreUint32(word(q.used), uint32(q.done)<<16)
-	return atomic.LoadUint32(word(q.avail))&noInterrupt == 0
 }
+
+// wanted reports whether the guest wants to be interrupted for the chains that were given back. One
+// that doesn't looks for them once more before it does again.
+func (q *queue) wanted() bool { return atomic.LoadUint32(word(q.avail))&noInterrupt == 0 }
 
 // interrupt tells the guest that chains were given back. If there is no room for that, there
 // are interrupts that it hasn't seen.

@@ -153,12 +153,8 @@ func (d *Device) toGuest(s *stream) error {
 			return nil
 		}
 		n, err := s.conn.Read(buf[:min(room, maxRead)])
-		for b := buf[:n]; len(b) > 0; {
-			sent, err := d.send(s, b)
-			if err != nil || sent == 0 {
-				return err
-			}
-			b = b[sent:]
+		if sent, err := d.send(s, buf[:n]); err != nil || !sent {
+			return err
 		}
 		if err != nil {
 			return nil

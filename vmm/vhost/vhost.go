@@ -39,6 +39,7 @@ const guestCID, hostCID = 3, 2
 type Device struct {
 	mu      sync.Mutex
 	changed sync.Cond // anything below, or a stream, or the guest's queues
+	due     sync.Cond // replies are to be sent, and may have room
 	rx, tx  *queue    // to the guest and from it; nil: not running
 	replies []header  // packets without data that wait for room in rx
 	streams map[uint32]*stream
@@ -50,7 +51,7 @@ type Device struct {
 // New returns a device that no VMM has connected to.
 func New() *Device {
 	d := &Device{streams: map[uint32]*stream{}, port: 1 << 30}
-	d.changed.L = &d.mu
+	d.changed.L, d.due.L = &d.mu, &d.mu
 	return d
 }
 
@@ -95,13 +96,17 @@ func (d *Device) end(why error) {
 		_ = d.vmm.Close() // wakes who reads it
 	}
 	d.changed.Broadcast()
+	d.due.Signal()
 }
 
-// wake tells all who wait that something is new.
+// wake tells all who wait that the guest has room.
 func (d *Device) wake() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.changed.Broadcast()
+	if len(d.replies) > 0 {
+		d.due.Signal()
+	}
 	return nil
 }
 

@@ -509,3 +509,38 @@ type discard struct{ net.Conn }
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 func (discard) Close() error                { return nil }
+
+// A guest is interrupted once for all buffers that the host has filled for it, and has all of
+// them then.
+func TestOneInterrupt(t *testing.T) {
+	v := newVMM(t)
+	v.start()
+	c, _ := v.join(1 << 20)
+	r := &v.rings[rxQueue]
+	const buffers = ringSize - 2
+	bulk := random(buffers * (bufSize - headerSize))
+	first := r.seen
+	if _, err := c.Write(bulk); err != nil {
+		t.Fatal(err)
+	}
+	count := make([]byte, 8)
+	interrupts := uint64(0)
+	for uint16(word32(r.used)>>16)-first < buffers {
+		_ = r.call.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := r.call.Read(count); err != nil {
+			t.Fatalf("%d of %d buffers were filled: %v", uint16(word32(r.used)>>16)-first, buffers, err)
+		}
+		interrupts += binary.LittleEndian.Uint64(count)
+	}
+	if interrupts > 2 { // two, if the host's bytes came in two pieces
+		t.Errorf("%d interrupts for %d buffers", interrupts, buffers)
+	}
+	var got []byte
+	for range buffers {
+		_, data := v.receive()
+		got = append(got, data...)
+	}
+	if !bytes.Equal(got, bulk) {
+		t.Error("other bytes came")
+	}
+}
