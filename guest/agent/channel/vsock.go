@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/guest/agent/quick"
 	"banger/guest/agent/uevent"
 )
 
@@ -54,7 +55,7 @@ func accept(listener int, p *pipe) {
 			continue
 		}
 		if vm, ok := from.(*unix.SockaddrVM); ok && vm.CID == unix.VMADDR_CID_HOST {
-			p.take(os.NewFile(uintptr(fd), "vsock"))
+			p.take(quick.New(os.NewFile(uintptr(fd), "vsock")))
 		} else {
 			_ = unix.Close(fd)
 		}

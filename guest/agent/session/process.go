@@ -245,6 +245,10 @@ func (proc *process) open(p *program, spec *guest.ExecSpec) (child []int, err er
 	return child, nil
 }
 
+// pipeSize is what a command's pipe holds, in bytes. With one processor each filling of it costs
+// two switches between command and agent.
+const pipeSize = 256 << 10
+
 // pipe returns the child's end of a pipe and our end, ours being the index-th
 // (1 writes). The child's belongs to its user, who may open /dev/stdout anew.
 func pipe(ours int, who account.Account) (child int, own *os.File, err error) {
@@ -252,6 +256,7 @@ func pipe(ours int, who account.Account) (child int, own *os.File, err error) {
 	if err := unix.Pipe2(fd[:], unix.O_CLOEXEC); err != nil {
 		return -1, nil, err
 	}
+	_, _ = unix.FcntlInt(uintptr(fd[ours]), unix.F_SETPIPE_SZ, pipeSize) // else it has what Linux gives it
 	child = fd[1-ours]
 	if int(who.UID) != os.Geteuid() {
 		_ = unix.Fchown(child, int(who.UID), int(who.GID))
