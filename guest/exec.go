@@ -11,30 +11,33 @@ import (
 	"time"
 )
 
-// ackEvery is how much output a client takes before it confirms. An agent's
-// smallest spool is four times that.
-const ackEvery = 64 << 10
+// ackEvery is how much output a client takes before it confirms. An agent's smallest spool is
+// four times that. ackBulk is likewise for the usual one, of 4 MiB: in a guest each message costs
+// as much as many bytes.
+const ackEvery, ackBulk = 64 << 10, 256 << 10
 
 // goodbyeTimeout bounds the call that tells the agent to forget a session.
 const goodbyeTimeout = time.Second
 
-// Exec runs a command and follows it to its end. It copies streams and passes on signals
-// and sizes. When the connection breaks it goes on, and no byte is lost or doubled. Output
-// that was dropped before it could be read is CodeLost, unless near.Gap is set. The command
-// is started only once: if the agent was replaced before it answered, it isn't known
-// whether the command ran, which is CodeLost, too. Exec chooses an id if spec.ID is empty.
-// A command that could not be started is no error but a status with Error set. If ctx ends
-// first, the command runs on: send it a signal to end it. A Read of near.Stdin that is
-// blocked when Exec returns stays blocked, and what it then reads is lost.
+// Exec runs a command and follows it to its end. It copies streams and passes on signals and
+// sizes. When the connection breaks it goes on, and no byte is lost or doubled. Output that was
+// dropped before it could be read is CodeLost, unless near.Gap is set. The command is started
+// only once: if the agent was replaced before it answered, it isn't known whether the command
+// ran, which is CodeLost, too. Exec chooses an id if spec.ID is empty. A command that could not
+// be started is no error but a status with Error set. If ctx ends first, the command runs on:
+// send it a signal to end it. A Read of near.Stdin that is blocked when Exec returns stays
+// blocked, and what it then reads is lost.
 //
-// When a write to near.Stdout or near.Stderr fails, the command sees what it would see on a
-// local pipe whose reader died; Exec returns its status and the write's error.
+// When a write to near.Stdout or near.Stderr fails, the command sees what it would see on a local
+// pipe whose reader died; Exec returns its status and the write's error.
 func (c *Client) Exec(ctx context.Context, spec ExecSpec, near IO) (ExitStatus, error) {
 	if spec.ID == "" {
 		spec.ID = NewID()
 	}
 	f := newFollow(spec, near)
-	f.forget = true
+	if f.forget = true; spec.SpoolKiB == 0 {
+		f.every = ackBulk
+	}
 	return c.follow(ctx, f)
 }
 
@@ -53,7 +56,8 @@ type follow struct {
 	spec    ExecSpec
 	io      IO
 	writers [2]io.Writer
-	forget  bool // the session may go when it has ended
+	forget  bool  // the session may go when it has ended
+	every   int64 // output to take before it is confirmed
 
 	// Used only by the goroutine that reads streams.
 	started  bool // the agent has said that it knows the session: never start it again
@@ -69,7 +73,7 @@ type follow struct {
 }
 
 func newFollow(spec ExecSpec, near IO) *follow {
-	f := &follow{spec: spec, client: NewID(), io: near, writers: [2]io.Writer{near.Stdout, near.Stderr}}
+	f := &follow{spec: spec, client: NewID(), io: near, every: ackEvery, writers: [2]io.Writer{near.Stdout, near.Stderr}}
 	f.wake.L = &f.mu
 	f.up.stdin = NewStore(StdinWindow)
 	f.up.input = inputNone
@@ -239,8 +243,7 @@ func (f *follow) attached(at Attached, s *sent) error {
 // output delivers one frame of output. Offsets neither jump nor go back.
 func (f *follow) output(i int, fr Frame) error {
 	if fr.Offset != f.out[i] || len(fr.Data) == 0 {
-		return Errorf(CodeProtocol, "the guest sent %d bytes of output at offset %d where %d is next",
-			len(fr.Data), fr.Offset, f.out[i])
+		return Errorf(CodeProtocol, "the guest sent %d bytes of output at offset %d where %d is next", len(fr.Data), fr.Offset, f.out[i])
 	}
 	if w := f.writers[i]; w != nil && f.writeErr[i] == nil {
 		_, f.writeErr[i] = w.Write(fr.Data)
@@ -252,7 +255,7 @@ func (f *follow) output(i int, fr Frame) error {
 		f.up.closed[i] = true
 		f.wake.Broadcast()
 	}
-	if f.out[0]-f.up.acks[0]+f.out[1]-f.up.acks[1] >= ackEvery {
+	if f.out[0]-f.up.acks[0]+f.out[1]-f.up.acks[1] >= f.every {
 		f.up.acks = f.out
 		f.wake.Broadcast()
 	}

@@ -48,8 +48,7 @@ type Frame struct {
 	Data   []byte
 }
 
-// AppendFrame appends the wire form of f to dst. Data over MaxData is a bug of
-// the caller.
+// AppendFrame appends the wire form of f to dst. Data over MaxData is a bug of the caller.
 func AppendFrame(dst []byte, f Frame) []byte {
 	if len(f.Data) > MaxData {
 		panic(fmt.Sprintf("guest: frame of %d bytes", len(f.Data)))

@@ -64,8 +64,7 @@ func (up *upstream) begin(started bool) *sent {
 // done reports whether nothing more goes into a stream.
 func (up *upstream) done(s *sent) bool { return up.over || s.stage == broken }
 
-// learn takes from the agent's answer where stdin of a session that was started before goes
-// on.
+// learn takes from the agent's answer where stdin of a session that was started before goes on.
 func (up *upstream) learn(at Attached, wanted bool) {
 	up.sigBase = max(at.Signals, 0)
 	up.base = max(at.Stdin, 0)

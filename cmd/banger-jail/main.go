@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 
 	"banger/vmm/jail"
 	"banger/vmm/jail/attack"
@@ -17,6 +18,7 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == attack.Arg {
 		os.Exit(attack.Main(os.Args[2:]))
 	}
+	runtime.GOMAXPROCS(1) // it hands on one guest's bytes: who does that next isn't worth the waking of a thread
 	os.Exit(jail.Main(os.Args[1:], map[string]jail.Service{"vsock": vsock}))
 }
 

@@ -120,7 +120,7 @@ func TestOutputConfirmed(t *testing.T) {
 	gate := t.TempDir() + "/gate"
 	done := make(chan error, 1)
 	go func() {
-		_, err := c.Exec(ctx, guest.ExecSpec{ID: id, Argv: sh("head -c 200000 /dev/zero; until test -e " + gate + "; do sleep 0.01; done")}, guest.IO{})
+		_, err := c.Exec(ctx, guest.ExecSpec{ID: id, Argv: sh("head -c 800000 /dev/zero; until test -e " + gate + "; do sleep 0.01; done")}, guest.IO{})
 		done <- err
 	}()
 	var s said
@@ -128,7 +128,7 @@ func TestOutputConfirmed(t *testing.T) {
 		s = said{}
 		return c.Output(ctx, id, [2]int64{}, false, s.add) == nil && s.lost[0] > 0
 	})
-	if int64(len(s.text[0]))+s.lost[0] > 200000 {
+	if int64(len(s.text[0]))+s.lost[0] > 800000 {
 		t.Errorf("%d bytes came, %v were lost", len(s.text[0]), s.lost)
 	}
 	write(t, gate, "", 0o600)

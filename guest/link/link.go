@@ -34,7 +34,7 @@
 // which then fails its checksum.
 //
 // Version 2 is used if both sides have it. Streams begin with a window of 32 KiB, which
-// grows to 64 KiB by credit while there is room, so that there may be a thousand streams. If the
+// grows to 96 KiB by credit while there is room, so that there may be a thousand streams. If the
 // host says in its HELLO that it takes streams, the guest may send OPEN, with ids of its
 // own half of the numbers.
 //
@@ -77,13 +77,13 @@ const (
 	Window = 256 << 10
 
 	firstWindow = 32 << 10 // with which a stream begins
-	grownWindow = 64 << 10 // to which it grows: what is on its way delays a keystroke
-	windowRoom  = 28 << 20 // for all windows to grow: 896 of them fully
+	grownWindow = 96 << 10 // to which it grows: what is on its way delays a keystroke
+	windowRoom  = 28 << 20 // for all windows to grow: 448 of them fully
 
 	maxPayload  = 32 << 10                // of a frame that is read
 	sendPayload = maxPayload - headerSize // of one that is sent
 	sendBuffer  = 64 << 10                // written by the application, not yet framed
-	batchSize   = 32 << 10                // of a round: one write of a guest's port
+	batchSize   = 64 << 10                // of a round: one packet of a guest's vsock, two writes of a port
 	littleSize  = 1 << 10                 // the most that a stream with little to send has to send
 	littleTurns = 16                      // such streams a round
 	headerSize  = 32

@@ -20,7 +20,7 @@ const (
 	vsockPause   = 5 * time.Millisecond // between two tries to reach a booting guest
 	watchPause   = time.Second
 
-	channelBuffer = 32 << 10 // bytes in the socket to the VMM, about one frame of bulk
+	channelBuffer = 40 << 10 // bytes in the socket to the VMM: a frame of bulk, in one piece of the kernel's
 )
 
 // channel is the host's side of the link while the VMM lives, on one connection after
