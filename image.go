@@ -188,6 +188,24 @@ type Kernel struct {
 	// Hypervisor is the only driver that runs it: "uml" for a kernel that is a program. Empty:
 	// all others.
 	Hypervisor string `json:"hypervisor,omitempty"`
+	// Imported says that it was brought by its user: it can't be fetched again.
+	Imported bool `json:"imported,omitempty"`
+}
+
+// KernelOffer is a kernel that can be fetched, and what is known of it without asking the
+// archive.
+type KernelOffer struct {
+	Name     string     `json:"name"`              // "debian-12-cloud"
+	Release  string     `json:"release"`           // "bookworm"
+	Package  string     `json:"package"`           // which has it, or depends on the newest
+	Source   string     `json:"source"`            // the URL of the archive
+	Download int64      `json:"download_bytes"`    // an estimate of what is fetched
+	Disk     int64      `json:"disk_bytes"`        // an estimate of what it takes of the disk
+	ID       string     `json:"id,omitempty"`      // of the newest that is here; empty: none is
+	Version  string     `json:"version,omitempty"` // of that one: uname -r
+	Newest   string     `json:"newest,omitempty"`  // the package that the archive had at the last look
+	Looked   *time.Time `json:"looked,omitempty"`  // when the archive was last looked at
+	Behind   bool       `json:"behind,omitempty"`  // the archive had a newer one
 }
 
 // BootFiles are the paths a machine boots from.
@@ -217,6 +235,12 @@ type Kernels interface {
 	// Pull fetches, verifies and unpacks the newest kernel of a name
 	// ("debian-12-cloud"). Without update, a kernel that is there is returned.
 	Pull(ctx context.Context, name string, update bool, p Progress) (Kernel, error)
+	// Import makes a kernel of a tar: of Debian packages, or of the files of a directory as
+	// they have it (boot/vmlinuz-VERSION or vmlinux, lib/modules/VERSION/...). Without a
+	// name it has its version's. What can't be one is CodeInvalid.
+	Import(ctx context.Context, name, source string, tar io.Reader, p Progress) (Kernel, error)
+	// Offers returns the kernels that Pull knows.
+	Offers() ([]KernelOffer, error)
 	// Remove deletes a kernel's files, and says whether there were any.
 	Remove(id string) (bool, error)
 	// Boot returns the files a machine boots from. It makes the initramfs anew when
@@ -248,6 +272,11 @@ type KernelService interface {
 	// kernel that is there is returned. With it, new VMs get the newest one, and VMs
 	// that exist keep theirs.
 	PullKernel(ctx context.Context, name string, update bool, p Progress) (Kernel, error)
+	// ImportKernel makes a kernel of a tar of Debian packages, or of a directory's files,
+	// and names it; empty: as its version. New VMs of a name get the kernel that had it last.
+	ImportKernel(ctx context.Context, name, source string, tar io.Reader, p Progress) (Kernel, error)
+	// AvailableKernels returns the kernels that can be fetched, by name.
+	AvailableKernels(ctx context.Context) ([]KernelOffer, error)
 	// Kernels returns all kernels, oldest first.
 	Kernels(ctx context.Context) ([]Kernel, error)
 	// Kernel returns a kernel by its id, its name, or the first four digits or more of

@@ -44,6 +44,12 @@ type ImportImageQuery struct {
 	Replace bool   `json:"replace,omitempty"`          // take the name from the image that has it
 }
 
+// ImportKernelQuery says what a kernel is called that comes as a tar.
+type ImportKernelQuery struct {
+	Name   string `json:"name,omitempty"`   // the kernel's; empty: its version
+	Source string `json:"source,omitempty"` // where it came from, for a person
+}
+
 // MissingQuery says what a VM is made of.
 type MissingQuery struct {
 	Image  string `json:"image,omitempty"`  // empty: the default one

@@ -99,6 +99,16 @@ func (s *services) Kernel(_ context.Context, ref string) (banger.Kernel, error) 
 	return s.kernel(ref)
 }
 func (s *services) Kernels(context.Context) ([]banger.Kernel, error) { return nil, nil }
+func (s *services) ImportKernel(ctx context.Context, name, source string, tar io.Reader, p banger.Progress) (banger.Kernel, error) {
+	data, err := io.ReadAll(tar)
+	if err != nil {
+		return banger.Kernel{}, err
+	}
+	return s.pull(ctx, name+" of "+source+": "+string(data), p)
+}
+func (s *services) AvailableKernels(context.Context) ([]banger.KernelOffer, error) {
+	return []banger.KernelOffer{{Name: "k", Behind: true}}, nil
+}
 
 // parts are the services, with a VMControl beside them.
 func (s *services) parts(control banger.VMControl) banger.Parts {
@@ -230,6 +240,10 @@ func TestRoundTrip(t *testing.T) {
 		{"delete image", func() (any, error) { return nil, c.Images().DeleteImage(ctx, ref) }, nil, []any{ref}, nil},
 		{"import", func() (any, error) { return c.Images().ImportImage(ctx, ref, "&s", true, strings.NewReader("tar"), p) }, image, []any{ref, "&s", true, "tar"}, []banger.Event{event}},
 		{"pull", func() (any, error) { return c.Kernels().PullKernel(ctx, "k", true, p) }, kernel, []any{"k anew"}, []banger.Event{event}},
+		{"import kernel", func() (any, error) {
+			return c.Kernels().ImportKernel(ctx, "k", "&s", strings.NewReader("tar"), p)
+		}, kernel, []any{"k of &s: tar"}, []banger.Event{event}},
+		{"kernel offers", func() (any, error) { return c.Kernels().AvailableKernels(ctx) }, []banger.KernelOffer{{Name: "k", Behind: true}}, nil, nil},
 		{"kernel", func() (any, error) { return c.Kernels().Kernel(ctx, ref) }, kernel, []any{ref}, nil},
 		{"kernels", func() (any, error) { return c.Kernels().Kernels(ctx) }, []banger.Kernel{}, nil, nil},
 	} {

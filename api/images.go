@@ -60,18 +60,24 @@ func (c images) ImportImage(ctx context.Context, name, source string, replace bo
 		q.Set("replace", "true")
 	}
 	var img banger.Image
+	err := c.upload(ctx, "/v2/images?"+q.Encode(), tar, &img, p)
+	return img, err
+}
+
+// upload sends a tar and reads the answer.
+func (c *Client) upload(ctx context.Context, path string, tar io.Reader, out any, p banger.Progress) error {
 	in := &gate{r: tar}
 	defer in.shut()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // closes the connection if the answer came before the tar's end
-	resp, err := send(ctx, c.http, "POST", "/v2/images?"+q.Encode(), in)
+	resp, err := send(ctx, c.http, "POST", path, in)
 	if err == nil {
-		err = finish(ctx, resp, &img, p)
+		err = finish(ctx, resp, out, p)
 	}
 	if failed := in.failed(); err != nil && failed != nil {
-		return img, banger.Errorf(banger.CodeInvalid, "reading the tar: %w", failed)
+		return banger.Errorf(banger.CodeInvalid, "reading the tar: %w", failed)
 	}
-	return img, err
+	return err
 }
 
 // gate passes reads on until it is shut. It is needed because net/http may go on

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 
@@ -19,6 +20,18 @@ func (s *Server) kernelRoutes() []wire.Route {
 		wire.Stream("PullKernel", "POST /v2/kernels", wire.Owner, "Fetches a kernel. One that is there is given as it is, unless it is to be updated.",
 			func(ctx context.Context, _ *http.Request, in PullKernelRequest, p banger.Progress) (banger.Kernel, error) {
 				return kernels.PullKernel(ctx, in.Name, in.Update, p)
+			}),
+		wire.Lines[ImportKernelQuery, banger.Kernel]("ImportKernel", "POST /v2/kernel-imports", wire.Owner, "Makes a kernel of a tar: of Debian packages, or of the files of a directory (boot/vmlinuz-VERSION or vmlinux, lib/modules/VERSION/...).", wire.TarType,
+			func(w http.ResponseWriter, r *http.Request, in ImportKernelQuery) error {
+				return wire.Uploaded(w, r, func() error {
+					return wire.Progress(w, func(p banger.Progress) (banger.Kernel, error) {
+						return kernels.ImportKernel(r.Context(), in.Name, in.Source, r.Body, p)
+					})
+				})
+			}),
+		wire.List("AvailableKernels", "GET /v2/kernel-offers", wire.Owner, "Lists the kernels that can be fetched, and what is known of them without asking the archive.",
+			func(ctx context.Context, _ *http.Request, _ wire.Nothing) ([]banger.KernelOffer, error) {
+				return kernels.AvailableKernels(ctx)
 			}),
 		wire.Value("Kernel", "GET /v2/kernels/{kernel}", wire.Owner, "Gives one kernel: of several with one name the last, which new VMs get.",
 			func(ctx context.Context, r *http.Request, _ wire.Nothing) (banger.Kernel, error) {
@@ -51,4 +64,16 @@ func (c kernels) Kernels(ctx context.Context) ([]banger.Kernel, error) {
 // Kernel implements banger.KernelService.
 func (c kernels) Kernel(ctx context.Context, ref string) (banger.Kernel, error) {
 	return got[banger.Kernel](ctx, c.Client, "/v2/kernels/"+url.PathEscape(ref))
+}
+
+// ImportKernel implements banger.KernelService.
+func (c kernels) ImportKernel(ctx context.Context, name, source string, tar io.Reader, p banger.Progress) (banger.Kernel, error) {
+	var k banger.Kernel
+	err := c.upload(ctx, "/v2/kernel-imports?"+url.Values{"name": {name}, "source": {source}}.Encode(), tar, &k, p)
+	return k, err
+}
+
+// AvailableKernels implements banger.KernelService.
+func (c kernels) AvailableKernels(ctx context.Context) ([]banger.KernelOffer, error) {
+	return listed[banger.KernelOffer](ctx, c.Client, "/v2/kernel-offers")
 }

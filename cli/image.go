@@ -29,6 +29,6 @@ func imageName(w *page, img banger.Image) { _, _ = fmt.Fprintln(w, img.Name) }
 
 func imageCommand(a *App) *cobra.Command {
 	cmd := a.group("image", "Pull, build, import, save, push, list and delete images")
-	cmd.AddCommand(imagePullCommand(a), imageBuildCommand(a), imageImportCommand(a), imageListCommand(a), imageShowCommand(a), imageHistoryCommand(a), imageTagCommand(a), imageSaveCommand(a), imageExportCommand(a), imagePushCommand(a), imageWarmCommand(a), imageDeleteCommand(a), imagePruneCommand(a))
+	cmd.AddCommand(imagePullCommand(a), imageBuildCommand(a), imageImportCommand(a), imageListCommand(a), imageShowCommand(a), imageHistoryCommand(a), imageTagCommand(a), imageSaveCommand(a), imagePromoteCommand(a), imageExportCommand(a), imagePushCommand(a), imageWarmCommand(a), imageDeleteCommand(a), imagePruneCommand(a))
 	return cmd
 }

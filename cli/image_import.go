@@ -104,6 +104,15 @@ func packLayout(ctx context.Context, w io.Writer, dir string) error {
 }
 
 func packFile(t *tar.Writer, dir, path string) error {
+	name, err := filepath.Rel(dir, path)
+	if err != nil {
+		return err
+	}
+	return packNamed(t, path, filepath.ToSlash(name))
+}
+
+// packNamed writes a regular file under a name.
+func packNamed(t *tar.Writer, path, name string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -113,11 +122,7 @@ func packFile(t *tar.Writer, dir, path string) error {
 	if err != nil || !info.Mode().IsRegular() {
 		return err
 	}
-	name, err := filepath.Rel(dir, path)
-	if err == nil {
-		err = t.WriteHeader(&tar.Header{Name: filepath.ToSlash(name), Mode: 0o644, Size: info.Size(), Format: tar.FormatPAX})
-	}
-	if err == nil {
+	if err = t.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: info.Size(), Format: tar.FormatPAX}); err == nil {
 		_, err = io.Copy(t, f)
 	}
 	return err

@@ -9,7 +9,7 @@ import (
 // completeKernels completes names of kernels that are here, if a daemon runs, and of
 // those that can be fetched.
 func (a *App) completeKernels(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	names := map[string]bool{"debian-12-cloud": true, "debian-13-cloud": true}
+	names := map[string]bool{"debian-12-cloud": true, "debian-13-cloud": true, "debian-13-uml": true}
 	if kernels, err := a.Kernels().Kernels(cmd.Context()); err == nil {
 		for _, k := range kernels {
 			names[k.Name] = true
@@ -25,7 +25,7 @@ func (a *App) completeKernels(cmd *cobra.Command, _ []string, prefix string) ([]
 }
 
 func kernelCommand(a *App) *cobra.Command {
-	cmd := a.group("kernel", "Fetch, list and delete kernels")
-	cmd.AddCommand(kernelPullCommand(a), kernelListCommand(a), kernelDeleteCommand(a), kernelPruneCommand(a))
+	cmd := a.group("kernel", "Fetch, import, list and delete kernels")
+	cmd.AddCommand(kernelPullCommand(a), kernelImportCommand(a), kernelListCommand(a), kernelShowCommand(a), kernelDeleteCommand(a), kernelPruneCommand(a))
 	return cmd
 }

@@ -10,7 +10,7 @@ import (
 func kernelDeleteCommand(a *App) *cobra.Command {
 	return deletes(a, &cobra.Command{
 		Use: "delete KERNEL...", Aliases: []string{"rm"}, Short: "Delete kernels no VM uses",
-		Long:    "Deletes kernels, by name or id, that no VM uses. When one is needed again, the version\nthat the archive has then is fetched.",
+		Long:    "Deletes kernels, by name or id, that no VM uses. When one is needed again, the version\nthat the archive has then is fetched; one that was imported must be imported again.",
 		Example: "  banger kernel delete debian-13-cloud", ValidArgsFunction: a.completeKernels,
 	}, func(ctx context.Context, ref string) (Removed, error) {
 		kernels, err := a.Kernels().Kernels(ctx)

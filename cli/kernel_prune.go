@@ -16,7 +16,8 @@ func kernelPruneCommand(a *App) *cobra.Command {
 		Use:   "prune",
 		Short: "Delete kernels no VM uses",
 		Long: `Deletes the kernels that no VM uses, after asking. Without --all the newest one of
-the default name stays: the next VM needs it.`,
+the default name stays, which the next VM needs, and those that were imported, which
+can't be fetched again.`,
 		Example: `  banger kernel prune --dry-run
   banger kernel prune --all -f`,
 	}, func(ctx context.Context) ([]Removed, string, error) {
@@ -38,7 +39,7 @@ the default name stays: the next VM needs it.`,
 		var spare []Removed
 		var names []string
 		for _, k := range kernels {
-			if !keep[k.ID] {
+			if !keep[k.ID] && (all || !k.Imported) {
 				spare, names = append(spare, Removed{k.ID, k.Name}), append(names, k.Name+" "+k.Version)
 			}
 		}
@@ -46,6 +47,6 @@ the default name stays: the next VM needs it.`,
 	}, func(ctx context.Context, spare []Removed) ([]Removed, error) {
 		return inTurn(spare, func(it Removed) (Removed, error) { return it, a.Kernels().DeleteKernel(ctx, it.ID) })
 	})
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "the default kernel too")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "the default kernel and imported ones, too")
 	return cmd
 }

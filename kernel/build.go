@@ -47,8 +47,14 @@ func (k *Kernels) build(ctx context.Context, debs []string, dir string, r *recor
 			return err
 		}
 	}
+	return k.finish(ctx, root, dir, &c, r)
+}
+
+// finish turns what was unpacked into dir, which is root, into the content of a kernel's
+// directory.
+func (k *Kernels) finish(ctx context.Context, root *os.Root, dir string, c *contents, r *record) error {
 	if c.version == "" || c.vmlinux == nil {
-		return errors.New("the package has no boot/vmlinuz-VERSION or linux.uml with modules beside it")
+		return errors.New("there is no boot/vmlinuz-VERSION or linux.uml with modules beside it")
 	}
 	r.Version = c.version
 	if c.program {

@@ -75,6 +75,9 @@ func (k *Kernels) Pull(ctx context.Context, name string, update bool, p banger.P
 		return banger.Kernel{}, err
 	}
 	defer lock.Close()
+	if err := fetch.Sweep(k.From.CacheDir); err != nil {
+		return banger.Kernel{}, err
+	}
 	defer fetch.Hold(ctx, k.From.CacheDir)()
 	if got, ok := k.pulled(name); ok && !update {
 		return got, nil
@@ -127,9 +130,6 @@ func (k *Kernels) pull(ctx context.Context, name string, report reporter) (bange
 		if err := os.RemoveAll(dir); err != nil {
 			return banger.Kernel{}, fmt.Errorf("remove what an earlier pull left: %w", err)
 		}
-	}
-	if err := fetch.Sweep(k.From.CacheDir); err != nil {
-		return banger.Kernel{}, err
 	}
 	p, spent, err := k.find(ctx, name, report)
 	if err != nil {

@@ -3,6 +3,7 @@ package kernel
 import (
 	"archive/tar"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,9 +77,15 @@ func (c *contents) unpack(ctx context.Context, deb string, root *os.Root) error 
 }
 
 func (c *contents) take(name string, r io.Reader, root *os.Root) error {
-	if v, ok := strings.CutPrefix(name, "boot/vmlinuz-"); ok {
-		if err := c.setVersion(v); err != nil {
+	of, named := strings.CutPrefix(name, "boot/vmlinuz-")
+	if named {
+		if err := c.setVersion(of); err != nil {
 			return err
+		}
+	}
+	if named || kernelFile(name) {
+		if c.vmlinux != nil {
+			return errors.New("it is the second kernel: one is imported at a time")
 		}
 		image, err := readAtMost(r, maxBzImage)
 		if err != nil {
@@ -88,7 +95,7 @@ func (c *contents) take(name string, r io.Reader, root *os.Root) error {
 		return err
 	}
 	switch {
-	case strings.HasPrefix(name, "boot/config-"):
+	case strings.HasPrefix(name, "boot/config-"), name == "config":
 		return store(root, "config", r, maxConfig)
 	case name == "usr/share/doc/user-mode-linux/config.gz":
 		plain, err := debian.Decompress(".gz", r)

@@ -217,6 +217,23 @@ func (c *Catalog) PullKernel(ctx context.Context, name string, update bool, p ba
 	return k, banger.During("pull kernel "+name, c.Store.PutKernel(ctx, k))
 }
 
+// ImportKernel makes a kernel of what its user brings.
+func (c *Catalog) ImportKernel(ctx context.Context, name, source string, tar io.Reader, p banger.Progress) (banger.Kernel, error) {
+	doing := strings.TrimSpace("import kernel " + name)
+	c.pulling.RLock()
+	defer c.pulling.RUnlock()
+	k, err := c.KernelFiles.Import(ctx, name, source, tar, p)
+	if err != nil {
+		return k, banger.During(doing, err)
+	}
+	return k, banger.During(doing, c.Store.PutKernel(ctx, k))
+}
+
+// AvailableKernels returns the kernels that can be fetched.
+func (c *Catalog) AvailableKernels(context.Context) ([]banger.KernelOffer, error) {
+	return c.KernelFiles.Offers()
+}
+
 // Kernels returns all kernels, oldest first.
 func (c *Catalog) Kernels(ctx context.Context) ([]banger.Kernel, error) { return c.Store.Kernels(ctx) }
 

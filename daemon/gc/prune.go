@@ -161,7 +161,9 @@ func (c *Collector) kernels(ctx context.Context, all bool) ([]candidate, error) 
 		}
 	}
 	for _, k := range recorded {
-		add(k.ID, k.Name+" "+k.Version)
+		if !k.Imported { // it can't be had again
+			add(k.ID, k.Name+" "+k.Version)
+		}
 	}
 	if !c.Spare.Alone {
 		return list, nil

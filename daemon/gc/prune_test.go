@@ -87,7 +87,7 @@ func TestPrune(t *testing.T) {
 			{Name: "spare", ID: "333333333333", Lock: built}, {Name: "imported", ID: "444444444444"},
 		},
 		kernels: []banger.Kernel{
-			{Name: "cloud", ID: "aaaaaaaaaaaa"}, {Name: "cloud", ID: "bbbbbbbbbbbb"}, {Name: "cloud", ID: "cccccccccccc"}, {Name: "other", ID: "dddddddddddd"},
+			{Name: "cloud", ID: "aaaaaaaaaaaa"}, {Name: "cloud", ID: "bbbbbbbbbbbb"}, {Name: "cloud", ID: "cccccccccccc"}, {Name: "other", ID: "dddddddddddd"}, {Name: "mine", ID: "ffffffffffff", Imported: true},
 		},
 	}
 	c := &gc.Collector{Dir: dir + "/state", Data: dir + "/data", Cache: dir + "/cache", RAMDirs: []string{dir + "/ram"},

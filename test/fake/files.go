@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"banger"
 )
@@ -228,6 +230,22 @@ func (l *Life) Kernels() *Kernels { return &Kernels{l} }
 func (k *Kernels) Pull(ctx context.Context, name string, _ bool, _ banger.Progress) (banger.Kernel, error) {
 	return banger.Kernel{ID: kernelID(name), Name: name, Version: "6.1.0-fake"},
 		errors.Join(ctx.Err(), k.l.Step("pull kernel", func() error { return nil }))
+}
+
+// Import is the step "import kernel". What is read is kept nowhere.
+func (k *Kernels) Import(ctx context.Context, name, source string, tar io.Reader, _ banger.Progress) (banger.Kernel, error) {
+	data, err := io.ReadAll(tar)
+	if err == nil && len(data) < 1024 {
+		err = banger.Errorf(banger.CodeInvalid, "entry 0: %w", io.ErrUnexpectedEOF)
+	}
+	name = cmp.Or(name, "6.1.0-fake")
+	return banger.Kernel{ID: kernelID(name), Name: name, Version: "6.1.0-fake", Source: source, Created: time.Now(), Imported: true},
+		errors.Join(ctx.Err(), err, k.l.Step("import kernel", func() error { return nil }))
+}
+
+// Offers is one kernel, which isn't here.
+func (k *Kernels) Offers() ([]banger.KernelOffer, error) {
+	return []banger.KernelOffer{{Name: "debian-12-cloud", Release: "bookworm", Package: "linux-image-fake", Source: "http://fake/debian", Download: 1 << 20, Disk: 4 << 20}}, nil
 }
 
 // Remove is the step "remove kernel".

@@ -225,9 +225,18 @@ var jsonSteps = []struct {
 	{"image save nosuch saved", 3, 0, 1},
 	{"image export nosuch -", 3, 0, 1},
 	{"image push -q nosuch 127.0.0.1:1/nosuch", 3, 0, 1},
+	{"image promote other nosuch other.tar", 3, 1, 2},
 	{"image delete other nosuch debian-12", 3, 1, 2},
 	{"kernel pull -q debian-13-cloud", 0, 1, 0},
 	{"kernel list", 0, 2, 0},
+	{"kernel list --available", 0, 1, 0},
+	{"kernel show debian-13-cloud", 0, 1, 0},
+	{"kernel show nosuch", 3, 0, 1},
+	{"kernel import -q --name mine ktree", 0, 1, 0},
+	{"kernel import -q other.tar", 2, 0, 1},
+	{"kernel import -q repo", 2, 0, 1},
+	{"kernel import -q repo ktree", 2, 0, 1},
+	{"kernel import -q nosuch.deb", 2, 0, 1},
 	{"kernel prune -f", 0, 1, 0},
 	{"kernel pull -q debian-13-cloud", 0, 1, 0},
 	{"kernel delete nosuch debian-13-cloud debian-12-cloud", 3, 1, 2},
@@ -269,6 +278,7 @@ func TestJSON(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.dir, "thing"), []byte("a root"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	s.must("mkdir -p ktree/boot ktree/usr/lib/modules/6.1; ln -s usr/lib ktree/lib; head -c 2000 /dev/zero | tee ktree/boot/vmlinuz-6.1 > ktree/lib/modules/6.1/modules.builtin")
 	s.must("tar -cf other.tar thing; git init -q repo; touch repo/new; git -C repo -c user.name=t -c user.email=t@example.org commit -q --allow-empty -m first")
 	tree, types := cli.Command()
 	seen := map[*cobra.Command]bool{}
