@@ -144,7 +144,7 @@ var rooms = []room{
 	{"test/networktest", "contract of networks"},
 	{"test/soak", "what a guest runs whose VMM is to be killed: files whose every byte is known"},
 	{"test/storetest", "contract of the store"},
-	{"test/treetest", "trees compared by all that a program sees of them, and tars of any entries"},
+	{"test/treetest", "trees compared by all that a program sees of them, tars of any entries, and a real registry of them"},
 	{"test/vmtest", "an installation for tests, and what it holds of the host"},
 	{"version", "what this build is"},
 	{"vmm/firecracker", "Firecracker, in its jailer where the daemon is root"},

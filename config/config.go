@@ -26,36 +26,40 @@ import (
 
 // Config are the settings. Those about VMs are named as in banger.Spec.
 type Config struct {
-	DefaultImage  string `toml:"default_image"`
-	DefaultKernel string `toml:"default_kernel"`
-	VCPU          int    `toml:"vcpu"`
-	MemoryMiB     int    `toml:"memory_mib"`
-	DiskMiB       int    `toml:"disk_mib"`
-	Mirror        string `toml:"mirror"`
-	Security      string `toml:"security_mirror"`
-	Isolation     string `toml:"isolation"`
-	Hypervisor    string `toml:"hypervisor"`
-	ProcessKernel string `toml:"process_kernel"`
-	Firecracker   string `toml:"firecracker"`
-	FirecrackerAt string `toml:"firecracker_mirror"`
-	Jailer        bool   `toml:"jailer"`
-	DiskDriver    string `toml:"disk_driver"`
-	Net           string `toml:"net"`
-	WarmStart     bool   `toml:"warm_start"`
-	InsecureVMM   bool   `toml:"insecure_vmm"`
-	BridgeSubnet  string `toml:"bridge_subnet"`
-	BridgeNAT     bool   `toml:"bridge_nat"`
-	BridgePeers   bool   `toml:"bridge_peers"`
-	BridgePorts   []int  `toml:"bridge_ports"`
-	BootDeadline  string `toml:"boot_deadline"`
-	LikeHost      bool   `toml:"like_host"`
-	GuestProxy    string `toml:"guest_proxy"`
-	GuestCA       string `toml:"guest_ca"`
-	AutoStop      string `toml:"auto_stop_stale_after"`
-	LogLevel      string `toml:"log_level"`
-	StateDir      string `toml:"state_dir"`
-	DataDir       string `toml:"data_dir"`
-	CacheDir      string `toml:"cache_dir"`
+	DefaultImage  string   `toml:"default_image"`
+	DefaultKernel string   `toml:"default_kernel"`
+	VCPU          int      `toml:"vcpu"`
+	MemoryMiB     int      `toml:"memory_mib"`
+	DiskMiB       int      `toml:"disk_mib"`
+	Mirror        string   `toml:"mirror"`
+	Security      string   `toml:"security_mirror"`
+	Isolation     string   `toml:"isolation"`
+	Hypervisor    string   `toml:"hypervisor"`
+	ProcessKernel string   `toml:"process_kernel"`
+	Firecracker   string   `toml:"firecracker"`
+	FirecrackerAt string   `toml:"firecracker_mirror"`
+	Jailer        bool     `toml:"jailer"`
+	DiskDriver    string   `toml:"disk_driver"`
+	Net           string   `toml:"net"`
+	WarmStart     bool     `toml:"warm_start"`
+	InsecureVMM   bool     `toml:"insecure_vmm"`
+	BridgeSubnet  string   `toml:"bridge_subnet"`
+	BridgeNAT     bool     `toml:"bridge_nat"`
+	BridgePeers   bool     `toml:"bridge_peers"`
+	BridgePorts   []int    `toml:"bridge_ports"`
+	BootDeadline  string   `toml:"boot_deadline"`
+	LikeHost      bool     `toml:"like_host"`
+	GuestProxy    string   `toml:"guest_proxy"`
+	GuestCA       string   `toml:"guest_ca"`
+	Mirrors       []string `toml:"registry_mirrors"`
+	ImageGiB      int      `toml:"image_max_gib"`
+	ImageEntries  int      `toml:"image_max_entries"`
+	ImageFreeMiB  int      `toml:"image_leave_free_mib"`
+	AutoStop      string   `toml:"auto_stop_stale_after"`
+	LogLevel      string   `toml:"log_level"`
+	StateDir      string   `toml:"state_dir"`
+	DataDir       string   `toml:"data_dir"`
+	CacheDir      string   `toml:"cache_dir"`
 
 	from map[string]bool // the settings that the file has
 	path string
@@ -91,6 +95,10 @@ var settings = []struct {
 	{"bridge_ports", "this host's TCP and UDP ports that VMs on the bridge reach, as [53]", func(c *Config) any { return c.BridgePorts }},
 	{"mirror", "the Debian mirror that kernels and packages come from; empty: this host's own, else deb.debian.org", func(c *Config) any { return c.Mirror }},
 	{"security_mirror", "the mirror of debian-security; empty: deb.debian.org's", func(c *Config) any { return c.Security }},
+	{"registry_mirrors", "who is asked first for images of a registry, as [\"docker.io=mirror.example/hub\"]; who has no answer is passed over, and none gets a password", func(c *Config) any { return c.Mirrors }},
+	{"image_max_gib", "the most that an image's files may have, in GiB", func(c *Config) any { return c.ImageGiB }},
+	{"image_max_entries", "the most files, directories and links that an image may have", func(c *Config) any { return c.ImageEntries }},
+	{"image_leave_free_mib", "the room that pulls and imports of images leave free on a disk, in MiB", func(c *Config) any { return c.ImageFreeMiB }},
 	{"auto_stop_stale_after", "stop VMs that had no client, command or load for this long, as 2h or 90m; 0: never", func(c *Config) any { return c.AutoStop }},
 	{"log_level", "the least level that the daemon logs: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
 	{"state_dir", "where records, VMs and the daemon's log are", func(c *Config) any { return c.StateDir }},
@@ -122,6 +130,10 @@ func Default(d xdg.Dirs) Config {
 		BridgeSubnet:  "10.213.0.0/16",
 		BridgeNAT:     true,
 		BridgePorts:   []int{},
+		Mirrors:       []string{},
+		ImageGiB:      512,
+		ImageEntries:  3 << 19,
+		ImageFreeMiB:  512,
 		BootDeadline:  "1m",
 		LikeHost:      true,
 		AutoStop:      "0",
@@ -207,6 +219,9 @@ func (c *Config) check() error {
 		{"vcpu", c.VCPU, 0, banger.MaxVCPU},
 		{"memory_mib, unless it is 0,", cmp.Or(c.MemoryMiB, banger.MinMemoryMiB), banger.MinMemoryMiB, banger.MaxMemoryMiB},
 		{"disk_mib", c.DiskMiB, banger.MinDiskMiB, banger.MaxDiskMiB},
+		{"image_max_gib", c.ImageGiB, 1, 512},
+		{"image_max_entries", c.ImageEntries, 1, 3 << 19},
+		{"image_leave_free_mib", c.ImageFreeMiB, 1, 1 << 30},
 	} {
 		if v.val < v.least || v.val > v.most {
 			return banger.Errorf(banger.CodeInvalid, "%s is %d; it can be %d to %d", v.key, v.val, v.least, v.most)
@@ -231,6 +246,11 @@ func (c *Config) check() error {
 	} {
 		if !slices.Contains(v.can, v.val) {
 			return banger.Errorf(banger.CodeInvalid, "%s is %q; it can be %s", v.key, v.val, strings.Join(v.can, ", "))
+		}
+	}
+	for _, m := range c.Mirrors {
+		if of, at, ok := strings.Cut(m, "="); !ok || of == "" || at == "" || strings.ContainsAny(m, " @") || strings.Contains(m, "://") {
+			return banger.Errorf(banger.CodeInvalid, "registry_mirrors has %q; it can be REGISTRY=MIRROR, such as docker.io=mirror.example/hub", m)
 		}
 	}
 	for _, port := range c.BridgePorts {

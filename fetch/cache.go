@@ -36,12 +36,24 @@ func Hold(ctx context.Context, dir string) (release func()) {
 	return func() { _ = d.Close() }
 }
 
-// Sweep removes downloads from dir that nobody used for a week.
+// Use marks a download as used now, for who reads it later than it was fetched.
+func Use(file string) { touch(file) }
+
+// Sweep removes downloads from dir that nobody used for a week. It does nothing while
+// somebody holds dir, who may be about to read one of them; so its caller can't either.
 func Sweep(dir string) error {
-	entries, err := os.ReadDir(dir)
+	d, err := os.Open(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	if hostfs.TryLock(d) != nil {
+		return nil // the next one does it
+	}
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}

@@ -141,6 +141,14 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	release := fetch.Hold(t.Context(), dir)
+	if err := fetch.Sweep(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(dir + "/*"); err != nil || len(left) != 4 {
+		t.Errorf("left while it is held: %v, %v", left, err)
+	}
+	release()
 	if err := errors.Join(fetch.Sweep(dir), fetch.Sweep(dir+"/nowhere")); err != nil {
 		t.Fatal(err)
 	}

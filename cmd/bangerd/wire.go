@@ -98,7 +98,9 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	hv := openHypervisors(ctx, conf, dirs, shim, probed)
 	hv.tell(log, conf, probed)
 	vcpu, memory := hv.sizes(ctx, conf, hv.by, hv.chosen)
-	images := &oci.Store{Store: &rootfs.Store{Dir: filepath.Join(dirs.Data, "images")}}
+	images := &oci.Store{Store: &rootfs.Store{Dir: filepath.Join(dirs.Data, "images"), Limits: rootfs.Limits{
+		Bytes: int64(conf.ImageGiB) << 30, Entries: conf.ImageEntries, FreeMiB: conf.ImageFreeMiB,
+	}}}
 	if err := images.Clean(); err != nil {
 		log.Warn("half-made images of an earlier daemon could not be removed", "err", err)
 	}
@@ -108,7 +110,10 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	kernels := kernelsIn(conf, dirs)
 	kernels.Agent, kernels.Flatten = agent, flatten
-	registries := &oci.Registries{Store: images, Dir: filepath.Join(dirs.Cache, "layers")}
+	if err := kernels.Clean(); err != nil {
+		log.Warn("half-made kernels of an earlier daemon could not be removed", "err", err)
+	}
+	registries := &oci.Registries{Store: images, Dir: filepath.Join(dirs.Cache, "layers"), Mirrors: conf.Mirrors}
 	cat := &catalog.Catalog{Store: store, Registries: registries, ImageFiles: images, Default: hv.kernel(conf), DefaultImage: conf.DefaultImage, Now: time.Now, KernelFiles: kernels, KernelCost: kernels.Cost}
 	disks, devices := hostDisks(dirs)
 	br, networks, links, err := hostNetworks(conf, dirs)

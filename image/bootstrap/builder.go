@@ -203,10 +203,10 @@ func (b *Builder) build(ctx context.Context, r banger.Recipe, tell report) (bang
 	default:
 		return old, nil
 	}
-	defer fetch.Hold(ctx, b.From.CacheDir)()
 	if err := fetch.Sweep(b.From.CacheDir); err != nil {
 		return banger.Image{}, err
 	}
+	defer fetch.Hold(ctx, b.From.CacheDir)()
 	var lock banger.Lock
 	snapshot := ""
 	if r.Lock != nil {

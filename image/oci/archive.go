@@ -20,11 +20,10 @@ import (
 
 // Bounds of an archive.
 const (
-	headBytes  = 256 << 10        // that are looked at to tell it from a root tar
-	maxArchive = rootfs.MaxBytes  // of all its files
-	maxFiles   = 100_000          // in it
-	maxLinks   = 8                // followed to a file
-	roomEvery  = int64(256 << 20) // bytes between two looks at the disk's free room
+	headBytes = 256 << 10        // that are looked at to tell it from a root tar
+	maxFiles  = 100_000          // in it
+	maxLinks  = 8                // followed to a file
+	roomEvery = int64(256 << 20) // bytes between two looks at the disk's free room
 )
 
 // archiveName is what the top names of an archive look like: those of the OCI's layout,
@@ -54,6 +53,7 @@ func isArchive(head []byte) bool {
 type archive struct {
 	file  *os.File
 	size  int64
+	most  rootfs.Limits
 	files map[string]extent
 	links map[string]string
 }
@@ -63,13 +63,13 @@ type extent struct{ at, size int64 }
 
 // spool reads an archive to its end and keeps its files, as what describes an image may
 // come last.
-func spool(ctx context.Context, stream io.Reader, file *os.File, p banger.Progress) (*archive, error) {
+func spool(ctx context.Context, stream io.Reader, file *os.File, most rootfs.Limits, p banger.Progress) (*archive, error) {
 	plain, done, err := rootfs.Decompress(stream)
 	defer done()
 	if err != nil {
 		return nil, invalid("the image archive: %w", err)
 	}
-	a := &archive{file: file, files: map[string]extent{}, links: map[string]string{}}
+	a := &archive{file: file, most: most.Of(), files: map[string]extent{}, links: map[string]string{}}
 	for t := tar.NewReader(plain); ; {
 		h, err := t.Next()
 		if err == io.EOF {
@@ -100,15 +100,15 @@ func (a *archive) add(ctx context.Context, h *tar.Header, content io.Reader, p b
 	if len(a.files) >= maxFiles || len(a.links) >= maxFiles {
 		return invalid("the image archive has more than %d files", maxFiles)
 	}
-	if h.Size > maxArchive-a.size {
-		return invalid("the image archive's files have more than %d bytes", int64(maxArchive))
+	if h.Size > a.most.Bytes-a.size {
+		return invalid("the image archive's files have more than %d bytes (image_max_gib in config.toml)", a.most.Bytes)
 	}
 	begin := a.size
 	for left := h.Size; left > 0; {
 		if err := ctx.Err(); err != nil {
 			return banger.Errorf(banger.CodeCanceled, "import: %w", err)
 		}
-		if err := rootfs.Room(a.file); err != nil {
+		if err := a.most.Room(a.file); err != nil {
 			return err
 		}
 		n, err := io.CopyN(io.NewOffsetWriter(a.file, a.size), content, min(left, roomEvery))
@@ -229,7 +229,7 @@ func several(n int) error {
 // importArchive makes a filesystem image of an archive. file is an empty one, for what is
 // read.
 func (s *Store) importArchive(ctx context.Context, stream io.Reader, file *os.File, p banger.Progress) (banger.Image, error) {
-	a, err := spool(ctx, stream, file, p)
+	a, err := spool(ctx, stream, file, s.Limits, p)
 	if err != nil {
 		return banger.Image{}, err
 	}

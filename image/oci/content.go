@@ -27,7 +27,6 @@ import (
 	"banger/host/hostfs"
 	"banger/image/erofs"
 	"banger/image/overlay"
-	"banger/image/rootfs"
 )
 
 // content is an image as it is given away.
@@ -193,7 +192,7 @@ func (r *Registries) keep(ctx context.Context, make func(io.Writer) error) (l ca
 		}
 	}()
 	plain, packed := sha256.New(), sha256.New()
-	room := &roomy{f: f}
+	room := &roomy{f: f, room: r.Store.Limits.Room}
 	z, err := fastgzip.NewWriterLevel(io.MultiWriter(room, packed), gzip.BestSpeed)
 	if err != nil {
 		return l, err
@@ -214,12 +213,13 @@ func (r *Registries) keep(ctx context.Context, make func(io.Writer) error) (l ca
 // roomy writes to a file as long as its disk has room.
 type roomy struct {
 	f     *os.File
+	room  func(*os.File) error
 	wrote int64
 }
 
 func (r *roomy) Write(b []byte) (int, error) {
 	if r.wrote/(16<<20) != (r.wrote+int64(len(b)))/(16<<20) || r.wrote == 0 {
-		if err := rootfs.Room(r.f); err != nil {
+		if err := r.room(r.f); err != nil {
 			return 0, err
 		}
 	}
@@ -279,6 +279,7 @@ func (f file) Compressed() (io.ReadCloser, error) {
 	if f.path == "" {
 		return nil, errAway
 	}
+	fetch.Use(f.path)
 	return os.Open(f.path)
 }
 

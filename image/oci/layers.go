@@ -13,15 +13,23 @@ import (
 	"banger"
 	"banger/fetch"
 	"banger/host/hostfs"
-	"banger/image/rootfs"
 )
 
 // sideBySide is how many layers are fetched at once.
 const sideBySide = 4
 
-// make fetches the layers of an image and flattens them, the lowest while others are still
-// on their way.
+// make makes an image of a registry's layers, and drops others that nobody used for long.
 func (r *Registries) make(ctx context.Context, from *remoteImage, m *image, p banger.Progress) (banger.Image, error) {
+	img, err := r.flatten(ctx, from, m, p)
+	if err == nil {
+		err = fetch.Sweep(r.Dir)
+	}
+	return img, err
+}
+
+// flatten fetches the layers of an image and flattens them, the lowest while others are
+// still on their way.
+func (r *Registries) flatten(ctx context.Context, from *remoteImage, m *image, p banger.Progress) (banger.Image, error) {
 	defer fetch.Hold(ctx, r.Dir)()
 	if err := r.room(m); err != nil {
 		return banger.Image{}, err
@@ -36,11 +44,7 @@ func (r *Registries) make(ctx context.Context, from *remoteImage, m *image, p ba
 	defer fetched.Wait()
 	defer cancel()
 	fetched.Go(func() { d.run(ctx) })
-	img, err := r.Store.ImportLayers(ctx, m.id(), m.flat(d.open), d.converting)
-	if err == nil {
-		err = fetch.Sweep(r.Dir)
-	}
-	return img, err
+	return r.Store.ImportLayers(ctx, m.id(), m.flat(d.open), d.converting)
 }
 
 // room returns an error for an image that can't be had: its manifest says more than there
@@ -48,8 +52,8 @@ func (r *Registries) make(ctx context.Context, from *remoteImage, m *image, p ba
 func (r *Registries) room(m *image) error {
 	var total int64
 	for _, l := range m.layers {
-		if l.Size < 0 || l.Size > rootfs.MaxBytes-total {
-			return invalid("the image's layers have over %d bytes", int64(rootfs.MaxBytes))
+		if most := r.Store.Limits.Of().Bytes; l.Size < 0 || l.Size > most-total {
+			return invalid("the image's layers have over %d bytes (image_max_gib in config.toml)", most)
 		}
 		total += l.Size
 	}
@@ -58,7 +62,7 @@ func (r *Registries) room(m *image) error {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	if err := rootfs.Room(dir); err != nil {
+	if err := r.Store.Limits.Room(dir); err != nil {
 		return err
 	}
 	if free, err := hostfs.Free(dir); err == nil && free<<20 < total {

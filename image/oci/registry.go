@@ -31,6 +31,9 @@ type Registries struct {
 	Dir    string        // of layers; made when missing
 	Client *http.Client  // nil: fetch.NewClient
 	Stall  time.Duration // how long a registry may be silent in a layer; 0: 30 s
+	// Mirrors are asked first, each "REGISTRY=MIRROR": "docker.io=mirror.example/hub". They
+	// get no credentials.
+	Mirrors []string
 }
 
 // Pull implements banger.Registries.
@@ -39,9 +42,23 @@ func (r *Registries) Pull(ctx context.Context, what banger.Pull, have func(id st
 	if err != nil {
 		return banger.Image{}, err
 	}
-	say(p, banger.Event{Stage: "registry", Message: ref.Context().RegistryStr()})
-	from := &remoteImage{ref: ref, insecure: what.Insecure}
-	if err := from.open(ctx, r.client(), auth(what.Credentials), transport.PullScope); err != nil {
+	for _, mirror := range r.mirrors(ref) {
+		img, err := r.pull(ctx, &remoteImage{ref: mirror, insecure: what.Insecure}, want, banger.Credentials{}, have, p)
+		if err == nil || ctx.Err() != nil {
+			img.Name = familiar(ref)
+			return img, err
+		}
+		say(p, banger.Event{Stage: banger.StageNote, Message: fmt.Sprintf("the mirror %s is passed over: %v", mirror.Context().RegistryStr(), err)})
+	}
+	img, err := r.pull(ctx, &remoteImage{ref: ref, insecure: what.Insecure}, want, what.Credentials, have, p)
+	img.Name = familiar(ref)
+	return img, err
+}
+
+// pull gets an image from one place.
+func (r *Registries) pull(ctx context.Context, from *remoteImage, want v1.Platform, who banger.Credentials, have func(id string) (banger.Image, bool), p banger.Progress) (banger.Image, error) {
+	say(p, banger.Event{Stage: "registry", Message: from.ref.Context().RegistryStr()})
+	if err := from.open(ctx, r.client(), auth(who), transport.PullScope); err != nil {
 		return banger.Image{}, from.explain(ctx, err)
 	}
 	m, err := from.describe(ctx, want)
@@ -54,7 +71,27 @@ func (r *Registries) Pull(ctx context.Context, what banger.Pull, have func(id st
 			return banger.Image{}, err
 		}
 	}
-	return banger.Image{ID: img.ID, Size: img.Size, Entries: img.Entries, Name: familiar(ref), Config: m.config}, nil
+	return banger.Image{ID: img.ID, Size: img.Size, Entries: img.Entries, Config: m.config}, nil
+}
+
+// mirrors are the places where an image is looked for before its registry is asked.
+func (r *Registries) mirrors(ref name.Reference) (list []name.Reference) {
+	for _, m := range r.Mirrors {
+		of, at, _ := strings.Cut(m, "=")
+		if of != (&remoteImage{ref: ref}).host() {
+			continue
+		}
+		image := at + "/" + ref.Context().RepositoryStr()
+		if id := ref.Identifier(); strings.HasPrefix(id, "sha256:") {
+			image += "@" + id
+		} else {
+			image += ":" + id
+		}
+		if found, err := name.ParseReference(image); err == nil {
+			list = append(list, found)
+		}
+	}
+	return list
 }
 
 func (r *Registries) client() *http.Client {

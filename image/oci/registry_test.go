@@ -3,21 +3,15 @@ package oci_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -38,51 +32,6 @@ import (
 	"banger/test/treetest"
 )
 
-// login is what the registry lets in: "secret" by bcrypt.
-const login = "me:$2y$05$/l0fRQ9WnRE9hJ/KqZjiZO8zrs5xFrY6mDUDyQQZPn0Pqf76iqQsy\n"
-
-// dockerRegistry runs Debian's registry with TLS and a password. It returns its host and
-// port, and the file of its certificate.
-func dockerRegistry(t *testing.T) (host, cert string) {
-	t.Helper()
-	treetest.Needs(t, false, "docker-registry", "skopeo")
-	dir := t.TempDir()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(t, err)
-	private, err := x509.MarshalECPrivateKey(key)
-	must(t, err)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	host = free.Addr().String()
-	cert = filepath.Join(dir, "ca.crt")
-	config := fmt.Sprintf("version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: %[1]s/data\nhttp:\n  addr: %[2]s\n  tls:\n    certificate: %[1]s/ca.crt\n    key: %[1]s/key\nauth:\n  htpasswd:\n    realm: test\n    path: %[1]s/login\n", dir, host)
-	must(t, os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
-		os.WriteFile(filepath.Join(dir, "key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}), 0o600),
-		os.WriteFile(filepath.Join(dir, "login"), []byte(login), 0o600), os.WriteFile(filepath.Join(dir, "config.yml"), []byte(config), 0o600), free.Close())
-	cmd := exec.Command("docker-registry", "serve", filepath.Join(dir, "config.yml"))
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		conn, err := net.Dial("tcp", host)
-		if err == nil {
-			must(t, conn.Close())
-			return host, cert
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the registry doesn't listen: %v", err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // asked counts the layers that are asked for.
 type asked struct {
 	http.RoundTripper
@@ -101,7 +50,7 @@ func none(string) (banger.Image, bool) { return banger.Image{}, false }
 // Images that skopeo pushed to Debian's registry, with TLS and a password, come back as
 // they were; and what is here already isn't fetched again.
 func TestDockerRegistry(t *testing.T) {
-	host, cert := dockerRegistry(t)
+	host, cert := treetest.Registry(t)
 	base := []entry{dir("./", 0o755), file("base", strings.Repeat("base", 100000)), symlink("link", "base")}
 	first := umoci(t, base, []entry{file("one", "1"), file(".wh.link", "")})
 	second := umoci(t, base, []entry{file("two", "2")})
@@ -193,6 +142,12 @@ func remoteImage(t *testing.T) (img v1.Image, layers []v1.Layer) {
 		static.NewLayer(treetest.Archive(t, file("large", strings.Repeat("large", 200000))), types.OCIUncompressedLayer),
 		static.NewLayer(treetest.Archive(t, file("small", "small")), types.OCIUncompressedLayer),
 	}
+	return imageOf(t, layers...), layers
+}
+
+// imageOf is an image of these layers for the platform of VMs.
+func imageOf(t *testing.T, layers ...v1.Layer) v1.Image {
+	t.Helper()
 	img, err := mutate.AppendLayers(empty.Image, layers...)
 	must(t, err)
 	file, err := img.ConfigFile()
@@ -201,7 +156,7 @@ func remoteImage(t *testing.T) (img v1.Image, layers []v1.Layer) {
 	file.OS, file.Architecture = "linux", "amd64"
 	img, err = mutate.ConfigFile(img, file)
 	must(t, err)
-	return img, layers
+	return img
 }
 
 // Whatever a registry does, no image comes of it that isn't what its manifest says, nothing

@@ -79,7 +79,7 @@ func unpacked(t *testing.T, from string, how ...string) map[string]string {
 // An image is pulled, a VM of it writes, it is saved, pushed and exported; and what real
 // tools get is what the VM had. Layers that came from the registry are the same ones.
 func TestRoundTrip(t *testing.T) {
-	host, cert := dockerRegistry(t)
+	host, cert := treetest.Registry(t)
 	base := []entry{dir("./", 0o755), file("base", strings.Repeat("base", 100000)), dir("etc", 0o755), file("etc/conf", "old"), dir("lib", 0o755), file("lib/a", "a"), hardlink("lib/b", "lib/a"), symlink("bin", "lib")}
 	layout := umoci(t, base, []entry{dir("top", 0o700), file("top/x", "x"), file(".wh.base", "")})
 	treetest.Run(t, "umoci", "config", "--image", layout+":latest", "--config.cmd", "/bin/run", "--config.env", "A=b")

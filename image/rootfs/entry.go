@@ -98,7 +98,7 @@ func (im *importer) store(h *tar.Header, attr erofs.Attr) (erofs.Inode, error) {
 	switch attr.Mode & erofs.ModeType {
 	case erofs.ModeRegular:
 		if h.Size > im.left {
-			return 0, refuse(h.Name, "claims %d bytes, more than an image may hold", h.Size)
+			return 0, refuse(h.Name, "claims %d bytes, and with it the image would have more than %d (image_max_gib in config.toml)", h.Size, im.most.Bytes)
 		}
 		im.left -= h.Size
 		return im.image.File(attr, h.Size, until{im.src.ctx, im.tar})

@@ -111,7 +111,7 @@ func TestLeavesRoom(t *testing.T) {
 		if asked++; asked == 4 {
 			return full
 		}
-		return rootfs.Room(f)
+		return rootfs.Limits{}.Room(f)
 	})
 	info, serr := out.Stat()
 	must(t, serr)
@@ -125,7 +125,7 @@ func TestLeavesRoom(t *testing.T) {
 	small, err := os.Open("/proc/self/stat") // of a filesystem without any room
 	must(t, err)
 	defer func() { _ = small.Close() }()
-	if err := rootfs.Room(small); banger.CodeOf(err) != banger.CodeUnavailable || !errors.Is(err, unix.ENOSPC) {
+	if err := (rootfs.Limits{}).Room(small); banger.CodeOf(err) != banger.CodeUnavailable || !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("no room at all: %v", err)
 	}
 }

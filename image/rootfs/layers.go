@@ -32,13 +32,17 @@ type Layer struct {
 // WriteLayers is Write of a root filesystem in layers, the lowest first. Names may begin
 // with slashes. A layer whose content isn't that of its DiffID is banger.CodeInvalid.
 func WriteLayers(ctx context.Context, layers []Layer, out *os.File, p banger.Progress) (Stats, error) {
+	return writeLayers(ctx, layers, out, p, Limits{}.whole())
+}
+
+func writeLayers(ctx context.Context, layers []Layer, out *os.File, p banger.Progress, most limits) (Stats, error) {
 	if len(layers) == 0 || len(layers) > MaxLayers {
 		return Stats{}, banger.Errorf(banger.CodeInvalid, "the image has %d layers; it can have 1 to %d", len(layers), MaxLayers)
 	}
 	if err := out.Truncate(0); err != nil {
 		return Stats{}, fmt.Errorf("empty the image file: %w", err)
 	}
-	im, err := newImporter(ctx, out, p, ordinary)
+	im, err := newImporter(ctx, out, p, most)
 	if err != nil {
 		return Stats{}, err
 	}
@@ -76,7 +80,7 @@ func (im *importer) layer(ctx context.Context, l Layer) error {
 // publishes it under an id of its caller's. One id must always mean the same layers.
 func (s *Store) ImportLayers(ctx context.Context, id string, layers []Layer, p banger.Progress) (banger.Image, error) {
 	return s.make(ctx, func(f *os.File) (stats Stats, _ string, err error) {
-		stats, err = WriteLayers(ctx, layers, f, p)
+		stats, err = writeLayers(ctx, layers, f, p, s.Limits.whole())
 		return stats, id, err
 	})
 }

@@ -42,17 +42,28 @@ const (
 	MaxBytes       = 512 << 30 // of the stream, and of the sizes of its files, holes included
 )
 
-// limits are the bounds that tests change.
-type limits struct {
-	bytes int64                // MaxBytes
-	room  func(*os.File) error // returns an error when the disk is too full
+// Limits are bounds of an import that a user may set. A zero means the default.
+type Limits struct {
+	Bytes   int64 // of the stream, and of the sizes of its files: MaxBytes
+	Entries int   // names in an image: MaxEntries, which is also the most
+	FreeMiB int   // left free on the filesystem, for guests that write there: 512
 }
 
-var ordinary = limits{MaxBytes, Room}
-
-// leaveMiB is how much an import leaves free on the filesystem, in MiB, for guests that
-// write there.
+// leaveMiB is FreeMiB when nobody says.
 const leaveMiB = 512
+
+// Of returns the bounds with the defaults in place of zeroes.
+func (l Limits) Of() Limits {
+	return Limits{cmp.Or(l.Bytes, MaxBytes), min(cmp.Or(l.Entries, MaxEntries), MaxEntries), cmp.Or(l.FreeMiB, leaveMiB)}
+}
+
+// limits are the bounds of one import.
+type limits struct {
+	Limits
+	room func(*os.File) error // returns an error when the disk is too full
+}
+
+func (l Limits) whole() limits { return limits{l.Of(), l.Room} }
 
 // Stats says what an import read and made.
 type Stats struct {
@@ -69,7 +80,7 @@ type Stats struct {
 // names the entry. When ctx ends it is banger.CodeCanceled; to interrupt a read, Write
 // then closes the stream if it is an io.Closer.
 func Write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progress) (Stats, error) {
-	return write(ctx, stream, out, p, ordinary)
+	return write(ctx, stream, out, p, Limits{}.whole())
 }
 
 func write(ctx context.Context, stream io.Reader, out *os.File, p banger.Progress, most limits) (Stats, error) {
@@ -99,8 +110,9 @@ func newImporter(ctx context.Context, out *os.File, p banger.Progress, most limi
 	}
 	im := &importer{
 		tree: tree, image: erofs.NewWriter(out), most: most, room: func() error { return most.room(out) },
-		progress: p, left: most.bytes, last: time.Now(),
+		progress: p, left: most.Bytes, last: time.Now(),
 	}
+	tree.most = uint32(most.Entries)
 	tree.target = im.image.Target
 	tree.drop = func(i erofs.Inode) error {
 		_, err := im.image.Link(i, -1)
@@ -124,10 +136,11 @@ func (im *importer) finish(ctx context.Context) (Stats, error) {
 
 // Room returns an error when a file's disk is so full that guests soon couldn't write. It is
 // asked again and again, as a stream's size isn't known before its end.
-func Room(out *os.File) error {
+func (l Limits) Room(out *os.File) error {
+	leave := l.Of().FreeMiB
 	have, err := hostfs.Free(out)
-	if err == nil && have < leaveMiB {
-		err = banger.Errorf(banger.CodeUnavailable, "the filesystem of %s has %d MiB left, and %d stay free for VMs: %w", out.Name(), have, leaveMiB, unix.ENOSPC).
+	if err == nil && have < int64(leave) {
+		err = banger.Errorf(banger.CodeUnavailable, "the filesystem of %s has %d MiB left, and %d stay free for VMs (image_leave_free_mib in config.toml): %w", out.Name(), have, leave, unix.ENOSPC).
 			WithHint("make room and try again: `banger system prune` deletes what no VM uses")
 	}
 	return err
@@ -156,7 +169,7 @@ func (im *importer) read(ctx context.Context, stream io.Reader) error {
 		stop := context.AfterFunc(ctx, func() { c.Close() })
 		defer stop()
 	}
-	src, err := openSource(ctx, stream, im.most.bytes-im.before)
+	src, err := openSource(ctx, stream, im.most.Bytes-im.before)
 	defer src.close()
 	src.room, im.src, im.entry = im.room, src, ""
 	if im.layered {

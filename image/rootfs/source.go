@@ -26,7 +26,7 @@ const maxPadding = 1 << 20
 const roomEvery = 16 << 20
 
 var (
-	errEndless = errors.New("it is larger than any image may be")
+	errEndless = errors.New("it is larger than an image may be (image_max_gib in config.toml)")
 	errNoEnd   = fmt.Errorf("there is no end mark: %w", io.ErrUnexpectedEOF)
 )
 

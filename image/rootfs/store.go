@@ -24,7 +24,8 @@ import (
 // banger.Images. Several processes may use one directory. Images of earlier builds, whose
 // ids are shorter, can still be used.
 type Store struct {
-	Dir string // made when missing, 0700
+	Dir    string // made when missing, 0700
+	Limits Limits // of imports
 }
 
 const (
@@ -36,7 +37,7 @@ const (
 // image's Name and Source empty.
 func (s *Store) Import(ctx context.Context, tar io.Reader, p banger.Progress) (banger.Image, error) {
 	return s.make(ctx, func(f *os.File) (Stats, string, error) {
-		stats, err := Write(ctx, tar, f, p)
+		stats, err := write(ctx, tar, f, p, s.Limits.whole())
 		if err != nil {
 			return stats, "", err
 		}

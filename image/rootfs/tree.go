@@ -32,6 +32,7 @@ type tree struct {
 	slots []uint32
 	order []uint32
 	nodeN uint32
+	most  uint32 // of nodeN
 	dirN  uint32
 	textN uint32
 	seed  maphash.Seed
@@ -81,7 +82,7 @@ const (
 )
 
 func newTree() (*tree, error) {
-	t := &tree{seed: maphash.MakeSeed(), textN: 1}
+	t := &tree{seed: maphash.MakeSeed(), textN: 1, most: MaxEntries}
 	var err error
 	take := func(bytes int) []byte {
 		if err != nil {
@@ -174,8 +175,8 @@ func (t *tree) name(n uint32) []byte {
 
 // insert adds a name that isn't there yet.
 func (t *tree) insert(parent uint32, name string, slot uint32) (uint32, error) {
-	if t.nodeN > MaxEntries {
-		return 0, fmt.Errorf("is one too many: an image may hold %d", MaxEntries)
+	if t.nodeN > t.most {
+		return 0, fmt.Errorf("is one too many: an image may hold %d (image_max_entries in config.toml)", t.most)
 	}
 	at, err := t.keep([]byte{byte(len(name))}, []byte(name))
 	if err != nil {

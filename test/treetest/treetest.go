@@ -1,5 +1,5 @@
-// Package treetest compares filesystem trees by all that a program could see of them, and
-// makes tars of any entries.
+// Package treetest compares filesystem trees by all that a program could see of them,
+// makes tars of any entries, and runs the registry that serves them.
 package treetest
 
 import (

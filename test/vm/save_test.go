@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"banger/test/vmtest"
 )
@@ -73,12 +74,14 @@ func TestDocker(t *testing.T) {
 			if err := os.WriteFile(list, []byte(packages+"apt\ndocker.io\ndocker-compose\niptables\nbusybox-static\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			h.OK(t, "image", "build", "-q", name, "--list", list)
+			if r := h.Within(40*time.Minute, nil, "image", "build", "-q", name, "--list", list); r.Status != 0 {
+				t.Fatalf("build: %s", r.Stderr)
+			}
 			t.Cleanup(func() { h.OK(t, "image", "delete", name) })
 			vm := h.NewVM(t, "--image", name)
-			out := h.OK(t, "vm", "exec", vm, "--", "sh", "-c", docker)
-			if !strings.HasSuffix(out, "run built\nport built\ncompose 1\n") {
-				t.Errorf("%s", out)
+			r := h.Within(15*time.Minute, nil, "vm", "exec", vm, "--", "sh", "-c", docker)
+			if r.Status != 0 || !strings.HasSuffix(string(r.Stdout), "run built\nport built\ncompose 1\n") {
+				t.Errorf("status %d: %s%s", r.Status, r.Stdout, r.Stderr)
 			}
 		})
 	}
