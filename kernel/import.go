@@ -50,8 +50,8 @@ func (k *Kernels) Import(ctx context.Context, name, source string, from io.Reade
 		return banger.Kernel{}, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // on success it was renamed before
-	in := &importing{ctx: ctx, dir: dir, left: maxImport, progress: k.reporter(p)("reading it", 0)}
-	got, err := k.take(ctx, name, source, in, from)
+	in := &importing{k: k, ctx: ctx, dir: dir, left: maxImport, progress: k.reporter(p)("reading it", 0)}
+	got, err := in.kernel(name, source, from)
 	if err == nil {
 		return got, nil
 	}
@@ -68,8 +68,8 @@ func (k *Kernels) Import(ctx context.Context, name, source string, from io.Reade
 		WithHint("a Debian package of a kernel can be imported, and a directory with boot/vmlinuz-VERSION or vmlinux, and lib/modules/VERSION as `make modules_install` writes it")
 }
 
-// take makes a kernel of what is read.
-func (k *Kernels) take(ctx context.Context, name, source string, in *importing, from io.Reader) (banger.Kernel, error) {
+// kernel makes one of what is read.
+func (in *importing) kernel(name, source string, from io.Reader) (banger.Kernel, error) {
 	root, err := os.OpenRoot(in.dir)
 	if err != nil {
 		return banger.Kernel{}, err
@@ -80,7 +80,7 @@ func (k *Kernels) take(ctx context.Context, name, source string, in *importing, 
 		return banger.Kernel{}, err
 	}
 	for n := range in.packages {
-		if err := in.unpack(ctx, filepath.Join(in.dir, packageFile(n)), root); err != nil {
+		if err := in.unpack(in.ctx, filepath.Join(in.dir, packageFile(n)), root); err != nil {
 			return banger.Kernel{}, err
 		}
 		if err := root.Remove(packageFile(n)); err != nil {
@@ -96,15 +96,15 @@ func (k *Kernels) take(ctx context.Context, name, source string, in *importing, 
 	digest := hex.EncodeToString(sum.Sum(nil))
 	id := sha256.Sum256(fmt.Appendf(nil, "%s %d %s", name, format, digest))
 	r := record{Format: format, Kernel: banger.Kernel{
-		ID: hex.EncodeToString(id[:6]), Name: name, Created: k.now(), Source: cmp.Or(source, "import") + " sha256:" + digest, Imported: true,
+		ID: hex.EncodeToString(id[:6]), Name: name, Created: in.k.now(), Source: cmp.Or(source, "import") + " sha256:" + digest, Imported: true,
 	}}
-	if have, ok := k.kept(r.ID); ok {
+	if have, ok := in.k.kept(r.ID); ok {
 		return have, nil
 	}
-	if err := k.finish(ctx, root, in.dir, &in.contents, &r); err != nil {
+	if err := in.k.finish(in.ctx, root, in.dir, &in.contents, &r); err != nil {
 		return banger.Kernel{}, err
 	}
-	return r.Kernel, publish(in.dir, filepath.Join(k.Dir, r.ID))
+	return r.Kernel, publish(in.dir, filepath.Join(in.k.Dir, r.ID))
 }
 
 // checkName checks the name of a kernel that is imported.
@@ -122,6 +122,7 @@ func checkName(name string) error {
 // importing reads what is imported: a tar of packages, or of a directory's files.
 type importing struct {
 	contents
+	k        *Kernels
 	ctx      context.Context
 	dir      string
 	packages int

@@ -98,20 +98,14 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	hv := openHypervisors(ctx, conf, dirs, shim, probed)
 	hv.tell(log, conf, probed)
 	vcpu, memory := hv.sizes(ctx, conf, hv.by, hv.chosen)
-	images := &oci.Store{Store: &rootfs.Store{Dir: filepath.Join(dirs.Data, "images"), Limits: rootfs.Limits{
-		Bytes: int64(conf.ImageGiB) << 30, Entries: conf.ImageEntries, FreeMiB: conf.ImageFreeMiB,
-	}}}
-	if err := images.Clean(); err != nil {
-		log.Warn("half-made images of an earlier daemon could not be removed", "err", err)
+	images, kernels := imagesIn(conf, dirs), kernelsIn(conf, dirs)
+	kernels.Agent, kernels.Flatten = agent, flatten
+	if err := errors.Join(images.Clean(), kernels.Clean()); err != nil {
+		log.Warn("half-made images and kernels of an earlier daemon could not be removed", "err", err)
 	}
 	store, err := sqlite.Open(ctx, databasePath(dirs))
 	if err != nil {
 		return nil, err
-	}
-	kernels := kernelsIn(conf, dirs)
-	kernels.Agent, kernels.Flatten = agent, flatten
-	if err := kernels.Clean(); err != nil {
-		log.Warn("half-made kernels of an earlier daemon could not be removed", "err", err)
 	}
 	registries := &oci.Registries{Store: images, Dir: filepath.Join(dirs.Cache, "layers"), Mirrors: conf.Mirrors}
 	cat := &catalog.Catalog{Store: store, Registries: registries, ImageFiles: images, Default: hv.kernel(conf), DefaultImage: conf.DefaultImage, Now: time.Now, KernelFiles: kernels, KernelCost: kernels.Cost}
@@ -252,6 +246,12 @@ func (t templates) CreateTemplate(ctx context.Context, spec banger.TemplateSpec,
 // archive is the Debian archive, whose downloads go to a directory in the cache.
 func archive(conf config.Config, dirs xdg.Dirs, downloads string) debian.Source {
 	return debian.Source{Mirror: conf.Mirror, Security: conf.Security, CacheDir: filepath.Join(dirs.Cache, downloads), SeenDir: filepath.Join(dirs.Data, "seen")}
+}
+
+func imagesIn(conf config.Config, dirs xdg.Dirs) *oci.Store {
+	return &oci.Store{Store: &rootfs.Store{Dir: filepath.Join(dirs.Data, "images"), Limits: rootfs.Limits{
+		Bytes: int64(conf.ImageGiB) << 30, Entries: conf.ImageEntries, FreeMiB: conf.ImageFreeMiB,
+	}}}
 }
 
 func kernelsIn(conf config.Config, dirs xdg.Dirs) *kernel.Kernels {
