@@ -64,7 +64,7 @@ func listVMs(w *page, vms []banger.VM, now time.Time) {
 func endsIn(vm banger.VM, now time.Time) string {
 	var when []string
 	if vm.State == banger.Running && !vm.Ends.IsZero() {
-		when = append(when, "in "+age(vm.Ends.Sub(now)))
+		when = append(when, "in "+age(vm.Ends.Sub(now).Round(time.Minute)))
 	}
 	if idle := vm.Spec.IdleStopMS; idle > 0 {
 		when = append(when, "idle "+age(time.Duration(idle)*time.Millisecond))
