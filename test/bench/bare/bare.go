@@ -147,10 +147,10 @@ func pass(port io.Writer, n int64, buf []byte) error {
 }
 
 // child is a command that writes n zeros, or reads to the end if n is 0: dd where there is
-// one, as beside it, else this program.
+// one, else this program, which is the /init of a machine without one.
 func child(n int64) *exec.Cmd {
 	if _, err := exec.LookPath("dd"); err != nil {
-		cmd := exec.Command("/proc/self/exe", strconv.FormatInt(n, 10))
+		cmd := exec.Command("/init", strconv.FormatInt(n, 10))
 		cmd.Args[0] = CommandName
 		return cmd
 	}
