@@ -23,7 +23,11 @@ import (
 )
 
 // channel is the port on which the host expects the agent.
-type channel struct{ port port }
+type channel struct {
+	port   port
+	socket bool // it is a connection of a vsock, not a virtio-serial port
+	waits  int  // descriptor on which the host's connections wait, where it is
+}
 
 // port is a device, or a connection to a host's shim.
 type port interface {
@@ -34,7 +38,7 @@ type port interface {
 }
 
 func (c *channel) attacks() []attack {
-	return []attack{
+	all := []attack{
 		{"agent alone", c.leaveAgent},
 		{"nobody reads", c.silent},
 		{"noise", c.raw(noise)},
@@ -50,6 +54,10 @@ func (c *channel) attacks() []attack {
 		{"agent: late bytes", c.agent(liesSlow)},
 		{"agent: resets", c.agent(liesReset)},
 	}
+	if c.socket {
+		all = append(all, attack{"calls of the host", callHost}, attack{"connection cut", c.cut})
+	}
+	return all
 }
 
 // leaveAgent leaves the channel to the agent, once: it can't come back.
@@ -66,15 +74,11 @@ func (c *channel) leaveAgent(until time.Time, n *atomic.Int64) error {
 func (c *channel) take() error {
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		_ = unix.Kill(-1, unix.SIGKILL) // all but this process
-		ports, err := os.ReadDir("/sys/class/virtio-ports")
-		for _, p := range ports {
-			name, _ := os.ReadFile("/sys/class/virtio-ports/" + p.Name() + "/name")
-			if strings.TrimSpace(string(name)) == "banger.agent" {
-				var f *os.File
-				if f, err = os.OpenFile("/dev/"+p.Name(), os.O_RDWR, 0); err == nil {
-					c.port = f
-				}
-			}
+		var err error
+		if c.socket {
+			c.port, err = c.accept(end)
+		} else {
+			c.port, err = openPort()
 		}
 		if c.port != nil {
 			return nil
@@ -83,6 +87,22 @@ func (c *channel) take() error {
 			return errors.Join(errors.New("the agent's port isn't to be had"), err)
 		}
 	}
+}
+
+// openPort opens the virtio-serial port; there may be none yet.
+func openPort() (port, error) {
+	ports, err := os.ReadDir("/sys/class/virtio-ports")
+	for _, p := range ports {
+		name, _ := os.ReadFile("/sys/class/virtio-ports/" + p.Name() + "/name")
+		if strings.TrimSpace(string(name)) == "banger.agent" {
+			f, err := os.OpenFile("/dev/"+p.Name(), os.O_RDWR, 0)
+			if err != nil {
+				return nil, err
+			}
+			return f, nil
+		}
+	}
+	return nil, err
 }
 
 // silent reads nothing.
@@ -115,15 +135,20 @@ func (c *channel) raw(more func() []byte) func(time.Time, *atomic.Int64) error {
 func (c *channel) write(b []byte, until time.Time) (int, error) {
 	_ = c.port.SetWriteDeadline(until)
 	n, err := c.port.Write(b)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = nil
+	case c.socket && err != nil: // the host comes again
+		_ = c.port.Close()
+		c.port = nil
+		err = c.take()
 	}
 	return n, err
 }
 
 // drain reads the port until it is stopped.
 func (c *channel) drain() (stop func()) {
-	over, done := make(chan struct{}), make(chan struct{})
+	over, done, port := make(chan struct{}), make(chan struct{}), c.port
 	go func() {
 		defer close(done)
 		for b := make([]byte, 64<<10); ; {
@@ -132,8 +157,8 @@ func (c *channel) drain() (stop func()) {
 				return
 			default:
 			}
-			_ = c.port.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-			if _, err := c.port.Read(b); err != nil {
+			_ = port.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			if _, err := port.Read(b); err != nil {
 				time.Sleep(5 * time.Millisecond)
 			}
 		}

@@ -119,10 +119,15 @@ func churnDisk(until time.Time, n *atomic.Int64) error {
 	return nil
 }
 
-// drainRandom reads the host's random numbers as fast as they come.
+// drainRandom reads random numbers as fast as they come: the host's, where there is a device
+// for them.
 func drainRandom(until time.Time, n *atomic.Int64) error {
 	f, err := os.Open("/dev/hwrng")
+	if err == nil {
+		_, err = f.Read(make([]byte, 1)) // the kernel may have the name without a device
+	}
 	if err != nil {
+		_ = f.Close() // nil's Close fails, no more
 		f, err = os.Open("/dev/random")
 	}
 	if err != nil {

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -133,7 +134,10 @@ func rage() error {
 	if err != nil {
 		return err
 	}
-	c := &channel{}
+	c := &channel{waits: -1}
+	if cmdline, err := os.ReadFile("/proc/cmdline"); err == nil {
+		c.socket = bytes.Contains(cmdline, []byte("banger.channel=vsock"))
+	}
 	return do(what.Slice, n.attacks(), machineAttacks(), c.attacks())
 }
 

@@ -44,7 +44,7 @@ func beVMM(text string) error {
 	raw := slices.DeleteFunc(n.attacks(), func(a attack) bool {
 		return slices.Contains([]string{"unread connections", "more unread connections", "filled connections", "short connections", "names"}, a.name)
 	})
-	return do(what.Slice, raw, []attack{{"console noise", consoleNoise}, {"console words", consoleWords}}, (&channel{conn}).attacks())
+	return do(what.Slice, raw, []attack{{"console noise", consoleNoise}, {"console words", consoleWords}}, (&channel{port: conn}).attacks())
 }
 
 // kept isn't closed by who has it for a while.

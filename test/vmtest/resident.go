@@ -17,9 +17,13 @@ func Resident(pid int) int64 {
 	return 0
 }
 
-// BesideGuest is what a QEMU has in memory beside its guest's, which is one file, its
-// own or a template's.
+// BesideGuest is what a VM's VMM has in memory beside its guest's. With QEMU pid is all of
+// it, and the guest's memory is one file, its own or a template's. With User-mode Linux pid
+// is one of the processes of a jail, and the guest's memory is what they share.
 func BesideGuest(pid int) (sum int64) {
+	if *Hypervisor == "uml" {
+		return besideJailed(pid)
+	}
 	argv, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	_, ram, _ := strings.Cut(string(argv), "mem-path=")
 	ram, _, _ = strings.Cut(ram, ",")
@@ -31,6 +35,25 @@ func BesideGuest(pid int) (sum int64) {
 		}
 		if kib, ok := strings.CutPrefix(line, "Rss:"); ok && !guest {
 			sum += kibibytes(kib)
+		}
+	}
+	return sum
+}
+
+// besideJailed adds up a jail: it has a PID namespace of its own.
+func besideJailed(pid int) (sum int64) {
+	jail, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	all, _ := os.ReadDir("/proc")
+	for _, p := range all {
+		if in, e := os.Readlink("/proc/" + p.Name() + "/ns/pid"); err != nil || e != nil || in != jail {
+			continue
+		}
+		for line := range textLines("/proc/" + p.Name() + "/status") {
+			for _, what := range []string{"RssAnon:", "RssFile:"} {
+				if kib, ok := strings.CutPrefix(line, what); ok {
+					sum += kibibytes(kib)
+				}
+			}
 		}
 	}
 	return sum
