@@ -18,6 +18,9 @@ type Repository struct {
 	// Left says what work the guest had, when it was stopped, that was nowhere else; "" when
 	// there was none, or nobody knows. It is the guest's word, good for a warning.
 	Left string `json:"left,omitempty"`
+	// Unseen says that the guest ran since Left was written down: what it has isn't known, unless
+	// it runs and is asked.
+	Unseen bool `json:"unseen,omitempty"`
 	// How it went in, so that it goes in again the same way.
 	Untracked bool `json:"untracked,omitempty"` // with the files that git doesn't know
 	ReadOnly  bool `json:"read_only,omitempty"` // nobody but the guest's root may write the files

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/guest"
 	"banger/guest/work"
 )
 
@@ -29,14 +30,20 @@ const workTime = 10 * time.Second
 // lastWork says what work a VM has that is nowhere else, as far as that is known: of one
 // that runs by asking it, of another by what was written down when it stopped.
 func lastWork(ctx context.Context, a *App, vm banger.VM) string {
-	if vm.Repository == nil {
+	r := vm.Repository
+	switch {
+	case r == nil || vm.State == banger.Deleting:
 		return ""
+	case vm.State == banger.Running:
+		ctx, cancel := context.WithTimeout(ctx, workTime)
+		defer cancel()
+		loose, _, err := looseWork(ctx, a, vm, r.Guest) // one without git can't say, and is deleted as it was asked
+		if err != nil && (guest.CodeOf(err) != guest.CodeNotFound || !isGuests(err)) {
+			return "nobody knows what, as its guest can't be asked"
+		}
+		return loose
+	case r.Left == "" && r.Unseen:
+		return "nobody knows what, as it ended without being asked"
 	}
-	if vm.State != banger.Running {
-		return vm.Repository.Left
-	}
-	ctx, cancel := context.WithTimeout(ctx, workTime)
-	defer cancel()
-	loose, _, _ := looseWork(ctx, a, vm, vm.Repository.Guest) // one that can't say is deleted as it was asked
-	return loose
+	return r.Left
 }

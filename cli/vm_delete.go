@@ -19,7 +19,8 @@ func vmDeleteCommand(a *App) *cobra.Command {
 
 A VM that has work of a repository that is nowhere else isn't deleted without --force.
 What counts is what is known: of a VM that runs it is asked, of another it was written down
-when it was stopped. "banger workspace export" takes work out.`,
+when it was stopped. Of one that ended in another way, nobody knows. "banger workspace export"
+takes work out.`,
 		Example:           "  banger vm delete web db",
 		Args:              nargs(1, -1),
 		ValidArgsFunction: a.completeVMs(0),

@@ -58,6 +58,9 @@ and whether the VM has work that is nowhere else.`,
 		s.Changed = tree != s.Repository.Sent
 		if vm.State != banger.Running {
 			s.Work, s.Unknown = vm.Repository.Left, "it doesn't run; so it was when it stopped"
+			if vm.Repository.Unseen {
+				s.Unknown = "it ended without being asked; so it was when it was stopped before"
+			}
 			return s, nil
 		}
 		var known bool

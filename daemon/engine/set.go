@@ -34,6 +34,9 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 		j.VM.KernelID = kernel
 		if change.Repository != nil {
 			j.VM.Repository = change.Repository
+			if j.VM.State == banger.Running {
+				j.unseen()
+			}
 		}
 		if change.TTLMS != nil {
 			j.VM.Ends = spec.Ends(j.e.Now())

@@ -57,5 +57,6 @@ func (j *job) run(ctx context.Context) error {
 	if j.VM.Started = j.e.Now(); j.VM.Ends.IsZero() { // a guest that reboots gets no more time
 		j.VM.Ends = j.VM.Spec.Ends(j.VM.Started)
 	}
+	j.unseen()
 	return j.VM.Advance(banger.Running, "")
 }

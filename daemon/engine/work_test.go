@@ -14,6 +14,7 @@ func TestRepository(t *testing.T) {
 	d.make(t, banger.Spec{Name: "it"})
 	good := banger.Repository{Path: "/src/it", Guest: "/root/it", Format: "sha1", Base: strings.Repeat("ab", 20), Branch: "refs/heads/main"}
 	vm, err := d.SetVM(t.Context(), "it", banger.Change{Repository: &good, Workspace: "/root/it/sub"})
+	good.Unseen = true // it runs
 	if err != nil || vm.Repository == nil || *vm.Repository != good || vm.Spec.Workspace != "/root/it/sub" || vm.NeedsRestart {
 		t.Errorf("%+v, %v", vm, err)
 	}
@@ -37,6 +38,18 @@ func TestRepository(t *testing.T) {
 	// The guests here have no such tool: nobody knows what work there is, and the stop goes on.
 	if vm, err = d.StopVM(t.Context(), "it", banger.StopOptions{}); err != nil || vm.Repository == nil || *vm.Repository != good {
 		t.Errorf("%+v, %v", vm, err)
+	}
+	// It was seen, and then it ran again.
+	seen := good
+	seen.Unseen = false
+	if vm, err = d.SetVM(t.Context(), "it", banger.Change{Repository: &seen}); err != nil || vm.Repository.Unseen {
+		t.Errorf("%+v, %v", vm, err)
+	}
+	if vm, err = d.StartVM(t.Context(), "it", banger.StartOptions{}, nil); err != nil || !vm.Repository.Unseen {
+		t.Errorf("%+v, %v", vm, err)
+	}
+	if vm, err = d.StopVM(t.Context(), "it", banger.StopOptions{Force: true}); err != nil || !vm.Repository.Unseen {
+		t.Errorf("killed without a look: %+v, %v", vm, err)
 	}
 }
 

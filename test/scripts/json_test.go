@@ -262,7 +262,7 @@ var jsonSteps = []struct {
 	{"", 2, 0, 1},
 	{"nosuch", 2, 0, 1},
 	{"vm create --nosuch", 2, 0, 1},
-	{"vm delete web nosuch", 3, 1, 1},
+	{"vm delete --force web nosuch", 3, 1, 1},
 	{"ssh web", 125, 0, 1},
 	{"ssh-proxy web", 2, 0, 1},
 	{"ssh-config", 0, 1, 0},

@@ -222,7 +222,7 @@ func (h *Host) NewVM(t *testing.T, args ...string) string {
 			logs := h.Run(nil, "vm", "logs", name).Stdout
 			t.Logf("console: %s", logs[max(0, len(logs)-2000):])
 		}
-		if r := h.Run(nil, "vm", "delete", name); r.Status != 0 {
+		if r := h.Run(nil, "vm", "delete", "--force", name); r.Status != 0 {
 			t.Errorf("delete %s: %s", name, r.Stderr)
 		}
 	})
