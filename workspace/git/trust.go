@@ -267,11 +267,22 @@ func (r *Repo) Partial(ctx context.Context) bool {
 	return err == nil && len(out) > 1
 }
 
-// Branch returns the commit of a branch, and the work tree that has it checked out. Both
-// are empty when there is none.
+// Branch returns the commit of a branch, "" before its first, and the work tree that has it
+// checked out, "" when none has.
 func (r *Repo) Branch(ctx context.Context, ref string) (commit, where string, err error) {
 	out, err := r.Run(ctx, nil, "for-each-ref", "--format=%(objectname) %(worktreepath)", ref)
-	if err != nil || len(out) == 0 {
+	if err != nil {
+		return "", "", err
+	}
+	if len(out) == 0 { // the first commit in a work tree would make it
+		list, err := r.Run(ctx, nil, "worktree", "list", "--porcelain")
+		for line := range strings.Lines(string(list)) {
+			if path, ok := strings.CutPrefix(line, "worktree "); ok {
+				where = strings.TrimSuffix(path, "\n")
+			} else if line == "branch "+ref+"\n" {
+				return "", where, err
+			}
+		}
 		return "", "", err
 	}
 	commit, where, _ = strings.Cut(strings.TrimSuffix(string(out), "\n"), " ")

@@ -103,19 +103,15 @@ func (w *Work) freeBranch(ctx context.Context, name string) (ref, at string, err
 		return "", "", err
 	}
 	at, where, err := w.Host.Branch(ctx, ref)
-	if err != nil || at == w.Tip {
+	if err != nil || at != "" && at == w.Tip {
 		return ref, at, err
-	}
-	if at == "" { // none, or the one that the first commit would make
-		h, err := w.Host.Head(ctx)
-		if err != nil || h.Branch != ref {
-			return ref, "", err
-		}
-		where = w.Host.Top
 	}
 	if where != "" {
 		return "", "", banger.Errorf(banger.CodeConflict, "the branch %s is checked out in %s", name, where).
 			WithHint("`banger workspace land` merges into it; or choose another name")
+	}
+	if at == "" {
+		return ref, "", nil
 	}
 	if err := w.bare.Call(ctx, git.Call{Args: []string{"merge-base", "--is-ancestor", at, w.Tip}}); err != nil {
 		return "", "", banger.Errorf(banger.CodeConflict, "there is a branch %s with commits that the VM doesn't have", name).
