@@ -17,6 +17,7 @@ import (
 	"banger"
 	"banger/guest"
 	"banger/guest/tartree"
+	"banger/guest/work"
 	"banger/workspace/send"
 )
 
@@ -27,6 +28,9 @@ const filesParent = "/root"
 // as it is.
 const askAbove = 1 << 30
 
+// settleAbove is from how many files on git looks at a copy when it is made, and not later.
+const settleAbove = 2000
+
 // files are what is copied into a new VM: a repository, or a directory as it is.
 type files struct {
 	parent string // the guest's directory that they go into
@@ -35,6 +39,7 @@ type files struct {
 	total  int64  // bytes, where that is known
 	tar    func(ctx context.Context, w io.Writer) error
 	repo   *send.Repo // nil: a directory as it is
+	many   bool       // files, so that git takes long to look at all
 }
 
 // filesFlags say what is copied into a VM.
@@ -135,7 +140,7 @@ func (f *filesFlags) open(ctx context.Context, a *App, dir string) (*files, erro
 	if n := len(found.Ignored); n > 0 && !f.quiet {
 		a.note("ignored files go along, as .worktreeinclude says: %d", n)
 	}
-	what := &files{parent: filesParent, name: repo.Name, dir: repo.Dir, tar: repo.Tar, repo: repo}
+	what := &files{parent: filesParent, name: repo.Name, dir: repo.Dir, tar: repo.Tar, repo: repo, many: len(found.Paths) > settleAbove}
 	if f.guestPath != "" {
 		what.parent, what.name = path.Split(path.Clean(f.guestPath))
 		repo.Name = what.name
@@ -222,8 +227,16 @@ func (f *files) put(ctx context.Context, a *App, vm banger.VM, show *progress) e
 	if err != nil || f.repo == nil {
 		return err
 	}
+	if f.many {
+		_ = work.Settle(ctx, a.guest(vm), path.Join(f.parent, f.name)) // without it git looks later
+	}
+	return f.record(ctx, a, vm, <-sent)
+}
+
+// record writes down that the files are in the guest.
+func (f *files) record(ctx context.Context, a *App, vm banger.VM, sent string) error {
 	record, err := f.repo.Record(ctx, path.Join(f.parent, f.name))
-	if record.Sent = <-sent; err == nil {
+	if record.Sent = sent; err == nil {
 		_, err = a.VMs().SetVM(ctx, vm.ID, banger.Change{Repository: &record, Workspace: f.place()})
 	}
 	return err

@@ -1,16 +1,21 @@
 package cli
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"errors"
+	"io"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
 	"banger"
 	"banger/guest"
 	"banger/guest/work"
+	"banger/workspace/send"
 )
 
 func workspacePrepareCommand(a *App) *cobra.Command {
@@ -24,7 +29,10 @@ func workspacePrepareCommand(a *App) *cobra.Command {
 there from then on.
 
 What is in the way is replaced. If the VM has work of that repository that isn't on this
-host, nothing happens; --force replaces it.`,
+host, nothing happens; --force replaces it.
+
+Again, only what differs goes: new commits, and files that aren't the same in the VM. For
+that the VM needs git. What it ignores stays, and so do its git's settings.`,
 		Example: `  banger workspace prepare web
   banger workspace prepare web ./repo --guest-path /srv/app`,
 		Args:              nargs(1, 2),
@@ -61,6 +69,12 @@ func (f *filesFlags) prepare(ctx context.Context, a *App, vm banger.VM, from str
 		return vm, banger.Errorf(banger.CodeInvalid, "%s is in no repository", from).WithHint("`banger cp %s %s:PATH` copies directories", from, vm.Spec.Name)
 	}
 	dir := path.Join(what.parent, what.name)
+	switch err := what.update(ctx, a, vm, dir, force, f.quiet); {
+	case err == nil:
+		return a.VMs().VM(ctx, vm.ID)
+	case !errors.Is(err, send.ErrAnew):
+		return vm, err
+	}
 	if err := keepsWork(ctx, a, vm, dir, force); err != nil {
 		return vm, err
 	}
@@ -75,6 +89,66 @@ func (f *filesFlags) prepare(ctx context.Context, a *App, vm banger.VM, from str
 		}
 	}
 	return a.VMs().VM(ctx, vm.ID)
+}
+
+// update brings a copy in the guest to what is here now, by what differs. send.ErrAnew if all
+// of the repository has to go.
+func (f *files) update(ctx context.Context, a *App, vm banger.VM, dir string, force, quiet bool) error {
+	was := vm.Repository
+	if was == nil || was.Guest != dir || was.Path != f.repo.Top || was.ReadOnly != f.repo.ReadOnly {
+		return send.ErrAnew
+	}
+	next, err := f.repo.Record(ctx, dir)
+	if err != nil || next.Format != was.Format {
+		return cmp.Or(err, send.ErrAnew)
+	}
+	look := sync.OnceValue(func() (err error) {
+		next.Sent, err = f.repo.Snapshot(ctx)
+		return err
+	})
+	go func() { _ = look() }() // while the guest looks, too
+	show := a.progress(quiet)
+	defer show.end()
+	var refused *banger.Error
+	done := work.Synced{}
+	err = work.Sync(ctx, a.guest(vm), dir, func(in *bufio.Reader, out io.WriteCloser) error {
+		there, err := send.ReadCopy(in)
+		if err := errors.Join(err, look()); err != nil {
+			return err
+		}
+		if !there.Git {
+			return send.ErrAnew
+		}
+		loose := was.Loose(there.Head.Head, there.Work, there.Tree, len(there.Others))
+		if loose != "" && !force && next.Loose(there.Head.Head, there.Work, there.Tree, len(there.Others)) != "" { // next: an earlier update wasn't written down
+			refused = hasWork(vm, dir, loose)
+			return refused
+		}
+		c := &counter{w: out, step: func(n int64) { show.event(banger.Event{VM: vm.ID, Stage: "workspace", Done: n}) }}
+		if err := f.repo.Update(ctx, there, []string{was.Base, was.TakenHead, next.Base}, c); err != nil {
+			return err
+		}
+		_ = out.Close() // the tar's end
+		return work.ReadLine(in, &done)
+	})
+	lerr := look()
+	switch {
+	case refused != nil:
+		return refused
+	case ctx.Err() != nil:
+		return workError(ctx, a, vm, err)
+	case len(done.Changed) > 0:
+		return banger.Errorf(banger.CodeConflict, "vm %s: %q changed there just now", vm.Spec.Name, done.Changed).WithHint("do this again")
+	case err != nil || lerr != nil || !done.Done: // an older agent, or objects that it lacks: all of it goes
+		return send.ErrAnew
+	}
+	return f.record(ctx, a, vm, next.Sent)
+}
+
+// hasWork is the error of a copy whose work would be lost.
+func hasWork(vm banger.VM, dir, loose string) *banger.Error {
+	return banger.Errorf(banger.CodeConflict, "vm %s has work in %s that isn't on this host: %s", vm.Spec.Name, dir, loose).
+		WithHint("`banger workspace export %s` takes it, --force replaces it", vm.Spec.Name)
 }
 
 // tidy removes files of an earlier copy that aren't in the repository any more. What git
@@ -106,8 +180,7 @@ func keepsWork(ctx context.Context, a *App, vm banger.VM, dir string, force bool
 	if loose == "" {
 		return nil
 	}
-	return banger.Errorf(banger.CodeConflict, "vm %s has work in %s that isn't on this host: %s", vm.Spec.Name, dir, loose).
-		WithHint("`banger workspace export %s` takes it, --force replaces it", vm.Spec.Name)
+	return hasWork(vm, dir, loose)
 }
 
 func isGuests(err error) bool {

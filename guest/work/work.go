@@ -5,7 +5,11 @@ package work
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
+	"os"
+	"time"
 
 	"banger/guest"
 )
@@ -26,6 +30,26 @@ type Head struct {
 	Nested []string `json:"nested,omitempty"`
 	// Others are branches, and the stash, with commits that Head hasn't. They don't come along.
 	Others []string `json:"others,omitempty"`
+}
+
+// CopyIndex copies a repository's index, if there is one, with its time: git takes a file that
+// was changed as late as the index for one that may have changed since.
+func CopyIndex(from, to string) error {
+	info, err := os.Stat(from) // before reading: an earlier time only makes git look twice
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(to, text, 0o600); err != nil {
+		return err
+	}
+	return os.Chtimes(to, time.Time{}, info.ModTime())
 }
 
 // MaxHead bounds the line of a Head, in bytes.

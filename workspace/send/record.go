@@ -3,14 +3,13 @@ package send
 import (
 	"bytes"
 	"context"
-	"errors"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"banger"
+	"banger/guest/work"
 	"banger/host/hostfs"
 	"banger/workspace/git"
 )
@@ -41,9 +40,15 @@ func (r *Repo) newest(ctx context.Context) (git.Head, error) {
 	return h, err
 }
 
-// Snapshot returns the name of the tree that the files make as they are now. It is made in
-// a throw-away repository: nothing of this one changes, and no filter of its configuration
-// runs.
+// snapshot is what the files were when they were looked at.
+type snapshot struct {
+	tree  string
+	files map[string]string // by path: "MODE OBJECT"
+}
+
+// Snapshot returns the name of the tree that the files make as they are when it is first
+// asked for. It is made in a throw-away repository: nothing of this one changes, and no filter
+// of its configuration runs.
 func (r *Repo) Snapshot(ctx context.Context) (tree string, err error) {
 	if r.From != "" { // its files, not those here
 		h, err := r.newest(ctx)
@@ -52,31 +57,45 @@ func (r *Repo) Snapshot(ctx context.Context) (tree string, err error) {
 		}
 		return r.git.Tree(ctx, h.Commit)
 	}
+	s, err := r.look(ctx)
+	return s.tree, err
+}
+
+// snapshotFiles returns the files of Snapshot; none of a commit's, which are in its index.
+func (r *Repo) snapshotFiles(ctx context.Context) (map[string]string, error) {
+	if r.From != "" {
+		return nil, nil
+	}
+	s, err := r.look(ctx)
+	return s.files, err
+}
+
+// look makes the snapshot.
+func (r *Repo) look(ctx context.Context) (s snapshot, err error) {
+	if r.now != nil {
+		return *r.now, nil
+	}
 	files, err := r.Files(ctx)
 	if err != nil {
-		return "", err
+		return s, err
 	}
 	dir, remove, err := hostfs.Scratch(ctx, git.Scratches())
 	if err != nil {
-		return "", err
+		return s, err
 	}
 	defer remove()
 	bare, err := git.NewBare(ctx, dir, r.git.Format, r.git.Objects())
 	if err != nil {
-		return "", err
+		return s, err
 	}
-	index, err := os.ReadFile(r.git.Index())
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "index"), index, 0o600)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", err
+	if err := work.CopyIndex(r.git.Index(), filepath.Join(dir, "index")); err != nil {
+		return s, err
 	}
 	env := []string{"GIT_WORK_TREE=" + r.Top}
 	var changed bytes.Buffer
 	// git add -u would run git in submodules, by their own configuration.
 	if err := bare.Call(ctx, git.Call{Args: []string{"ls-files", "-m", "-d", "-z"}, Env: env, Stdout: &changed}); err != nil {
-		return "", err
+		return s, err
 	}
 	kinds := map[string]string{}
 	var modules []string
@@ -98,10 +117,24 @@ func (r *Repo) Snapshot(ctx context.Context) (tree string, err error) {
 	}
 	if list.Len() > 0 {
 		if err := bare.Call(ctx, git.Call{Args: []string{"update-index", "--add", "--remove", "-z", "--stdin"}, Env: env, Stdin: &list}); err != nil {
-			return "", err
+			return s, err
 		}
 	}
-	return bare.Line(ctx, "write-tree")
+	if s.tree, err = bare.Line(ctx, "write-tree"); err != nil {
+		return s, err
+	}
+	out, err := bare.Run(ctx, nil, "ls-files", "-s", "-z")
+	if err != nil {
+		return s, err
+	}
+	s.files = make(map[string]string, len(files.index))
+	for line := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		if info, path, ok := strings.Cut(line, "\t"); ok {
+			s.files[path] = strings.TrimSuffix(info, " 0")
+		}
+	}
+	r.now = &s
+	return s, nil
 }
 
 // There lists the files that go, with a zero byte after each, as they are in the work tree

@@ -39,6 +39,7 @@ type Repo struct {
 
 	git   *git.Repo
 	files *Files // made by the first scan
+	now   *snapshot
 	head  *git.Head
 }
 

@@ -73,6 +73,7 @@ type world struct {
 	*testing.T
 	host, guest string
 	record      banger.Repository
+	options     send.Options
 }
 
 // newWorld makes a repository and sends it.
@@ -96,6 +97,7 @@ func (w *world) send() {
 	w.Helper()
 	r, err := send.Open(w.Context(), w.host)
 	must(w.T, err)
+	r.Options = w.options
 	var b bytes.Buffer
 	must(w.T, r.Tar(w.Context(), &b))
 	to := w.TempDir()

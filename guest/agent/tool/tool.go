@@ -32,6 +32,8 @@ var tools = map[string]func(args []string, in io.Reader, out io.Writer) error{
 	"work":        giveWork,
 	"workstate":   workState,
 	"tidy":        tidy,
+	"sync":        syncRepo,
+	"settle":      settle,
 	"true":        func([]string, io.Reader, io.Writer) error { return nil },
 	"sftp-server": sftpServer,
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +22,12 @@ func giveWork(args []string, _ io.Reader, out io.Writer) error {
 	if len(args) != 2 {
 		return errors.New("a directory and a commit, please")
 	}
-	return tell(args[0], out, func(r *repo, h work.Head) error {
+	return tell(args[0], out, func(r *repo, h *work.Head) error {
+		if err := r.look(h); err != nil {
+			return err
+		}
+		return r.commit(h)
+	}, func(r *repo, h work.Head) error {
 		switch {
 		case r == nil:
 			return tartree.PackWithout(out, args[0]+"/.", ".git")
@@ -43,12 +47,12 @@ func workState(args []string, _ io.Reader, out io.Writer) error {
 	if len(args) != 1 {
 		return errors.New("one directory, please")
 	}
-	return tell(args[0], out, func(*repo, work.Head) error { return nil })
+	return tell(args[0], out, func(r *repo, h *work.Head) error { return r.look(h) }, func(*repo, work.Head) error { return nil })
 }
 
-// tell writes the line of a directory, and calls more while what it names is there. Without
-// git, or where it can't read the directory, r is nil.
-func tell(dir string, out io.Writer, more func(r *repo, h work.Head) error) error {
+// tell writes the line of a directory, as look finds it, and calls more while what it names is
+// there. Without git, or where it can't read the directory, look isn't called and r is nil.
+func tell(dir string, out io.Writer, look func(r *repo, h *work.Head) error, more func(r *repo, h work.Head) error) error {
 	if _, err := os.Stat(dir); err != nil {
 		return err
 	}
@@ -59,7 +63,7 @@ func tell(dir string, out io.Writer, more func(r *repo, h work.Head) error) erro
 	var h work.Head
 	if r != nil {
 		defer r.close()
-		if h, err = r.commit(); err != nil {
+		if err := look(r, &h); err != nil {
 			return err
 		}
 	}
@@ -79,6 +83,7 @@ type repo struct {
 	git, dir, own string
 	lock          *os.File // on own, while this runs
 	env           []string
+	changed       map[string]bool // files that differ from its own index, after look
 }
 
 // openRepo returns nil if there is no git, or no repository that it can read.
@@ -95,22 +100,22 @@ func openRepo(dir string) (*repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	objects, err := r.answer("rev-parse", "--git-path", "objects")
-	if err != nil {
-		return nil, err
-	}
-	if !filepath.IsAbs(objects) {
-		objects = filepath.Join(dir, objects)
+	objects := filepath.Join(gitDir, "objects")
+	if _, err := os.Lstat(filepath.Join(gitDir, "commondir")); err == nil { // a linked work tree's are elsewhere
+		if objects, err = r.answer("rev-parse", "--git-path", "objects"); err != nil {
+			return nil, err
+		}
+		if !filepath.IsAbs(objects) {
+			objects = filepath.Join(dir, objects)
+		}
 	}
 	if err := r.scratch(gitDir); err != nil {
 		return nil, err
 	}
 	index := filepath.Join(r.own, "index")
-	if old, err := os.ReadFile(filepath.Join(gitDir, "index")); err == nil {
-		if err := os.WriteFile(index, old, 0o600); err != nil {
-			r.close()
-			return nil, err
-		}
+	if err := work.CopyIndex(filepath.Join(gitDir, "index"), index); err != nil {
+		r.close()
+		return nil, err
 	}
 	r.env = append(os.Environ(), "GIT_INDEX_FILE="+index, "GIT_OBJECT_DIRECTORY="+r.own, "GIT_ALTERNATE_OBJECT_DIRECTORIES="+quoted(objects))
 	return r, nil
@@ -153,40 +158,42 @@ func (r *repo) close() {
 	_ = r.lock.Close()
 }
 
-// commit makes a commit of the files as they are, in the directory of its own.
-func (r *repo) commit() (h work.Head, err error) {
+// look fills in all but Work: what the repository has, and the tree of the files as they are. The
+// copy of the index is of them then. Work is Head if no file differs from that.
+func (r *repo) look(h *work.Head) (err error) {
 	h.Git = true
 	h.Branch, _ = r.answer("symbolic-ref", "-q", "HEAD") // none: detached
-	h.Head, _ = r.answer("rev-parse", "-q", "--verify", "HEAD^{commit}")
-	if h.Head != "" {
+	var tree string
+	if at, err := r.answer("rev-parse", "HEAD^{commit}", "HEAD^{tree}"); err == nil { // else before the first
+		h.Head, tree, _ = strings.Cut(at, "\n")
 		others, err := r.answer("for-each-ref", fmt.Sprintf("--count=%d", maxNested), "--format=%(refname)", "--no-merged="+h.Head, "refs/heads", "refs/stash")
 		if err != nil {
-			return h, err
+			return err
 		}
 		for name := range strings.FieldsSeq(others) {
 			h.Others = append(h.Others, name[:min(len(name), 200)])
 		}
 	}
-	if err := r.run(nil, nil, "add", "-u"); err != nil {
-		return h, err
+	if h.Nested, err = r.addChanged(); err != nil {
+		return err
 	}
-	if h.Nested, err = r.addNew(); err != nil {
-		return h, err
+	if h.Tree, err = r.answer("write-tree"); h.Tree == tree {
+		h.Work = h.Head
 	}
-	if h.Tree, err = r.answer("write-tree"); err != nil {
-		return h, err
-	}
-	if h.Head != "" {
-		if at, err := r.answer("rev-parse", h.Head+"^{tree}"); err != nil || at == h.Tree {
-			h.Work = h.Head
-			return h, err
-		}
+	return err
+}
+
+// commit makes a commit of the files as they are, in the directory of its own, unless they are
+// those of the newest commit.
+func (r *repo) commit(h *work.Head) error {
+	if h.Head != "" && h.Work == h.Head {
+		return nil
 	}
 	args := []string{"commit-tree", h.Tree, "-m", "Work that was not committed yet"}
 	if h.Head != "" {
 		args = append(args, "-p", h.Head)
 	} else if files, err := r.answer("ls-files", "-z"); err != nil || files == "" {
-		return h, err // nothing at all
+		return err // nothing at all
 	}
 	for key, otherwise := range map[string]string{"name": "banger", "email": "banger@localhost"} {
 		value, err := r.answer("config", "--get", "user."+key)
@@ -197,33 +204,42 @@ func (r *repo) commit() (h work.Head, err error) {
 			r.env = append(r.env, "GIT_"+who+"_"+strings.ToUpper(key)+"="+value)
 		}
 	}
+	var err error
 	h.Work, err = r.answer(args...)
-	return h, err
+	return err
 }
 
 // maxNested bounds how many repositories inside of one are told, and other branches.
 const maxNested = 50
 
-// addNew adds the files that git doesn't know and doesn't ignore. It leaves out, and
-// returns, repositories inside of this one.
-func (r *repo) addNew() (nested []string, err error) {
-	var list, add bytes.Buffer
-	if err := r.run(nil, &list, "ls-files", "-o", "--exclude-standard", "-z"); err != nil {
+// addChanged brings the copy of the index to the files as they are, with those that git
+// doesn't know and doesn't ignore. It leaves out, and returns, repositories inside of this one.
+// Git looks at each file once: most of the time goes there.
+func (r *repo) addChanged() (nested []string, err error) {
+	var list, new, changed bytes.Buffer
+	if err := r.run(nil, &list, "ls-files", "-t", "-m", "-d", "-o", "--exclude-standard", "-z"); err != nil {
 		return nil, err
 	}
-	for name := range bytes.SplitSeq(list.Bytes(), []byte{0}) {
+	r.changed = map[string]bool{}
+	for entry := range bytes.SplitSeq(list.Bytes(), []byte{0}) {
+		tag, name, ok := strings.Cut(string(entry), " ")
 		switch {
-		case len(name) == 0:
-		case !bytes.HasSuffix(name, []byte("/")):
-			add.Write(append(name[:len(name):len(name)], 0))
+		case !ok || r.changed[name]:
+		case tag != "?":
+			r.changed[name] = true
+			changed.WriteString(name + "\x00")
+		case !strings.HasSuffix(name, "/"):
+			r.changed[name] = true
+			new.WriteString(name + "\x00")
 		case len(nested) < maxNested:
-			nested = append(nested, string(name[:min(len(name), 500)]))
+			nested = append(nested, name[:min(len(name), 500)])
 		}
 	}
-	if add.Len() == 0 {
+	if len(r.changed) == 0 {
 		return nested, nil
 	}
-	return nested, r.run(&add, nil, "update-index", "--add", "--remove", "-z", "--stdin")
+	// What is gone goes first: a directory may have become a file.
+	return nested, r.run(io.MultiReader(&changed, &new), nil, "update-index", "--add", "--remove", "-z", "--stdin")
 }
 
 // answer runs git and returns its answer without the newline at the end.
@@ -273,21 +289,11 @@ func tidy(args []string, in io.Reader, _ io.Writer) error {
 	if err := r.run(nil, &there, "ls-files", "-c", "-o", "--exclude-standard", "-z"); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(args[0])
-	if err != nil {
-		return err
-	}
-	defer root.Close()
+	var gone []string
 	for name := range bytes.SplitSeq(there.Bytes(), []byte{0}) {
-		name := string(name)
-		if name == "" || keep[name] || strings.HasSuffix(name, "/") {
-			continue
-		}
-		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOTDIR) {
-			return err
-		}
-		for dir := filepath.Dir(name); dir != "." && root.Remove(dir) == nil; dir = filepath.Dir(dir) { // those that are empty now
+		if name := string(name); name != "" && !keep[name] && !strings.HasSuffix(name, "/") {
+			gone = append(gone, name)
 		}
 	}
-	return nil
+	return r.remove(gone)
 }
