@@ -54,7 +54,8 @@ type arrow struct{ from, to string }
 var exceptions = map[arrow]string{
 	{"vmm/shim", "network/netns"}:        "a VM's shim makes the TAP of its user network",
 	{"image", "fetch"}:                   "images are made of packages and layers that come from the network",
-	{"vmm/firecracker/release", "fetch"}: "the one program that is fetched for a user who asks",
+	{"vmm/firecracker/release", "fetch"}: "a program that is fetched for a user who asks",
+	{"vmm/qemu/packaged", "fetch"}:       "QEMU is fetched where a host has none",
 	{"kernel", "fetch"}:                  "kernels come from packages of the network",
 }
 
@@ -154,6 +155,7 @@ var rooms = []room{
 	{"vmm/kvm", "does KVM really work here"},
 	{"vmm/machine", "a VMM's life, written once: launched, adopted, told from other processes, ended; which machines a template fits"},
 	{"vmm/qemu", "QEMU's microvm machine"},
+	{"vmm/qemu/packaged", "a QEMU of Debian's packages, for hosts that have none"},
 	{"vmm/shim", "the process per VM: channel, console, user network, exit status"},
 	{"vmm/uid", "user ids for the VMMs of a daemon of root, each one VM's"},
 	{"vmm/uml", "User-mode Linux, in a jail of ours"},

@@ -143,10 +143,10 @@ type ImageBuilder interface {
 	BuildImage(ctx context.Context, r Recipe, p Progress) (Image, error)
 }
 
-// Missing is a kernel or an image that a new VM needs, that isn't on this host, and that
+// Missing is a hypervisor, a kernel or an image that a new VM needs, that isn't on this host, and that
 // can be fetched or built. What it takes is an estimate.
 type Missing struct {
-	Kind     string `json:"kind"` // "kernel", "image"
+	Kind     string `json:"kind"` // "hypervisor", "kernel", "image"
 	Name     string `json:"name"`
 	Source   string `json:"source"`         // the URL of the archive it comes from
 	Download int64  `json:"download_bytes"` // what is fetched

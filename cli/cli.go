@@ -57,12 +57,16 @@ type Daemon interface {
 	// FetchFirecracker fetches the pinned release from a mirror, unless it is there.
 	// With mirror empty, config.toml's is used, else the project's own.
 	FetchFirecracker(ctx context.Context, mirror string) (Fetched, error)
+	// FetchQEMU fetches the newest QEMU of Debian's packages, unless it is there. With mirror
+	// empty, config.toml's mirror of Debian is used, else this host's, else the public one.
+	FetchQEMU(ctx context.Context, mirror string, p banger.Progress) (Fetched, error)
 	// Log returns the end of the daemon's log.
 	Log(lines int) string
 }
 
-// Fetched is a release of Firecracker on this host.
+// Fetched is a hypervisor that was fetched to this host.
 type Fetched struct {
+	Name    string `json:"name"` // "Firecracker", "QEMU"
 	Version string `json:"version"`
 	Path    string `json:"path"`
 }

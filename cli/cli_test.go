@@ -228,7 +228,7 @@ func TestNotThere(t *testing.T) {
 		status     int
 	}{
 		{"template show nosuch", `no template "nosuch"`, cli.ExitNotFound},
-		{"hypervisor install qemu", `"qemu" can't be fetched`, cli.ExitInvalid},
+		{"hypervisor install xen", `"xen" can't be fetched`, cli.ExitInvalid},
 	} {
 		var out, errs bytes.Buffer
 		status := cli.Run(t.Context(), cli.App{Out: &out, Err: &errs, Services: banger.Parts{Template: none{}}}, strings.Fields(c.args))

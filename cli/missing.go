@@ -11,7 +11,7 @@ import (
 	"banger"
 )
 
-// provide gets, fetches and builds the kernel and the image that a new VM needs and this host
+// provide gets, fetches and builds the hypervisor, the kernel and the image that a new VM needs and this host
 // doesn't have yet. But for what comes from a registry, it says first what these are, and asks, unless yes. Two that do so at
 // once make them once. What was fetched stays when it is interrupted, and the next goes
 // on with it.
@@ -27,9 +27,12 @@ func (f *pullFlags) provide(ctx context.Context, a *App, cmd *cobra.Command, s b
 		return err
 	}
 	for _, m := range missing {
-		if m.Kind == "kernel" {
+		switch m.Kind {
+		case "hypervisor":
+			_, err = a.Daemon.FetchQEMU(ctx, "", show.event)
+		case "kernel":
 			_, err = a.Kernels().PullKernel(ctx, m.Name, false, show.event)
-		} else {
+		default:
 			_, err = a.Images().BuildImage(ctx, banger.Recipe{Name: m.Name, Minimal: true}, show.event)
 		}
 		if err != nil {

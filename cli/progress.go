@@ -47,6 +47,7 @@ var waitsFor = map[string]string{
 	"stop":      "waiting for the guest to shut down",
 	"image":     "making the image",
 	"kernel":    "getting the kernel",
+	"qemu":      "getting QEMU",
 	"registry":  "asking the registry",
 	"layers":    "fetching the image's layers",
 	"archive":   "reading the archive",

@@ -25,6 +25,7 @@ import (
 	"banger"
 	"banger/api"
 	"banger/cli"
+	"banger/config"
 	"banger/host/hostfs"
 	"banger/host/proc"
 	"banger/host/unixsock"
@@ -42,7 +43,7 @@ type daemon struct {
 	unusable error // what is wrong with config.toml; then no daemon may be used
 	judged   atomic.Bool
 
-	firecrackerMirror string // config.toml's
+	conf config.Config // config.toml
 }
 
 func (d *daemon) log() string { return filepath.Join(d.dirs.State, "daemon.log") }

@@ -19,7 +19,7 @@ func main() {
 
 func run() int {
 	conf, dirs, err := config.Load(os.Getenv)
-	d := &daemon{dirs: dirs, unusable: err, firecrackerMirror: conf.FirecrackerAt}
+	d := &daemon{dirs: dirs, unusable: err, conf: conf}
 	client := api.NewClient(d.connect)
 	client.Replace = d.replace
 	// A shell asking for completions must not start or end anything.

@@ -10,7 +10,9 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +26,8 @@ import (
 	"banger/network/netns"
 	"banger/vmm/firecracker"
 	"banger/vmm/kvm"
+	"banger/vmm/qemu"
+	"banger/vmm/qemu/packaged"
 	"banger/workspace/git"
 )
 
@@ -78,7 +82,7 @@ func judgeHypervisors(ctx context.Context, h *doctor.Host, conf config.Config, d
 		return doctor.KVM{Verdict: doctor.Verdict(probed.Verdict), Found: probed.Detail, Mend: probed.Hint, SteadyClock: probed.TSCKHz != 0}, err
 	}
 	hv := openHypervisors(ctx, conf, dirs, h.Shim, probed)
-	h.QEMU = hv.qemu.Describe
+	h.QEMU = describeQEMU(hv.qemu, packagedQEMU(conf, dirs))
 	h.Firecracker = func(ctx context.Context) (doctor.Firecracker, error) {
 		path, version, err := hv.firecracker.Describe(ctx)
 		return doctor.Firecracker{Path: path, Version: version, Tested: firecracker.Tested, Holes: firecracker.Holes(version)}, err
@@ -91,6 +95,19 @@ func judgeHypervisors(ctx context.Context, h *doctor.Host, conf config.Config, d
 	}
 	h.Kernel = func() (doctor.Kernel, error) { return newestKernel(conf, dirs, hv.kernel(conf)) }
 	h.Settings.VCPU, h.Settings.MemoryMiB = hv.sizes(ctx, conf, hv.by, hv.chosen)
+}
+
+// describeQEMU says which QEMU is used, and of a fetched one how old it is: no distribution
+// updates it.
+func describeQEMU(driver *qemu.Driver, fetched packaged.Installer) func(context.Context) (path, version, note string, err error) {
+	return func(ctx context.Context) (path, version, note string, err error) {
+		path, version, note, err = driver.Describe(ctx)
+		if in, ferr := fetched.Find(); err == nil && ferr == nil && in.Path() == path {
+			about := fmt.Sprintf("it is Debian's %s, fetched on %s; `banger hypervisor install qemu` looks for updates", in.Version, in.Fetched.Format(time.DateOnly))
+			note = strings.TrimPrefix(note+"; "+about, "; ")
+		}
+		return path, version, note, err
+	}
 }
 
 // installedGit says which git would read repositories.

@@ -22,6 +22,7 @@ import (
 	"banger/vmm/jail"
 	"banger/vmm/kvm"
 	"banger/vmm/qemu"
+	"banger/vmm/qemu/packaged"
 	"banger/vmm/shim"
 	"banger/vmm/uml"
 )
@@ -62,12 +63,12 @@ func openHypervisors(ctx context.Context, conf config.Config, dirs xdg.Dirs, shi
 		return err
 	}
 	h.uml = uml.New(uml.Config{Shim: shimPath, Jail: room, Stands: jailed})
-	h.qemu = qemu.New(qemu.Config{Shim: shimPath, CacheDir: dirs.Cache, KVM: works, TSCKHz: probed.TSCKHz, Insecure: conf.InsecureVMM})
+	h.qemu = qemu.New(qemu.Config{Shim: shimPath, CacheDir: dirs.Cache, KVM: works, TSCKHz: probed.TSCKHz, Insecure: conf.InsecureVMM, Fetched: fetchedQEMU(packagedQEMU(conf, dirs))})
 	h.firecracker = firecracker.New(firecracker.Config{Binaries: binaries, Shim: shimPath, CacheDir: dirs.Cache, NoKVM: noKVM, Jail: conf.Jailer && os.Getuid() == 0})
 	noFirecracker := h.withFirecracker(ctx, shimPath, works)
 	h.choices = &isolation.Host{
 		Firecracker: func(context.Context) error { return noFirecracker },
-		QEMU:        func(ctx context.Context) error { _, _, _, err := h.qemu.Describe(ctx); return err },
+		QEMU:        func(context.Context) error { return nil }, // where there is none it is fetched
 		Jail:        jailed, Maps: mostMappings(),
 		Isolation: conf.Isolation, Hypervisor: conf.Hypervisor, Kernel: conf.DefaultKernel, ProcessKernel: conf.ProcessKernel,
 		Program: func(_ context.Context, kernel string) bool { return kernel == conf.ProcessKernel },
@@ -125,6 +126,21 @@ func (h hypervisors) tell(log *slog.Logger, conf config.Config, probed kvm.Resul
 }
 
 func firecrackerDir(dirs xdg.Dirs) string { return filepath.Join(dirs.Data, "firecracker") }
+
+// packagedQEMU is where a QEMU is fetched to. The command line does that, in the same place.
+func packagedQEMU(conf config.Config, dirs xdg.Dirs) packaged.Installer {
+	return packaged.Installer{Dir: filepath.Join(dirs.Data, "qemu"), From: archive(conf, dirs, "qemu")}
+}
+
+func fetchedQEMU(i packaged.Installer) func() (path string, command []string) {
+	return func() (string, []string) {
+		in, err := i.Find()
+		if err != nil {
+			return "", nil
+		}
+		return in.Path(), in.Command()
+	}
+}
 
 // withFirecracker says why VMs can't run on Firecracker here; nil: they can.
 func (h hypervisors) withFirecracker(ctx context.Context, shimPath string, kvmWorks bool) error {

@@ -58,6 +58,7 @@ type system struct {
 	*gc.Collector
 	catalog *catalog.Catalog
 	choices *isolation.Host
+	qemu    func(context.Context) (banger.Missing, bool) // false: there is one
 }
 
 // Missing implements banger.SystemService.
@@ -66,7 +67,13 @@ func (s system) Missing(ctx context.Context, spec banger.Spec) ([]banger.Missing
 	if err != nil {
 		return nil, err
 	}
-	return s.catalog.Missing(ctx, chosen.Image, chosen.Kernel)
+	list, err := s.catalog.Missing(ctx, chosen.Image, chosen.Kernel)
+	if chosen.Hypervisor == "qemu" && err == nil {
+		if lacks, is := s.qemu(ctx); is { // first, as an image is made in a VM
+			list = slices.Insert(list, 0, lacks)
+		}
+	}
+	return list, err
 }
 
 func templateDir(dirs xdg.Dirs) string { return filepath.Join(dirs.Cache, "templates") }
@@ -117,6 +124,10 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	h := &host{store: store, images: images.Dir, catalog: cat, bridge: br}
 	h.system.Journal, h.system.catalog = &journal.Journal{}, cat
 	h.system.choices = hv.choices
+	h.system.qemu = func(ctx context.Context) (banger.Missing, bool) {
+		_, _, _, err := hv.qemu.Describe(ctx)
+		return packagedQEMU(conf, dirs).Cost(), err != nil
+	}
 	h.engine = &engine.Engine{
 		Host: engine.Host{
 			Catalog: cat, Hypervisors: hv.drivers(), Disks: disks, Networks: networks,
@@ -191,7 +202,7 @@ func (h *host) start(ctx context.Context) error {
 func (h *host) spare(dirs xdg.Dirs, conf config.Config) gc.Spare {
 	return gc.Spare{
 		Catalog: h.catalog, Templates: h.templates, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
-		Downloads: []string{filepath.Join(dirs.Cache, "downloads"), filepath.Join(dirs.Cache, "packages"), filepath.Join(dirs.Cache, "layers")},
+		Downloads: []string{filepath.Join(dirs.Cache, "downloads"), filepath.Join(dirs.Cache, "packages"), filepath.Join(dirs.Cache, "layers"), filepath.Join(dirs.Cache, "qemu")},
 	}
 }
 

@@ -140,12 +140,12 @@ func TestFindings(t *testing.T) {
 		{"no qemu", func(_ *testing.T, h *doctor.Host) {
 			h.Hypervisor = "qemu"
 			h.QEMU = func(context.Context) (string, string, string, error) { return "", "", "", errors.New("no qemu") }
-		}, "qemu", banger.LevelFail, "no qemu", "sudo apt-get install --no-install-recommends qemu-system-x86"},
+		}, "qemu", banger.LevelNote, "no qemu", "or sudo apt-get install --no-install-recommends qemu-system-x86"},
 		{"no qemu on fedora", func(t *testing.T, h *doctor.Host) {
 			h.Hypervisor = "qemu"
 			h.QEMU = func(context.Context) (string, string, string, error) { return "", "", "", errors.New("no qemu") }
 			write(t, h, "/etc/os-release", "ID=rocky\nID_LIKE=\"rhel centos fedora\"\n")
-		}, "qemu", banger.LevelFail, "no qemu", "sudo dnf install qemu-system-x86-core"},
+		}, "qemu", banger.LevelNote, "no qemu", "or sudo dnf install qemu-system-x86-core"},
 		{"no bound on memory", func(t *testing.T, h *doctor.Host) {
 			h.Bound = func() (string, error) { return "", errors.New("the group of a login isn't ours") }
 			write(t, h, "/run/systemd/system/x", "")
@@ -193,7 +193,7 @@ func TestFindings(t *testing.T) {
 		}, "kernel", banger.LevelWarn, "can't be read", "kernel pull --update"},
 		{"firecracker only", func(_ *testing.T, h *doctor.Host) {
 			h.QEMU = func(context.Context) (string, string, string, error) { return "", "", "", errors.New("no qemu") }
-		}, "qemu", banger.LevelWarn, "no qemu", "qemu-system-x86"},
+		}, "qemu", banger.LevelNote, "no qemu", "banger hypervisor install qemu"},
 		{"a jail", func(*testing.T, *doctor.Host) {}, "jail", banger.LevelOK, "all are closed", ""},
 		{"a jail without Landlock", jailIs(banger.ByProcess, doctor.Jail{Stands: true, Found: "closed"}, nil), "jail", banger.LevelOK, "closed", ""},
 		{"no jail beside KVM", jailIs(banger.ByHardware, doctor.Jail{Found: "EPERM", Mend: "see sysctl"}, nil), "jail", banger.LevelNote, "EPERM", "sysctl"},

@@ -73,16 +73,17 @@ func (h *Host) withoutKVM() string {
 func hypervisor(ctx context.Context, h *Host, r *banger.Report) {
 	path, version, note, err := h.QEMU(ctx)
 	q := banger.KnownHypervisor{Name: "qemu", Path: path, Version: version}
+	fetchOr := "`banger hypervisor install qemu` fetches it now; or " + h.install("qemu")
 	switch {
 	case err != nil && h.Isolation == banger.ByProcess:
 		q.Missing = err.Error()
-		r.Add(check("qemu", banger.LevelNote, err.Error(), "VMs can't be emulated: only --isolation process works here", h.install("qemu")))
+		r.Add(check("qemu", banger.LevelNote, err.Error(), "not needed; it is fetched when a VM is to be emulated", fetchOr))
 	case err != nil && h.Hypervisor != q.Name:
 		q.Missing = err.Error()
-		r.Add(check("qemu", banger.LevelWarn, err.Error(), "VMs run on Firecracker only, and without KVM not at all", h.install("qemu")))
+		r.Add(check("qemu", banger.LevelNote, err.Error(), "not needed; it is fetched when a VM is to run on it", fetchOr))
 	case err != nil:
 		q.Missing = err.Error()
-		r.Add(check("qemu", banger.LevelFail, err.Error(), "no VM can run", h.install("qemu")))
+		r.Add(check("qemu", banger.LevelNote, err.Error(), "the first VM fetches it, of Debian's packages", fetchOr))
 	default:
 		r.Add(banger.Check{Name: "qemu", Level: banger.LevelOK, Found: path + " is version " + version, Means: note})
 	}

@@ -46,7 +46,8 @@ type Archive struct {
 }
 
 // New serves an archive of packages for the suites bookworm, bookworm-updates and,
-// below /debian-security, bookworm-security, of which the last two are empty.
+// below /debian-security, bookworm-security, of which the last two are empty; and for
+// those of trixie with the same.
 func New(t testing.TB, packages ...Deb) *Archive {
 	t.Helper()
 	key, err := openpgp.NewEntity("Test Archive", "", "archive@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
@@ -81,7 +82,10 @@ func (a *Archive) Publish(t testing.TB, packages ...Deb) {
 		fmt.Fprintf(&index, "%sFilename: %s\nSize: %d\nSHA256: %x\nDescription: a package\n of a test\n\n",
 			d.control(), strings.TrimPrefix(Pool(d), "/debian/"), len(data), sha256.Sum256(data))
 	}
-	for suite, text := range map[string][]byte{"/debian/dists/bookworm": index.Bytes(), "/debian/dists/bookworm-updates": nil, "/debian-security/dists/bookworm-security": nil} {
+	for suite, text := range map[string][]byte{
+		"/debian/dists/bookworm": index.Bytes(), "/debian/dists/bookworm-updates": nil, "/debian-security/dists/bookworm-security": nil,
+		"/debian/dists/trixie": index.Bytes(), "/debian/dists/trixie-updates": nil, "/debian-security/dists/trixie-security": nil,
+	} {
 		packed := xzipped(t, text)
 		files[suite+"/main/binary-amd64/Packages.xz"] = packed
 		files[suite+"/InRelease"] = a.sign(t, fmt.Sprintf("Origin: Debian\nCodename: %s\nDate: %s\nSHA256:\n %x %d main/binary-amd64/Packages.xz\n",

@@ -254,7 +254,7 @@ var jsonSteps = []struct {
 	{"api", 0, 1, 0},
 	{"daemon status", 0, 1, 0},
 	{"daemon restart", 0, 1, 0},
-	{"hypervisor install qemu", 2, 0, 1},
+	{"hypervisor install xen", 2, 0, 1},
 	{"hypervisor list", 6, 0, 1}, // the daemon of this test looks at no host
 	{"doctor", 6, 1, 1},
 	{"doctor --report", 2, 0, 1},

@@ -71,3 +71,35 @@ func TestIsolation(t *testing.T) {
 		t.Errorf("without KVM: %v", err)
 	}
 }
+
+// A host without a QEMU, or with one that won't do, runs what was fetched, by its own loader.
+func TestFetched(t *testing.T) {
+	own := program(t, "10.0.13")
+	fetched := func() (string, []string) { return own, []string{"/bin/sh", own} }
+	none := func() (string, []string) { return "", nil }
+	m := banger.Machine{ID: "0123456789ab", VCPU: 1, MemoryMiB: 128}
+	for name, c := range map[string]struct {
+		binary  string
+		fetched func() (string, []string)
+		want    []string
+		says    string
+	}{
+		"the host's own": {program(t, "9.0.0"), fetched, nil, ""},
+		"none":           {"/nonexistent/qemu", fetched, []string{"/bin/sh", own}, ""},
+		"too old":        {program(t, "6.2.0"), fetched, []string{"/bin/sh", own}, ""},
+		"neither":        {"/nonexistent/qemu", none, nil, "no /nonexistent/qemu on this host"},
+		"old alone":      {program(t, "6.2.0"), none, nil, "at least 7.2"},
+	} {
+		d := qemu.New(qemu.Config{Binary: c.binary, Shim: "/nonexistent", CacheDir: t.TempDir(), Fetched: c.fetched})
+		if c.want == nil {
+			c.want = []string{c.binary}
+		}
+		argv, err := d.Command(t.Context(), m)
+		if c.says == "" && (err != nil || !slices.Equal(argv[:len(c.want)], c.want) || argv[len(c.want)] != "-name") {
+			t.Errorf("%s: %v, %v", name, argv, err)
+		}
+		if c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

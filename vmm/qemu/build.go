@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,7 +37,8 @@ func older(a, b [2]int) bool { return a[0] < b[0] || a[0] == b[0] && a[1] < b[1]
 // build is what we must know of a QEMU binary. Asking costs two starts of it (40 ms).
 type build struct {
 	file    machine.File
-	Version [2]int `json:"version"`
+	command []string // how it is started: its path, or a loader with that
+	Version [2]int   `json:"version"`
 	// Unconfined is why it can't have its sandbox; empty: it can.
 	Unconfined string `json:"unconfined,omitempty"`
 }
@@ -77,17 +79,34 @@ func (d *Driver) confined(b build, insecure bool) error {
 		WithHint("install a QEMU that is built with seccomp. --insecure-vmm for one VM, or insecure_vmm = true in config.toml for all, runs it without: then a guest that breaks out of QEMU has all your rights")
 }
 
-// identify returns the build of the driver's binary.
+// identify returns the build that runs machines: the host's own, or else one that was fetched.
 func (d *Driver) identify(ctx context.Context) (build, error) {
+	b, err := d.identifyOwn(ctx)
+	if err == nil || d.cfg.Fetched == nil {
+		return b, err
+	}
+	if path, command := d.cfg.Fetched(); path != "" {
+		return d.about(ctx, path, command)
+	}
+	return b, err
+}
+
+func (d *Driver) identifyOwn(ctx context.Context) (build, error) {
 	path, err := exec.LookPath(d.cfg.Binary)
 	if errors.Is(err, exec.ErrNotFound) {
 		err = errors.New("it isn't in PATH")
 	}
 	if err != nil {
-		return build{}, banger.Errorf(banger.CodeUnavailable, "no %s on this host: %w", d.cfg.Binary, err).WithHint("install qemu-system-x86")
+		return build{}, banger.Errorf(banger.CodeUnavailable, "no %s on this host: %w", d.cfg.Binary, err).
+			WithHint("`banger hypervisor install qemu` fetches one; or install qemu-system-x86")
 	}
-	file, b, err := d.builds.Of(path, func() (build, bool, error) { return ask(ctx, path) })
-	b.file = file
+	return d.about(ctx, path, []string{path})
+}
+
+// about returns the build of a binary that is started by a command.
+func (d *Driver) about(ctx context.Context, path string, command []string) (build, error) {
+	file, b, err := d.builds.Of(path, func() (build, bool, error) { return ask(ctx, path, command) })
+	b.file, b.command = file, command
 	return b, err
 }
 
@@ -99,8 +118,11 @@ const noSandbox = "not enabled in this QEMU binary"
 
 // ask runs the binary to learn what it can. The answer is sure if it depends only on the
 // binary, and not on the host's present state.
-func ask(ctx context.Context, path string) (b build, sure bool, err error) {
-	out, err := exec.CommandContext(ctx, path, "-version").Output()
+func ask(ctx context.Context, path string, command []string) (b build, sure bool, err error) {
+	run := func(args ...string) ([]byte, error) {
+		return exec.CommandContext(ctx, command[0], slices.Concat(command[1:], args)...).Output()
+	}
+	out, err := run("-version")
 	if err != nil {
 		return b, false, banger.Errorf(banger.CodeUnavailable, "%s -version: %w", path, err).WithHint("it doesn't run here: install qemu-system-x86 again")
 	}
@@ -116,14 +138,14 @@ func ask(ctx context.Context, path string) (b build, sure bool, err error) {
 	}
 	// QEMU sets the filter before it lists machines, so a build without it fails here.
 	sure = true
-	out, err = exec.CommandContext(ctx, path, "-sandbox", sandbox, "-M", "help").Output()
+	out, err = run("-sandbox", sandbox, "-M", "help")
 	if err != nil {
 		b.Unconfined = err.Error()
 		if e, ok := errors.AsType[*exec.ExitError](err); ok && len(e.Stderr) > 0 {
 			b.Unconfined = fmt.Sprintf("%.300q", bytes.TrimSpace(e.Stderr))
 		}
 		sure = strings.Contains(b.Unconfined, noSandbox)
-		if out, err = exec.CommandContext(ctx, path, "-M", "help").Output(); err != nil {
+		if out, err = run("-M", "help"); err != nil {
 			return b, false, fmt.Errorf("%s -M help: %w", path, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"banger"
@@ -50,8 +51,8 @@ func check(m banger.Machine) error {
 // of start: what the guest begins with.
 func (d *Driver) command(b build, m banger.Machine, start []string) ([]string, error) {
 	accel, cpu := d.cpu(b, m)
-	argv := []string{
-		b.file.Path, "-name", machine.Name(m.ID),
+	argv := slices.Concat(b.command, []string{
+		"-name", machine.Name(m.ID),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", machineType, "-accel", accel, "-cpu", cpu,
 		"-smp", fmt.Sprint(m.VCPU), "-m", fmt.Sprintf("%dM", m.MemoryMiB),
@@ -60,7 +61,7 @@ func (d *Driver) command(b build, m banger.Machine, start []string) ([]string, e
 		"-device", "virtio-serial-device,max_ports=2",
 		"-chardev", "socket,id=channel,server=on,wait=off,path=" + channelSocket, "-device", "virtserialport,chardev=channel,name=" + channelPort,
 		"-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-device,rng=entropy",
-	}
+	})
 	argv = append(argv, start...)
 	if b.Unconfined == "" {
 		argv = append(argv, "-sandbox", sandbox)

@@ -30,6 +30,10 @@ type Config struct {
 	KVM      bool   // KVM works here (see package kvm)
 	TSCKHz   int    // rate of the host's time stamp counter; 0: not known to be constant
 	Insecure bool   // run QEMU without its sandbox where it can't have it
+
+	// Fetched returns a QEMU for hosts whose own isn't there or won't do, by its program's path and
+	// how it is started; "": there is none. Nil: there never is one.
+	Fetched func() (path string, command []string)
 }
 
 // Driver is the banger.Hypervisor for QEMU. Calls for different machines may be concurrent;
