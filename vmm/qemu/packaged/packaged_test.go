@@ -204,6 +204,27 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// A mirror that lacks a package of its index is said to; with it the fetch goes on.
+func TestIncompleteMirror(t *testing.T) {
+	a := archivetest.New(t, small("1")...)
+	i := installer(t, a)
+	path := archivetest.Pool(small("1")[0])
+	data := a.File(path)
+	a.Lose(path)
+	if _, err := i.Install(t.Context(), nil); banger.CodeOf(err) != banger.CodeUnavailable || !strings.Contains(err.Error(), "Not Found") {
+		t.Errorf("without a package: %v", err)
+	}
+	if files := tree(t, i.Dir); len(files) > 0 {
+		t.Errorf("it left %v", files)
+	}
+	a.Put(path, data)
+	other := archivetest.Pool(small("1")[3])
+	asked := a.Asked(other)
+	if _, err := i.Install(t.Context(), nil); err != nil || a.Asked(other) != asked {
+		t.Errorf("with it: %v; what was there was fetched %d times more", err, a.Asked(other)-asked)
+	}
+}
+
 // A package that isn't what the signed index says is never unpacked.
 func TestForged(t *testing.T) {
 	a := archivetest.New(t, small("1")...)
