@@ -132,6 +132,14 @@ func packagedQEMU(conf config.Config, dirs xdg.Dirs) packaged.Installer {
 	return packaged.Installer{Dir: filepath.Join(dirs.Data, "qemu"), From: archive(conf, dirs, "qemu")}
 }
 
+// lackingQEMU returns a function that says what a QEMU takes; false: this host has one.
+func lackingQEMU(driver *qemu.Driver, i packaged.Installer) func(context.Context) (banger.Missing, bool) {
+	return func(ctx context.Context) (banger.Missing, bool) {
+		_, _, _, err := driver.Describe(ctx)
+		return i.Cost(), err != nil
+	}
+}
+
 func fetchedQEMU(i packaged.Installer) func() (path string, command []string) {
 	return func() (string, []string) {
 		in, err := i.Find()

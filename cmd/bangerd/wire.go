@@ -123,11 +123,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	}
 	h := &host{store: store, images: images.Dir, catalog: cat, bridge: br}
 	h.system.Journal, h.system.catalog = &journal.Journal{}, cat
-	h.system.choices = hv.choices
-	h.system.qemu = func(ctx context.Context) (banger.Missing, bool) {
-		_, _, _, err := hv.qemu.Describe(ctx)
-		return packagedQEMU(conf, dirs).Cost(), err != nil
-	}
+	h.system.choices, h.system.qemu = hv.choices, lackingQEMU(hv.qemu, packagedQEMU(conf, dirs))
 	h.engine = &engine.Engine{
 		Host: engine.Host{
 			Catalog: cat, Hypervisors: hv.drivers(), Disks: disks, Networks: networks,
