@@ -22,13 +22,14 @@ var works = []struct{ name, command string }{
 	{"git add and commit of that", "git init -q r && cp -r perl r && cd r && git add -A && git -c user.name=a -c user.email=a@b commit -qm x"},
 	{"git clone of that", "git clone -q --no-local r c"},
 	{"write 200 MB, fsync", "dd if=/dev/zero of=big bs=1M count=200 conv=fsync status=none"},
-	{"200,000 system calls", "dd if=/dev/zero of=/dev/null bs=1 count=100000 status=none"},
+	{"200,000 system calls, half reads", "dd if=/dev/zero of=/dev/null bs=1 count=100000 status=none"},
 }
 
 // script times all works on one CPU and prints nanoseconds, a line for each.
 func script() string {
 	var b strings.Builder
-	b.WriteString(`set -e; export LC_ALL=C HOME=/tmp C=/tmp/bench.c; d=$(mktemp -d /var/tmp/bench.XXXXXX); cd $d
+	b.WriteString(`systemctl is-system-running --wait >/dev/null 2>&1 # a VM's init works and empties /tmp at first; a container has none
+set -e; d=$(mktemp -d /var/tmp/bench.XXXXXX); export LC_ALL=C HOME=$d TMPDIR=$d C=$d/f.c; cd $d
 i=0; while [ $i -lt 300 ]; do echo "int f$i(const char *s, int n) { int r = $i; for (int i = 0; i < n; i++) switch (s[i] & 7) { case 0: r += i; break; case 1: r ^= s[i]; break; case 2: r *= 3; break; default: r -= f$((i / 2))(s + 1, n - $i % 3 - 1); } return r; }"; i=$((i+1)); done > $C
 `)
 	for _, w := range works {
