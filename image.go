@@ -152,6 +152,7 @@ type Missing struct {
 	Download int64  `json:"download_bytes"` // what is fetched
 	Disk     int64  `json:"disk_bytes"`     // what it takes of the disk
 	Seconds  int    `json:"seconds"`        // how long that takes on this host, with a fast line to the archive
+	Why      string `json:"why,omitempty"`  // why the VM needs another kernel than most VMs here
 }
 
 // Pull says which image of a registry is meant, and how the registry may be asked.

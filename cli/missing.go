@@ -71,6 +71,9 @@ func mayProvide(a *App, cmd *cobra.Command, missing []banger.Missing, yes bool, 
 	for _, m := range missing {
 		t := time.Duration(m.Seconds) * time.Second
 		bytes, takes = bytes+m.Download, takes+t
+		if m.Why != "" {
+			m.Name += " (" + m.Why + ")"
+		}
 		list = append(list, fmt.Sprintf("%s %s: about %s from %s, %s on disk, %s", m.Kind, m.Name, formatBytes(m.Download), m.Source, formatBytes(m.Disk), about(t)))
 	}
 	lines := lacks + "\n  " + strings.Join(list, "\n  ")

@@ -33,7 +33,7 @@ func (f *fresh) Missing(_ context.Context, spec banger.Spec) ([]banger.Missing, 
 		return nil, banger.Errorf(banger.CodeNotFound, "no image %q", spec.Image)
 	}
 	return []banger.Missing{
-		{Kind: "kernel", Name: "cloud", Source: "http://mirror/debian", Download: 40 << 20, Disk: 140 << 20, Seconds: 20},
+		{Kind: "kernel", Name: "cloud", Source: "http://mirror/debian", Download: 40 << 20, Disk: 140 << 20, Seconds: 20, Why: map[bool]string{true: "2 CPUs"}[spec.VCPU == 2]},
 		{Kind: "image", Name: "debian-13", Source: "http://mirror/debian", Download: 130 << 20, Disk: 400 << 20, Seconds: 180},
 	}, nil
 }
@@ -108,6 +108,7 @@ func TestFirstRun(t *testing.T) {
 		{"", "run -- true", cli.ExitOwn, nil, append(list, "`banger run -y` fetches and makes it")},
 		{"", "vm create -y", 0, all, append(list, larger)},
 		{"", "vm create --yes --no-start", 0, all, append(list, larger)},
+		{"", "vm create --cpus 2", cli.ExitInvalid, nil, []string{"kernel cloud (2 CPUs): about 40.0 MiB"}},
 		{"\n", "vm create", 0, all, append(list, "fetch 170.0 MiB and make it, in about 3 min? [Y/n] ", larger)},
 		{"y\n", "vm create -q", 0, all, list},
 		{"n\n", "vm create", cli.ExitInterrupted, nil, append(list, "nothing was done")},

@@ -35,10 +35,10 @@ func (f *commandFlags) addFlags(cmd *cobra.Command) {
 	fs.StringVarP(&f.dir, "workdir", "w", "", "the command's directory (default: the repository, else the image's, else the user's home)")
 	fs.StringVarP(&f.user, "user", "u", "", "run as this user of the guest (default: the image's, else root)")
 	fs.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: when standard input and output are one)")
-	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "never give it one")
+	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "give the command no terminal")
 	fs.BoolVarP(&f.noStdin, "no-stdin", "n", false, "don't pass standard input")
 	fs.Var((*seconds)(&f.timeout), "timeout", "kill the command when it takes longer: 30, 30s, 5m; the status is 124 then (default: never)")
-	fs.BoolVarP(&f.interactive, "interactive", "i", false, "with -d, keep standard input open for attach; else it is passed on anyway")
+	fs.BoolVarP(&f.interactive, "interactive", "i", false, "with -d, keep standard input open for attach; without -d it is always passed on")
 	fs.SetInterspersed(false) // what follows is the command's
 	if cmd.Annotations == nil {
 		cmd.Annotations = map[string]string{}

@@ -118,7 +118,7 @@ editors reach every VM.
 	fs.StringArrayVarP(&dynamic, "dynamic", "D", nil, "be a SOCKS proxy into the VM at this port (repeatable)")
 	fs.BoolVarP(&noShell, "no-command", "N", false, "run nothing, only forward")
 	fs.BoolVarP(&tty, "tty", "t", false, "give the command a terminal")
-	fs.BoolVarP(&noTTY, "no-tty", "T", false, "never give it one")
+	fs.BoolVarP(&noTTY, "no-tty", "T", false, "give the command no terminal")
 	fs.StringVarP(&user, "user", "u", "", "the user in the VM (default: the image's, else root)")
 	return cmd
 }

@@ -17,7 +17,7 @@ func vmAttachCommand(a *App) *cobra.Command {
 		Long: `Follows a command that "banger run -d" or "banger exec -d" left running: without ID
 the latest. What is kept of its output comes first. Signals go to the command, and so
 does standard input, if it was started with -i. The status is the command's, also when
-it has ended before. Whoever followed it before doesn't any more. To look at the output
+it has ended before. Who followed it before is cut off. To look at the output
 without touching the command, use "banger logs -f".
 
 Ctrl-C interrupts the command; three within two seconds stop following it.

@@ -82,7 +82,7 @@ all there are.
 		}
 	})
 	f.addFlags(cmd)
-	cmd.Flags().BoolVar(&sync, "sync", false, "bring the VM's repository over anew first, as it is on this host now")
+	cmd.Flags().BoolVar(&sync, "sync", false, "first copy the VM's repository again, as it is on this host now")
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "leave the command running in the VM, and print its id")
 	return cmd
 }

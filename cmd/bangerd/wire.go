@@ -63,11 +63,16 @@ type system struct {
 
 // Missing implements banger.SystemService.
 func (s system) Missing(ctx context.Context, spec banger.Spec) ([]banger.Missing, error) {
-	chosen, _, err := s.choices.Settle(ctx, spec)
+	chosen, why, err := s.choices.Settle(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	list, err := s.catalog.Missing(ctx, chosen.Image, chosen.Kernel)
+	for i := range list {
+		if list[i].Kind == "kernel" {
+			list[i].Why = why
+		}
+	}
 	if chosen.Hypervisor == "qemu" && err == nil {
 		if lacks, is := s.qemu(ctx); is { // first, as an image is made in a VM
 			list = slices.Insert(list, 0, lacks)
