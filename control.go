@@ -97,6 +97,8 @@ type SystemService interface {
 	Missing(ctx context.Context, spec Spec) ([]Missing, error)
 	// Prune removes what no VM uses and can be made or fetched again.
 	Prune(ctx context.Context, opt PruneOptions) ([]Pruned, error)
+	// Proxy says where browsers reach what listens in VMs.
+	Proxy(ctx context.Context) (Proxy, error)
 }
 
 // PruneOptions say how far Prune goes.
@@ -160,4 +162,12 @@ type Found struct {
 	VM      string `json:"vm,omitempty"`
 	Detail  string `json:"detail,omitempty"` // why it has this claim, or why it is still there
 	Removed bool   `json:"removed,omitempty"`
+}
+
+// Proxy says where browsers reach VMs.
+type Proxy struct {
+	Port    int    `json:"port"` // of this host's own addresses; 0: none is wanted
+	Serving bool   `json:"serving"`
+	Problem string `json:"problem,omitempty"` // why it doesn't serve
+	Hint    string `json:"hint,omitempty"`    // what to do about it
 }

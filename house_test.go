@@ -85,6 +85,7 @@ var rooms = []room{
 	{"daemon/isolation", "what a VM runs on: what was named or refused, else the strongest that works here"},
 	{"daemon/journal", "the latest events, in memory"},
 	{"daemon/operation", "creations that go on without the client that asked for them"},
+	{"daemon/proxy", "what listens in VMs, for this user's browser: names, pages of ports, a start for a stopped VM"},
 	{"daemon/sqlite", "the store"},
 	{"daemon/template", "frozen guests: their files, when one is made, which one fits, when one is trusted no more"},
 	{"disk/diskfile", "sparse disks from one ext4 file"},
@@ -115,6 +116,7 @@ var rooms = []room{
 	{"guest/tartree", "a tree as a tar, and a tar as a tree"},
 	{"host/cgroup", "a bound on the memory of a process and what it starts, where the host allows one"},
 	{"host/hostfs", "room left on a filesystem, names that outlive a power cut, locks on files, logs that stay small"},
+	{"host/loopback", "listeners on this host's own addresses that serve this user alone"},
 	{"host/person", "what guests may have of the host's user"},
 	{"host/proc", "identity of processes"},
 	{"host/unixsock", "Unix sockets: paths of any length, peers, descriptors"},
@@ -171,7 +173,7 @@ type room struct{ path, owns string }
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
 	"os/exec":               {"test/bench", "test/bench/bare", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "cli", "cmd/banger", "cmd/bangerd", "vmm/firecracker", "vmm/jail", "test/lab", "host/person", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
-	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "fetch", "fetch/debian", "image/bootstrap", "image/oci", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
+	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "daemon/proxy", "fetch", "fetch/debian", "image/bootstrap", "image/oci", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
 	"golang.org/x/sys/unix": {"test/bench/bare", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/dial", "guest/agent/modprobe", "guest/agent/nic", "guest/agent/outfit", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "workspace/git", "test/vmtest", "vmm/uml", "vmm/vhost"},
 }

@@ -78,6 +78,13 @@ func (c *controlled) Missing(_ context.Context, spec banger.Spec) ([]banger.Miss
 	return lacking, c.err
 }
 
+func (c *controlled) Proxy(context.Context) (banger.Proxy, error) {
+	c.got = []any{}
+	return browsers, c.err
+}
+
+var browsers = banger.Proxy{Port: 8788, Problem: "p", Hint: "h"}
+
 var lacking = []banger.Missing{{Kind: "image", Name: "n", Source: "http://s", Download: 1, Disk: 2, Seconds: 3}}
 
 func (c *controlled) Space(context.Context) ([]banger.Space, error) {
@@ -130,6 +137,7 @@ func TestControlCrosses(t *testing.T) {
 		"prune all": {func() (any, error) { return sys.Prune(ctx, banger.PruneOptions{DryRun: true, All: true}) },
 			[]banger.Pruned{{Kind: "kernel", ID: "n", Name: "v", Bytes: 5, Removed: true, Detail: "d"}}, []any{banger.PruneOptions{DryRun: true, All: true}}},
 		"space":    {func() (any, error) { return sys.Space(ctx) }, []banger.Space{{Kind: "image", Name: "n", VM: "v", Bytes: 5, Unused: true}}, []any{}},
+		"proxy":    {func() (any, error) { return sys.Proxy(ctx) }, browsers, []any{}},
 		"missing":  {func() (any, error) { return sys.Missing(ctx, banger.Spec{Image: ref}) }, lacking, []any{banger.Spec{Image: ref}}},
 		"missing ": {func() (any, error) { return sys.Missing(ctx, wants) }, lacking, []any{wants}},
 		"events": {func() (any, error) {

@@ -26,6 +26,10 @@ func (s *Server) systemRoutes() []wire.Route {
 			func(ctx context.Context, _ *http.Request, in MissingQuery) ([]banger.Missing, error) {
 				return system.Missing(ctx, in.spec())
 			}),
+		wire.Value("Proxy", "GET /v2/proxy", wire.Owner, "Says where browsers reach what listens in VMs.",
+			func(ctx context.Context, _ *http.Request, _ wire.Nothing) (banger.Proxy, error) {
+				return system.Proxy(ctx)
+			}),
 		wire.List("Prune", "POST /v2/prune", wire.Owner, "Removes what no VM uses and what can be made or fetched again.",
 			func(ctx context.Context, _ *http.Request, in banger.PruneOptions) ([]banger.Pruned, error) {
 				return system.Prune(ctx, in)
@@ -96,4 +100,9 @@ func (c system) Prune(ctx context.Context, opt banger.PruneOptions) ([]banger.Pr
 	var pruned wire.Results[banger.Pruned]
 	err := c.call(ctx, "POST", "/v2/prune", opt, &pruned, nil)
 	return pruned.Results, hintLost(err, "some of it may be removed already: `banger system df` shows what is left")
+}
+
+// Proxy implements banger.SystemService.
+func (c system) Proxy(ctx context.Context) (banger.Proxy, error) {
+	return got[banger.Proxy](ctx, c.Client, "/v2/proxy")
 }

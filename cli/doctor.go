@@ -92,6 +92,9 @@ func examine(ctx context.Context, a *App) banger.Report {
 			return r
 		}
 		r.Add(banger.Check{Name: "daemon", Level: banger.LevelOK, Found: "it answers on " + st.Socket})
+		if at, err := a.System().Proxy(ctx); err == nil {
+			r.Add(browserCheck(at))
+		}
 	} else {
 		r.Add(banger.Check{Name: "daemon", Level: banger.LevelOK, Found: "none runs; a command that needs it starts it"})
 	}
@@ -100,6 +103,19 @@ func examine(ctx context.Context, a *App) banger.Report {
 	}
 	r.Add(imageCheck(conf.DefaultImage, images))
 	return r
+}
+
+// browserCheck says whether browsers reach VMs.
+func browserCheck(at banger.Proxy) banger.Check {
+	switch {
+	case at.Port == 0:
+		return banger.Check{Name: "browsers", Level: banger.LevelOK, Found: "proxy_port is 0: no browser is to reach what listens in VMs"}
+	case at.Serving:
+		return banger.Check{Name: "browsers", Level: banger.LevelOK, Found: fmt.Sprintf("they reach what listens in VMs at http://localhost:%d/", at.Port)}
+	case at.Problem == "":
+		return banger.Check{Name: "browsers", Level: banger.LevelNote, Found: fmt.Sprintf("the daemon doesn't serve them at port %d yet", at.Port)}
+	}
+	return banger.Check{Name: "browsers", Level: banger.LevelWarn, Found: at.Problem, Means: "no browser reaches what listens in VMs", Mend: at.Hint}
 }
 
 func printReport(w *page, r banger.Report) {

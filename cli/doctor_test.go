@@ -22,6 +22,19 @@ func TestKernelAndImage(t *testing.T) {
 	}
 }
 
+func TestBrowsers(t *testing.T) {
+	for level, at := range map[banger.Level]banger.Proxy{
+		banger.LevelOK: {Port: 8788, Serving: true}, banger.LevelNote: {Port: 8788}, banger.LevelWarn: {Port: 8788, Problem: "taken", Hint: "another"},
+	} {
+		if c := browserCheck(at); c.Level != level || level == banger.LevelWarn && (c.Found != "taken" || c.Mend != "another") {
+			t.Errorf("%+v: %+v", at, c)
+		}
+	}
+	if c := browserCheck(banger.Proxy{}); c.Level != banger.LevelOK {
+		t.Errorf("turned off: %+v", c)
+	}
+}
+
 // A report tells nobody's name, and keeps what a developer needs.
 func TestRedact(t *testing.T) {
 	got := redact(`open /home/ann/.local/state/banger/x: vm web-shop of ann on thinkpad

@@ -56,6 +56,7 @@ type Config struct {
 	ImageEntries  int      `toml:"image_max_entries"`
 	ImageFreeMiB  int      `toml:"image_leave_free_mib"`
 	AutoStop      string   `toml:"auto_stop_stale_after"`
+	ProxyPort     int      `toml:"proxy_port"`
 	LogLevel      string   `toml:"log_level"`
 	StateDir      string   `toml:"state_dir"`
 	DataDir       string   `toml:"data_dir"`
@@ -100,6 +101,7 @@ var settings = []struct {
 	{"image_max_entries", "the most files, directories and links that an image may have", func(c *Config) any { return c.ImageEntries }},
 	{"image_leave_free_mib", "the room that pulls and imports of images leave free on a disk, in MiB", func(c *Config) any { return c.ImageFreeMiB }},
 	{"auto_stop_stale_after", "stop VMs that had no client, command or load for this long, as 2h or 90m; 0: never", func(c *Config) any { return c.AutoStop }},
+	{"proxy_port", "this host's port at which browsers reach what listens in VMs, as http://3000.NAME.localhost:8788/; 0: none", func(c *Config) any { return c.ProxyPort }},
 	{"log_level", "the least level that the daemon logs: debug, info, warn, error", func(c *Config) any { return c.LogLevel }},
 	{"state_dir", "where records, VMs and the daemon's log are", func(c *Config) any { return c.StateDir }},
 	{"data_dir", "where images, kernels and the bases of disks are", func(c *Config) any { return c.DataDir }},
@@ -137,6 +139,7 @@ func Default(d xdg.Dirs) Config {
 		BootDeadline:  "1m",
 		LikeHost:      true,
 		AutoStop:      "0",
+		ProxyPort:     8788,
 		LogLevel:      "info",
 		StateDir:      d.State,
 		DataDir:       d.Data,
@@ -252,6 +255,9 @@ func (c *Config) check() error {
 		if of, at, ok := strings.Cut(m, "="); !ok || of == "" || at == "" || strings.ContainsAny(m, " @") || strings.Contains(m, "://") {
 			return banger.Errorf(banger.CodeInvalid, "registry_mirrors has %q; it can be REGISTRY=MIRROR, such as docker.io=mirror.example/hub", m)
 		}
+	}
+	if c.ProxyPort < 0 || c.ProxyPort > 65535 {
+		return banger.Errorf(banger.CodeInvalid, "proxy_port is %d; a port can be 1 to 65535, or 0 for none", c.ProxyPort)
 	}
 	for _, port := range c.BridgePorts {
 		if port < 1 || port > 65535 {

@@ -134,6 +134,7 @@ func run(readyFD int) (err error) {
 	defer lost()
 	go watchSocket(ctx, dirs.Socket, lost)
 	go h.idle.Run(ctx)
+	go h.system.Server.Run(ctx)
 	if h.bridge != nil {
 		go h.bridge.Watch(ctx, func(err error) { firewall(log, err) })
 	}

@@ -20,6 +20,7 @@ import (
 	"banger/daemon/isolation"
 	"banger/daemon/journal"
 	"banger/daemon/operation"
+	"banger/daemon/proxy"
 	"banger/daemon/sqlite"
 	"banger/daemon/template"
 	"banger/fetch/debian"
@@ -56,6 +57,7 @@ type host struct {
 type system struct {
 	*journal.Journal
 	*gc.Collector
+	*proxy.Server
 	catalog *catalog.Catalog
 	choices *isolation.Host
 	qemu    func(context.Context) (banger.Missing, bool) // false: there is one
@@ -151,6 +153,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	h.making = &operation.Table{Creator: h.engine, NewID: newID, Now: time.Now}
 	h.idle = idle.New(h.engine, h.engine)
 	h.idle.Usage, h.idle.After, h.idle.Now, h.idle.Log = proc.Host{}.Usage, conf.AutoStopStaleAfter(), time.Now, log
+	h.system.Server = &proxy.Server{VMs: h.idle, Look: h.engine.Dial, Port: conf.ProxyPort, Log: log}
 	h.builder = &bootstrap.Builder{
 		Archives: bootstrap.Archives{From: archive(conf, dirs, "packages"), Noticed: kernels.Notice},
 		Images:   cat, Machines: h.idle, Emulated: probed.Verdict != kvm.Works, NewID: newID, Log: log,

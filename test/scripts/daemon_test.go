@@ -24,6 +24,7 @@ import (
 	"banger/daemon/gc"
 	"banger/daemon/journal"
 	"banger/daemon/operation"
+	"banger/daemon/proxy"
 	"banger/daemon/sqlite"
 	"banger/daemon/template"
 	"banger/fetch/debian"
@@ -125,7 +126,7 @@ func fakeDaemon() error {
 			*catalog.Catalog
 			root.ImageBuilder
 			catalog.Sharing
-		}{c, builder, catalog.Sharing{Of: c, VMs: engine.Reader{Engine: e}}}, Kernel: c, Template: frozen, Operation: making, Whole: system{events, c, &gc.Collector{
+		}{c, builder, catalog.Sharing{Of: c, VMs: engine.Reader{Engine: e}}}, Kernel: c, Template: frozen, Operation: making, Whole: system{events, c, &proxy.Server{}, &gc.Collector{
 			Dir: dirs.State, Cache: dirs.Cache, RAMDirs: []string{filepath.Join(dirs.State, "ram")}, VMs: e.VMs,
 			Spare: gc.Spare{
 				Catalog: c, Downloads: []string{filepath.Join(dirs.Cache, "packages")}, Image: conf.DefaultImage, Kernel: conf.DefaultKernel,
@@ -139,6 +140,7 @@ func fakeDaemon() error {
 type system struct {
 	*journal.Journal
 	catalog *catalog.Catalog
+	*proxy.Server
 	*gc.Collector
 }
 

@@ -149,7 +149,7 @@ func TestScripts(t *testing.T) {
 				if *hypervisor == "" { // what users get by default, test/vm has
 					on = "hypervisor = \"qemu\"\n"
 				}
-				if err := errors.Join(os.MkdirAll(conf, 0o700), os.WriteFile(filepath.Join(conf, "config.toml"), []byte("vcpu = 1\nmemory_mib = 1024\n"+on), 0o600)); err != nil {
+				if err := errors.Join(os.MkdirAll(conf, 0o700), os.WriteFile(filepath.Join(conf, "config.toml"), []byte("vcpu = 1\nmemory_mib = 1024\nproxy_port = 0\n"+on), 0o600)); err != nil {
 					return err
 				}
 			}

@@ -118,9 +118,10 @@ func OnHypervisor() string {
 }
 
 // ofSize is what a configuration lacks to make VMs of one size on every host: one CPU, 1 GiB.
+// The port of the user's own proxy stays theirs.
 func ofSize(toml string) string {
 	sizes := ""
-	for key, value := range map[string]int{"vcpu": 1, "memory_mib": 1024} {
+	for key, value := range map[string]int{"vcpu": 1, "memory_mib": 1024, "proxy_port": 0} {
 		if !strings.Contains(toml, key+" =") {
 			sizes += fmt.Sprintf("%s = %d\n", key, value)
 		}
