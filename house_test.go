@@ -137,6 +137,7 @@ var rooms = []room{
 	{"network/usernet", "the user-mode network"},
 	{"test/archivetest", "a Debian archive that lies on request"},
 	{"test/bench", "banger measured against the floor"},
+	{"test/bench/native", "a VM measured against a container of the same root"},
 	{"test/bench/bare", "the benchmark's rival in a guest: reads and writes on the agent's device, and nothing else"},
 	{"test/clienttest", "the client that docs/client.md makes, for tests"},
 	{"test/disktest", "contract of disks"},
@@ -172,7 +173,7 @@ type room struct{ path, owns string }
 
 // onlyHere lists imports that a root audit must find in a handful of folders.
 var onlyHere = map[string][]string{
-	"os/exec":               {"test/bench", "test/bench/bare", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "cli", "cmd/banger", "cmd/bangerd", "vmm/firecracker", "vmm/jail", "test/lab", "host/person", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
+	"os/exec":               {"test/bench", "test/bench/bare", "test/bench/native", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "cli", "cmd/banger", "cmd/bangerd", "vmm/firecracker", "vmm/jail", "test/lab", "host/person", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
 	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "daemon/proxy", "fetch", "fetch/debian", "image/bootstrap", "image/oci", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
 	"golang.org/x/sys/unix": {"test/bench/bare", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/dial", "guest/agent/modprobe", "guest/agent/nic", "guest/agent/outfit", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "workspace/git", "test/vmtest", "vmm/uml", "vmm/vhost"},

@@ -24,6 +24,7 @@ import (
 	"banger/api"
 	"banger/host/xdg"
 	"banger/test/bench/bare"
+	"banger/test/bench/native"
 )
 
 func main() {
@@ -76,7 +77,7 @@ func (b *bench) all(ctx context.Context, only string) error {
 	for _, m := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"cold start", b.cold}, {"warm start", b.warm}, {"image template", b.imageTemplate}, {"native", native{b}.run}, {"exec", b.exec}, {"channel", (&channels{bench: b}).run}, {"disk", b.disk}, {"workspace", (&copies{b}).run}, {"daemon's memory", b.memory}, {"many VMs", b.scale}} {
+	}{{"cold start", b.cold}, {"warm start", b.warm}, {"image template", b.imageTemplate}, {"native", func(ctx context.Context) error { return native.Run(ctx, b.banger, b.image, b.n) }}, {"exec", b.exec}, {"channel", (&channels{bench: b}).run}, {"disk", b.disk}, {"workspace", (&copies{b}).run}, {"daemon's memory", b.memory}, {"many VMs", b.scale}} {
 		if only != "" && only != m.name {
 			continue
 		}

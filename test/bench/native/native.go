@@ -1,10 +1,13 @@
-package main
+// Package native compares a VM with a container of the same root, whose programs run on the
+// host's own kernel. It knows VMs as the command line's user does.
+package native
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,12 +41,9 @@ i=0; while [ $i -lt 300 ]; do echo "int f$i(const char *s, int n) { int r = $i; 
 	return b.String() + "cd /; rm -rf $d\n"
 }
 
-// native is what compares a VM with a container.
-type native struct{ *bench }
-
-// run compares a VM with a container of the same root, whose programs run on the host's
-// own kernel: cold starts to the output, and real work. It needs podman, and an image with gcc, git and perl.
-func (b native) run(ctx context.Context) error {
+// Run times cold starts to the output and real work n times in each, in turn, and prints
+// them. It needs podman, and an image with gcc, git and perl: "" is debian-12.
+func Run(ctx context.Context, banger, image string, n int) error {
 	run := func(argv ...string) ([]byte, error) {
 		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).Output()
 		if e, ok := errors.AsType[*exec.ExitError](err); ok {
@@ -51,11 +51,10 @@ func (b native) run(ctx context.Context) error {
 		}
 		return out, err
 	}
-	image := b.image
 	if image == "" {
 		image = "debian-12"
 	}
-	out, err := run("sh", "-c", fmt.Sprintf("%s image export %s - | podman load -q", b.banger, image))
+	out, err := run("sh", "-c", fmt.Sprintf("%s image export %s - | podman load -q", banger, image))
 	said := strings.Fields(string(out)) // "Loaded image: NAME"
 	if err != nil || len(said) == 0 {
 		return fmt.Errorf("the VM's image as a container's: %w: %s", err, out)
@@ -63,9 +62,9 @@ func (b native) run(ctx context.Context) error {
 	name := said[len(said)-1]
 	defer func() { _, _ = run("podman", "rmi", "-f", name) }()
 	container := []string{"podman", "run", "--rm", "--network=none", name}
-	vm := []string{b.banger, "vm", "run", "--rm", "--net", "none", "--image", image, "--"}
+	vm := []string{banger, "vm", "run", "--rm", "--net", "none", "--image", image, "--"}
 	took := map[string]map[string][]time.Duration{"container": {}, "VM": {}}
-	for range b.n {
+	for range n {
 		for kind, argv := range map[string][]string{"container": container, "VM": vm} {
 			start := time.Now()
 			if _, err := run(append(argv, "echo", "up")...); err != nil {
@@ -99,4 +98,9 @@ func names() (all []string) {
 		all = append(all, w.name)
 	}
 	return all
+}
+
+func median(d []time.Duration) time.Duration {
+	s := slices.Sorted(slices.Values(d))
+	return s[len(s)/2]
 }
