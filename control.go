@@ -46,6 +46,9 @@ type Change struct {
 	// that is set. Neither needs a restart.
 	Repository *Repository `json:"repository,omitempty"`
 	Workspace  string      `json:"workspace,omitempty"`
+	// Publish and Unpublish add and take away ports, of a running VM at once.
+	Publish   *[]Published `json:"publish,omitempty"`
+	Unpublish *[]Published `json:"unpublish,omitempty"`
 }
 
 // Usage is what a process uses of its host, with those it started. Memory is in bytes, counted as in

@@ -38,7 +38,7 @@ var laws = []law{
 	// Wiring, tests, releases. The programs of a VM stay small.
 	{"cmd", []string{"*"}},
 	{"cmd/banger-agent", []string{"guest", "guest/agent", "version"}},
-	{"cmd/banger-shim", []string{"vmm/shim", "vmm/jail", "network"}},
+	{"cmd/banger-shim", []string{"vmm/shim", "vmm/jail", "vmm/publish", "network", "guest"}},
 	{"cmd/banger-jail", []string{"vmm"}},
 	{"test", []string{"*"}},
 	{"dist", []string{"*"}},
@@ -79,6 +79,7 @@ var rooms = []room{
 	{"daemon/doctor", "what is wrong with a host, and what mends it"},
 	{"daemon/engine", "the order of things: create, start, stop, delete, recover"},
 	{"daemon/engine/fleet", "all VMs there are: their records, who works on which, what each holds, who needs it"},
+	{"daemon/engine/names", "what VMs are called by: names, labels, ports of the host; which may be had"},
 	{"daemon/engine/plan", "steps that are done, undone or done again, whoever dies; knows no VM"},
 	{"daemon/gc", "what lies in our places and no VM owns; what no VM uses and can be had again"},
 	{"daemon/idle", "stops VMs that nobody uses, when the user set a time for it"},
@@ -119,6 +120,7 @@ var rooms = []room{
 	{"host/loopback", "listeners on this host's own addresses that serve this user alone"},
 	{"host/person", "what guests may have of the host's user"},
 	{"host/proc", "identity of processes"},
+	{"host/published", "the sockets that listen for published ports, and which ports are free"},
 	{"host/unixsock", "Unix sockets: paths of any length, peers, descriptors"},
 	{"host/xdg", "the user's directories"},
 	{"image/bootstrap", "images of Debian packages, configured in a VM"},
@@ -157,6 +159,7 @@ var rooms = []room{
 	{"vmm/jail/attack", "a broken kernel: tries all ways out of its jail"},
 	{"vmm/kvm", "does KVM really work here"},
 	{"vmm/machine", "a VMM's life, written once: launched, adopted, told from other processes, ended; which machines a template fits"},
+	{"vmm/publish", "published ports: the connections and datagrams that come to them, led into a guest"},
 	{"vmm/qemu", "QEMU's microvm machine"},
 	{"vmm/qemu/packaged", "a QEMU of Debian's packages, for hosts that have none"},
 	{"vmm/shim", "the process per VM: channel, console, user network, exit status"},
@@ -176,11 +179,11 @@ var onlyHere = map[string][]string{
 	"os/exec":               {"test/bench", "test/bench/bare", "test/bench/native", "test/treetest", "test/clienttest", "test/soak", "dist", "guest/agent", "guest/agent/boot", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "cli", "cmd/banger", "cmd/bangerd", "vmm/firecracker", "vmm/jail", "test/lab", "host/person", "host/proc", "network/netns", "vmm/qemu", "vmm/shim", "test/vmtest", "workspace/git"},
 	"net/http":              {"test/archivetest", "api", "api/inguest", "api/wire", "cmd/banger", "cmd/bangerd", "daemon/proxy", "fetch", "fetch/debian", "image/bootstrap", "image/oci", "vmm/firecracker/release", "vmm/firecracker"}, // firecracker: of its VMMs' sockets
 	"database/sql":          {"daemon/sqlite"},
-	"golang.org/x/sys/unix": {"test/bench/bare", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/dial", "guest/agent/modprobe", "guest/agent/nic", "guest/agent/outfit", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/unixsock", "network/usernet", "workspace/send", "workspace/git", "test/vmtest", "vmm/uml", "vmm/vhost"},
+	"golang.org/x/sys/unix": {"test/bench/bare", "test/soak", "test/treetest", "test/hostile", "network/bridge", "cli", "guest/agent", "guest/agent/boot", "guest/agent/channel", "guest/agent/dial", "guest/agent/modprobe", "guest/agent/nic", "guest/agent/outfit", "guest/agent/quick", "guest/agent/renew", "guest/agent/session", "guest/agent/tool", "guest/agent/uevent", "api", "cmd/banger", "cmd/banger-agent", "cmd/bangerd", "disk/diskfile", "disk/dmsnap", "vmm/firecracker", "host/cgroup", "host/hostfs", "vmm/jail", "vmm/jail/attack", "vmm/kvm", "network/netns", "host/proc", "vmm/machine", "vmm/publish", "vmm/qemu", "image/rootfs", "vmm/shim", "daemon/sqlite", "guest/tartree", "host/published", "host/unixsock", "network/usernet", "workspace/send", "workspace/git", "test/vmtest", "vmm/uml", "vmm/vhost"},
 }
 
 // The root stays pure: it may use these parts of the standard library only.
-var rootMayUse = []string{"context", "errors", "fmt", "io", "net", "slices", "strings", "time"}
+var rootMayUse = []string{"context", "errors", "fmt", "io", "net", "slices", "strconv", "strings", "time"}
 
 // Budgets.
 const (

@@ -27,19 +27,20 @@ type NetConfig struct {
 // Machine is all a driver needs to run one VM. It is plain data, so that it could be
 // sent to a privileged helper over a socket.
 type Machine struct {
-	ID        string    `json:"id"`
-	Dir       string    `json:"dir"`     // the VM's own directory; sockets, logs and records go here
-	RAMDir    string    `json:"ram_dir"` // where the guest memory file goes, a tmpfs where it fits
-	VCPU      int       `json:"vcpu"`
-	MemoryMiB int       `json:"memory_mib"`
-	Kernel    string    `json:"kernel"`    // path of an uncompressed vmlinux
-	Initramfs string    `json:"initramfs"` // path
-	Cmdline   string    `json:"cmdline"`   // kernel arguments beside the driver's own
-	Drives    []Drive   `json:"drives"`
-	Net       NetConfig `json:"net"`
-	Limits    Limits    `json:"limits,omitzero"`
-	Isolation Isolation `json:"isolation,omitempty"`    // what must keep it from its host; empty: what the driver does here
-	Insecure  bool      `json:"insecure_vmm,omitempty"` // run without the VMM's sandbox where it can't have one
+	ID        string      `json:"id"`
+	Dir       string      `json:"dir"`     // the VM's own directory; sockets, logs and records go here
+	RAMDir    string      `json:"ram_dir"` // where the guest memory file goes, a tmpfs where it fits
+	VCPU      int         `json:"vcpu"`
+	MemoryMiB int         `json:"memory_mib"`
+	Kernel    string      `json:"kernel"`    // path of an uncompressed vmlinux
+	Initramfs string      `json:"initramfs"` // path
+	Cmdline   string      `json:"cmdline"`   // kernel arguments beside the driver's own
+	Drives    []Drive     `json:"drives"`
+	Net       NetConfig   `json:"net"`
+	Limits    Limits      `json:"limits,omitzero"`
+	Isolation Isolation   `json:"isolation,omitempty"`    // what must keep it from its host; empty: what the driver does here
+	Insecure  bool        `json:"insecure_vmm,omitempty"` // run without the VMM's sandbox where it can't have one
+	Ports     []Published `json:"ports,omitempty"`        // of the host that lead to the guest, for a Publisher
 }
 
 // Exit says how one run of a machine ended, as far as it could be seen.

@@ -1,6 +1,9 @@
 package banger
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Repository is what a guest has of a repository of its host. It was written down by the
 // host when the files went in: nothing of it is a guest's word.
@@ -42,4 +45,22 @@ func (r Repository) Loose(head, work, tree string, others int) string {
 		return "commits"
 	}
 	return "changes that aren't committed"
+}
+
+// Check bounds what is written down of a repository.
+func (r Repository) Check() error {
+	for _, p := range []string{r.Path, r.Guest} {
+		if !strings.HasPrefix(p, "/") || len(p) > 4096 || strings.ContainsRune(p, 0) {
+			return Errorf(CodeInvalid, "the repository's path %q isn't an absolute one of at most 4096 bytes", p)
+		}
+	}
+	for _, id := range []string{r.Base, r.Sent, r.Taken, r.TakenHead} {
+		if id != "" && (len(id) != 40 && len(id) != 64 || strings.Trim(id, "0123456789abcdef") != "") {
+			return Errorf(CodeInvalid, "%.80q is no name of an object of git", id)
+		}
+	}
+	if r.Format != "sha1" && r.Format != "sha256" || len(r.Branch) > 1024 {
+		return Errorf(CodeInvalid, "the repository's format is %.20q and its branch %.40q: git has no such", r.Format, r.Branch)
+	}
+	return nil
 }

@@ -52,6 +52,8 @@ type Spec struct {
 	Insecure   bool      `json:"insecure_vmm,omitempty"` // its VMM may run without a sandbox on a host that has none
 	// Labels are words of the user's about the VM, by which lists are filtered.
 	Labels map[string]string `json:"labels,omitempty"`
+	// Ports of the host lead to ports of the guest.
+	Ports []Published `json:"ports,omitempty"`
 	// TTLMS is how long the VM may run after its user started it; then it is stopped, or
 	// deleted with Remove. IdleStopMS is how long nobody may use it until it is stopped; 0: as
 	// config.toml says. Both are in milliseconds, 0 is no bound.

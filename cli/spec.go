@@ -19,7 +19,7 @@ type specFlags struct {
 	vcpu                     count
 	memory, disk             size
 	limits                   banger.Limits
-	cold, insecure           bool
+	publish                  publishFlags
 	pull                     pullFlags
 	labels                   labels
 	ttl, idle                time.Duration
@@ -39,6 +39,7 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.VarP(&f.memory, "memory", "m", defaulted("memory: 512M, 2G; a bare number is MiB", memory(c.MemoryMiB)))
 	fs.Var(&f.disk, "disk-size", defaulted("its own disk: 10G, 512M; a bare number is GiB", formatMiB(c.DiskMiB)))
 	fs.StringVar(&f.net, "net", "", defaulted(`network: "user", "none", or "bridge" (a daemon that runs as root)`, c.Net))
+	f.publish.add(fs)
 	f.on.addFlags(cmd)
 	fs.IntVar(&f.limits.DiskMiB, "disk-rate", 0, "MiB a second that each of its disks may read and write (Firecracker only; default: no limit)")
 	fs.IntVar(&f.limits.DiskOps, "disk-ops", 0, "requests a second that each of its disks may serve (Firecracker only; default: no limit)")
@@ -46,8 +47,8 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 	fs.VarP(f.labels, "label", "l", "label it with KEY=VALUE, for ps --filter label=KEY (repeatable)")
 	fs.Var((*seconds)(&f.ttl), "ttl", "stop it when it has run for this time: 2h, 90m; with --rm, delete it then (default: never)")
 	fs.Var((*seconds)(&f.idle), "idle-stop", "stop it after this time without a client, a command or load: 30m (default: auto_stop_stale_after of config.toml)")
-	fs.BoolVar(&f.cold, "cold", false, "boot it, now and later, instead of restoring it from a template")
-	fs.BoolVar(&f.insecure, "insecure-vmm", false, "run its VMM without a sandbox if this host has none: a guest that breaks out then has all your rights")
+	fs.BoolVar(&f.on.cold, "cold", false, "boot it, now and later, instead of restoring it from a template")
+	fs.BoolVar(&f.on.insecure, "insecure-vmm", false, "run its VMM without a sandbox if this host has none: a guest that breaks out then has all your rights")
 	_ = cmd.RegisterFlagCompletionFunc("image", a.completeImages) // fails for an unknown flag only
 	_ = cmd.RegisterFlagCompletionFunc("kernel", a.completeKernels)
 	_ = cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"user", "none", "bridge"}, cobra.ShellCompDirectiveNoFileComp))
@@ -57,6 +58,7 @@ func (f *specFlags) addFlags(a *App, cmd *cobra.Command) {
 type runsOn struct {
 	isolation, hypervisor string
 	init                  initFlag
+	cold, insecure        bool // of a new VM
 }
 
 func (f *runsOn) addFlags(cmd *cobra.Command) {
@@ -81,11 +83,15 @@ func (f *runsOn) given() (banger.Isolation, string) {
 func (f *specFlags) spec(a *App) (banger.Spec, error) {
 	s := banger.Spec{
 		Name: f.name, Image: f.image, Kernel: f.kernel,
-		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Limits: f.limits, Cold: f.cold, Insecure: f.insecure, Labels: f.labels,
+		VCPU: int(f.vcpu), MemoryMiB: f.memory.mib, DiskMiB: f.disk.mib, Net: banger.NetMode(f.net), Limits: f.limits, Cold: f.on.cold, Insecure: f.on.insecure, Labels: f.labels,
 		NoInit: f.on.init == "agent", NeedInit: f.on.init == "image",
 		TTLMS: f.ttl.Milliseconds(), IdleStopMS: f.idle.Milliseconds(),
 	}
 	s.Isolation, s.Hypervisor = f.on.given()
+	var err error
+	if s.Ports, err = f.publish.list(); err != nil {
+		return s, err
+	}
 	if s.Net != "" && s.Net != banger.NetUser && s.Net != banger.NetNone && s.Net != banger.NetBridge {
 		return s, banger.Errorf(banger.CodeInvalid, "--net %s: want user, bridge or none", f.net)
 	}
@@ -93,7 +99,7 @@ func (f *specFlags) spec(a *App) (banger.Spec, error) {
 		return s, banger.Errorf(banger.CodeInvalid, "--memory %s: a VM needs %s at least", formatMiB(s.MemoryMiB), formatMiB(banger.MinMemoryMiB)).
 			WithHint("a bare number is MiB: did you mean --memory %dG?", s.MemoryMiB)
 	}
-	if f.insecure {
+	if f.on.insecure {
 		a.note("WARNING: --insecure-vmm: a guest that breaks out of a VMM without a sandbox has all your rights")
 	}
 	return s, nil

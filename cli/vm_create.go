@@ -35,6 +35,9 @@ the operation is printed, for "banger operation wait" and the like.`,
 			return banger.VM{}, err
 		}
 		vm, err := a.VMs().CreateVM(ctx, s, !noStart, show.event)
+		if err == nil {
+			tellPorts(a, vm, s.Ports)
+		}
 		if err == nil && !noStart {
 			if err = wait.wait(ctx, a, vm, show.event); banger.CodeOf(err) == banger.CodeCanceled {
 				err = a.drop(ctx, vm, err)

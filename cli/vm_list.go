@@ -44,17 +44,19 @@ func vmListCommand(a *App) *cobra.Command {
 
 func listVMs(w *page, vms []banger.VM, now time.Time) {
 	columns := []column{{title: "NAME", least: 20}, {title: "STATE", says: true}, {title: "IMAGE", rank: 3, least: 15}, {title: "ISOLATION", rank: 4}, {title: "VCPU", rank: 6},
-		{title: "MEMORY", rank: 5}, {title: "DISK", rank: 7}, {title: "AGE", rank: 2}, {title: "ENDS"}, {title: "REASON", rank: 1, least: 20}}
+		{title: "MEMORY", rank: 5}, {title: "DISK", rank: 7}, {title: "AGE", rank: 2}, {title: "ENDS"}, {title: "PORTS", least: 12}, {title: "REASON", rank: 1, least: 20}}
 	var rows [][]string
 	for _, vm := range vms {
 		s := vm.Spec
 		rows = append(rows, []string{s.Name, string(vm.State), s.Image, orDash(string(s.Isolation)), strconv.Itoa(s.VCPU),
-			formatMiB(s.MemoryMiB), formatMiB(s.DiskMiB), age(now.Sub(vm.Created)), endsIn(vm, now), printable(vm.Reason, 50)})
+			formatMiB(s.MemoryMiB), formatMiB(s.DiskMiB), age(now.Sub(vm.Created)), endsIn(vm, now), orDash(portWords(s.Ports, "->")), printable(vm.Reason, 50)})
 	}
-	if !slices.ContainsFunc(rows, func(r []string) bool { return r[8] != "-" }) {
-		columns = slices.Delete(columns, 8, 9)
-		for i, r := range rows {
-			rows[i] = slices.Delete(r, 8, 9)
+	for _, seldom := range []int{9, 8} {
+		if !slices.ContainsFunc(rows, func(r []string) bool { return r[seldom] != "-" }) {
+			columns = slices.Delete(columns, seldom, seldom+1)
+			for i, r := range rows {
+				rows[i] = slices.Delete(r, seldom, seldom+1)
+			}
 		}
 	}
 	w.table(columns, rows)

@@ -47,7 +47,7 @@ first Ctrl-C interrupts the command; three within two seconds stop waiting for i
 		Example: `  banger vm run
   banger vm run ./repo -- make test
   banger vm run --rm --memory 2G ./repo -- go test ./...
-  banger vm run -d --name web ./site -- python3 -m http.server
+  banger vm run -d --name web -p 8080:8000 ./site -- python3 -m http.server
   banger vm run --rm --image alpine -- cat /etc/os-release
   banger vm run -d --name web --image nginx
   tar c . | banger vm run --rm -- tar tv`,
@@ -128,6 +128,7 @@ func (o *runOptions) run(ctx context.Context, a *App, cmd *cobra.Command, dir st
 	if err != nil {
 		return Ran{}, err
 	}
+	tellPorts(a, vm, spec.Ports)
 	if o.remove {
 		release := a.hold(ctx, vm)
 		defer release()

@@ -51,6 +51,7 @@ func details(vm banger.VM) [][]string {
 	add("memory", formatMiB(s.MemoryMiB))
 	add("disk", formatMiB(s.DiskMiB))
 	add("network", string(s.Net))
+	add("ports", portWords(s.Ports, " -> "))
 	add("isolation", string(s.Isolation))
 	add("hypervisor", s.Hypervisor)
 	add("limits", formatLimits(s.Limits))

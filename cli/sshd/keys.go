@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"golang.org/x/crypto/ssh"
@@ -32,7 +33,8 @@ const (
 func (k Keys) KnownHosts() string { return filepath.Join(k.Dir, knownFile) }
 
 // Host returns the key of a VM and pins it to the host name that clients use, before they
-// see it. names are the host names that are still in use; others are forgotten.
+// see it. names are the host names that are still in use; others are forgotten. Nil:
+// it isn't known which are, and none is forgotten.
 func (k Keys) Host(id, name string, names []string) (ssh.Signer, error) {
 	secret, err := k.secret()
 	if err != nil {
@@ -86,10 +88,8 @@ func (k Keys) pin(name string, key ssh.PublicKey, names []string) error {
 		var all []byte
 		for old := range bytes.Lines(has) {
 			host, _, _ := bytes.Cut(old, []byte(" "))
-			for _, n := range names {
-				if n == string(host) && n != name {
-					all = append(all, old...)
-				}
+			if h := string(host); h != name && (names == nil || slices.Contains(names, h)) {
+				all = append(all, old...)
 			}
 		}
 		return k.replace(knownFile, append(all, line...))

@@ -631,6 +631,12 @@ func TestKeys(t *testing.T) {
 	if n := lines(); n != 1 {
 		t.Errorf("%d lines: what is gone stays", n)
 	}
+	if _ = host("2", "b.vm", "a.vm", "b.vm"); lines() != 2 {
+		t.Errorf("%d lines for two VMs again", lines())
+	}
+	if _ = host("4", "c.vm"); lines() != 3 {
+		t.Errorf("%d lines: one was forgotten when nobody knew which VMs there are", lines())
+	}
 	var wg sync.WaitGroup
 	fresh := sshd.Keys{Dir: filepath.Join(t.TempDir(), "new")}
 	var seen sync.Map

@@ -1,6 +1,7 @@
 // Command banger-shim is the process beside every running VM. It only joins package
-// shim, which says what it does, with package usernet, which is its network, and package jail,
-// which is where VMMs run that have no jailer.
+// shim, which says what it does, with package usernet, which is its network, package publish,
+// which leads the host's ports into its guest, and package jail, which is where VMMs run that have no
+// jailer.
 package main
 
 import (
@@ -8,14 +9,17 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"time"
 
+	"banger/guest"
 	"banger/network/usernet"
 	"banger/vmm/jail"
+	"banger/vmm/publish"
 	"banger/vmm/shim"
 )
 
 func main() {
-	os.Exit(shim.Main(os.Args[1:], startNet, jail.Jailer{}))
+	os.Exit(shim.Main(os.Args[1:], startNet, jail.Jailer{}, func(to guest.Dialer, born time.Time) shim.Ports { return publish.New(to, born) }))
 }
 
 func startNet(cfg shim.NetConfig, frames *os.File) (io.Closer, error) {

@@ -26,6 +26,7 @@ import (
 	"banger/fetch/debian"
 	"banger/host/cgroup"
 	"banger/host/proc"
+	"banger/host/published"
 	"banger/host/xdg"
 	"banger/image/bootstrap"
 	"banger/image/oci"
@@ -134,7 +135,7 @@ func open(ctx context.Context, dirs xdg.Dirs, conf config.Config, log *slog.Logg
 	h.engine = &engine.Engine{
 		Host: engine.Host{
 			Catalog: cat, Hypervisors: hv.drivers(), Disks: disks, Networks: networks,
-			Dir: dirs.State, RAMDir: ram, MemoryMiB: freeMemory(ram), Home: ofUser(conf).Home, Isolations: hv.choices,
+			Dir: dirs.State, RAMDir: ram, MemoryMiB: freeMemory(ram), Home: ofUser(conf).Home, Isolations: hv.choices, Ports: published.Host{},
 		},
 		Store: store, Processes: proc.Host{}, BootID: boot,
 		Defaults: engine.Defaults{

@@ -8,6 +8,7 @@ import (
 
 	"banger"
 	"banger/daemon/engine/fleet"
+	"banger/daemon/engine/names"
 )
 
 // CreateVM makes a VM and, with start, runs it.
@@ -60,10 +61,16 @@ func (e *Engine) specified(ctx context.Context, spec banger.Spec, p banger.Progr
 
 // reserve records the VM, with its name and its address. Nothing else is made yet.
 func (j *job) reserve(ctx context.Context, name string) (err error) {
+	// Nobody else may allocate until this is recorded: the record reserves address and ports.
+	j.e.allocating.Lock()
+	defer j.e.allocating.Unlock()
+	if j.VM.Spec.Ports, err = banger.Publish(nil, j.VM.Spec.Ports, nil); err == nil {
+		j.VM.Spec.Ports, err = names.Ports{Host: j.e.Ports, VMs: j.e.fleet.All()}.Choose(j.VM.ID, j.VM.Spec.Ports, nil)
+	}
+	if err != nil {
+		return err
+	}
 	if n := j.e.Networks[j.VM.Spec.Net]; n != nil {
-		// Nobody else may allocate until this is recorded: the record reserves the address.
-		j.e.allocating.Lock()
-		defer j.e.allocating.Unlock()
 		var taken []banger.NetConfig
 		for _, vm := range j.e.fleet.All() {
 			taken = append(taken, vm.Net)
@@ -86,7 +93,7 @@ func (j *job) reserve(ctx context.Context, name string) (err error) {
 // name that is free.
 func (j *job) name(ctx context.Context, asked string) error {
 	for try := 0; ; try++ {
-		j.VM.Spec.Name = cmp.Or(asked, nameFor(j.VM.ID, try))
+		j.VM.Spec.Name = cmp.Or(asked, names.For(j.VM.ID, try))
 		err := j.Save(ctx, true)
 		if asked != "" || banger.CodeOf(err) != banger.CodeConflict || try == 100 {
 			return err
@@ -95,7 +102,7 @@ func (j *job) name(ctx context.Context, asked string) error {
 }
 
 func (j *job) create(ctx context.Context, start bool) error {
-	j.tell(banger.StageSpec, words(j.VM.Spec))
+	j.tell(banger.StageSpec, names.Words(j.VM.Spec))
 	j.runs = start
 	err := j.build(ctx, func(ctx context.Context) error {
 		if err := j.Do(ctx, j.steps()[:len(lasting)]...); err != nil {
@@ -110,14 +117,4 @@ func (j *job) create(ctx context.Context, start bool) error {
 		j.e.fleet.Arm(j.Record)
 	}
 	return err
-}
-
-// words describes a machine for a person.
-func words(s banger.Spec) string {
-	on := s.Hypervisor
-	if s.Isolation != "" {
-		on += ", isolation " + string(s.Isolation)
-	}
-	return fmt.Sprintf("%s on kernel %s, vcpu %d, memory %dM, disk %dM, network %s, %s",
-		s.Image, s.Kernel, s.VCPU, s.MemoryMiB, s.DiskMiB, s.Net, on)
 }

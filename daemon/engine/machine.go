@@ -22,7 +22,8 @@ type Host struct {
 	RAMDir    string     // where guest memory goes
 	MemoryMiB func() int // memory a new guest could get; nil: not asked
 
-	Isolations Isolations // nil: VMs run on Defaults.Hypervisor
+	Ports      banger.HostPorts // nil: no ports are published
+	Isolations Isolations       // nil: VMs run on Defaults.Hypervisor
 
 	Home func(context.Context) (guest.Home, error) // what guests have of the host's user; nil: nothing
 }

@@ -15,6 +15,7 @@ import (
 	"banger/daemon/engine/plan"
 	"banger/guest"
 	"banger/host/hostfs"
+	"banger/host/published"
 )
 
 // parts are the steps that build a VM, in the turn of a verb.
@@ -165,7 +166,19 @@ func (j *parts) vmm() plan.Step {
 			if err != nil {
 				return h, err
 			}
-			return j.bring(ctx, hv, m)
+			ports := j.VM.Spec.Ports
+			if len(ports) == 0 {
+				return j.bring(ctx, hv, m)
+			}
+			held, err := j.e.Ports.Take(j.VM.ID, ports)
+			if err != nil {
+				return h, err
+			}
+			defer published.Close(held) // the shim has its own
+			if h, err = j.bring(ctx, hv, m); err == nil {
+				err = j.publish(ctx, ports, held)
+			}
+			return h, err
 		},
 		func(ctx context.Context, hv banger.Hypervisor, held banger.Handles) (banger.Handles, error) {
 			return hv.Kill(ctx, j.e.machine(j.VM), held)
@@ -256,6 +269,9 @@ func (j *parts) refind(ctx context.Context) {
 		j.Keep(j.Held().With(banger.DiskHandles, disk))
 	} else {
 		j.e.Log.Warn("the disk of a running VM was not found again", "vm", j.VM.ID, "error", err)
+	}
+	if err := j.publish(ctx, j.VM.Spec.Ports, nil); err != nil && len(j.VM.Spec.Ports) > 0 {
+		j.e.Log.Warn("the ports of a running VM were not published again", "vm", j.VM.ID, "error", err)
 	}
 	if err := j.link().Do(ctx); err != nil {
 		j.e.Log.Warn("the network of a running VM was not set again", "vm", j.VM.ID, "error", err)

@@ -197,6 +197,7 @@ type (
 	capturing interface {
 		banger.Hypervisor
 		banger.Capturer
+		banger.Publisher
 	}
 	cloning interface {
 		banger.Disks

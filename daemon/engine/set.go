@@ -3,10 +3,10 @@ package engine
 import (
 	"cmp"
 	"context"
-	"regexp"
-	"strings"
+	"slices"
 
 	"banger"
+	"banger/daemon/engine/names"
 )
 
 // SetVM changes a VM's record. Every start makes the machine, and grows its disk, by the
@@ -25,10 +25,16 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 			err = e.validate(spec)
 		}
 		same := changeable(spec) == changeable(j.VM.Spec)
-		if err == nil && change.Repository != nil {
-			err = checkRepository(*change.Repository)
+		if err == nil && (change.Publish != nil || change.Unpublish != nil) {
+			j.e.allocating.Lock()
+			defer j.e.allocating.Unlock()
+			spec.Ports, err = names.Ports{Host: j.e.Ports, VMs: j.e.fleet.All()}.Choose(j.VM.ID, spec.Ports, j.VM.Spec.Ports)
 		}
-		if err != nil || same && change.TTLMS == nil && change.IdleStopMS == nil && change.Repository == nil && change.Workspace == "" {
+		published := slices.Equal(spec.Ports, j.VM.Spec.Ports)
+		if err == nil && change.Repository != nil {
+			err = change.Repository.Check()
+		}
+		if err != nil || same && published && change.TTLMS == nil && change.IdleStopMS == nil && change.Repository == nil && change.Workspace == "" {
 			return err
 		}
 		j.VM.KernelID = kernel
@@ -41,11 +47,14 @@ func (e *Engine) SetVM(ctx context.Context, ref string, change banger.Change) (b
 		if change.TTLMS != nil {
 			j.VM.Ends = spec.Ends(j.e.Now())
 		}
-		j.VM.Spec, j.VM.NeedsRestart = spec, j.VM.State == banger.Running && (j.VM.NeedsRestart || !same)
-		if err := j.Done(ctx); err != nil {
+		err = j.republish(ctx, spec.Ports, func() error {
+			j.VM.Spec, j.VM.NeedsRestart = spec, j.VM.State == banger.Running && (j.VM.NeedsRestart || !same)
+			return j.Done(ctx)
+		})
+		if err != nil {
 			return err
 		}
-		if !same || change.TTLMS != nil || change.IdleStopMS != nil { // that files went in is no news of the VM's settings
+		if !same || !published || change.TTLMS != nil || change.IdleStopMS != nil { // that files went in is no news of the VM's settings
 			j.Note("set", "")
 		}
 		return nil
@@ -85,7 +94,7 @@ func (j *job) moved(ctx context.Context, s banger.Spec) (banger.Spec, string, er
 
 func changed(s banger.Spec, change banger.Change) (banger.Spec, error) {
 	if change == (banger.Change{}) {
-		return s, banger.Errorf(banger.CodeInvalid, "there is nothing to change").WithHint("name what to change: --name, --vcpu, --memory, --disk-size, --isolation, --ttl or --idle-stop")
+		return s, banger.Errorf(banger.CodeInvalid, "there is nothing to change").WithHint("name what to change: --name, --vcpu, --memory, --disk-size, --isolation, --publish, --unpublish, --ttl or --idle-stop")
 	}
 	if change.DiskMiB != 0 && change.DiskMiB < s.DiskMiB {
 		return s, banger.Errorf(banger.CodeInvalid, "its disk has %d MiB and can only grow, not become %d", s.DiskMiB, change.DiskMiB)
@@ -96,26 +105,13 @@ func changed(s banger.Spec, change banger.Change) (banger.Spec, error) {
 	s.Name, s.VCPU = cmp.Or(change.Name, s.Name), cmp.Or(change.VCPU, s.VCPU)
 	s.MemoryMiB, s.DiskMiB = cmp.Or(change.MemoryMiB, s.MemoryMiB), cmp.Or(change.DiskMiB, s.DiskMiB)
 	s.Workspace = cmp.Or(change.Workspace, s.Workspace)
+	if change.Publish != nil || change.Unpublish != nil {
+		var none []banger.Published
+		var err error
+		if s.Ports, err = banger.Publish(s.Ports, *cmp.Or(change.Publish, &none), *cmp.Or(change.Unpublish, &none)); err != nil {
+			return s, err
+		}
+	}
 	s.TTLMS, s.IdleStopMS = *cmp.Or(change.TTLMS, &s.TTLMS), *cmp.Or(change.IdleStopMS, &s.IdleStopMS)
 	return s, nil
 }
-
-// checkRepository bounds what is written down of a repository.
-func checkRepository(r banger.Repository) error {
-	for _, p := range []string{r.Path, r.Guest} {
-		if !strings.HasPrefix(p, "/") || len(p) > 4096 || strings.ContainsRune(p, 0) {
-			return banger.Errorf(banger.CodeInvalid, "the repository's path %q isn't an absolute one of at most 4096 bytes", p)
-		}
-	}
-	for _, id := range []string{r.Base, r.Sent, r.Taken, r.TakenHead} {
-		if id != "" && !objectName.MatchString(id) {
-			return banger.Errorf(banger.CodeInvalid, "%.80q is no name of an object of git", id)
-		}
-	}
-	if r.Format != "sha1" && r.Format != "sha256" || len(r.Branch) > 1024 {
-		return banger.Errorf(banger.CodeInvalid, "the repository's format is %.20q and its branch %.40q: git has no such", r.Format, r.Branch)
-	}
-	return nil
-}
-
-var objectName = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)

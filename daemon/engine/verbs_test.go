@@ -40,7 +40,7 @@ func again(vm *banger.VM) bool { return is(banger.Running)(vm) && vm.Boots > 1 }
 
 // Specs of "it": on the bridge, and restored from one template or the other.
 var (
-	bridged = banger.Spec{Name: "it"}
+	bridged = banger.Spec{Name: "it", Ports: []banger.Published{{Guest: 80, Protocol: "tcp"}, {Port: 5353, Guest: 53, Protocol: "udp"}}}
 	user    = banger.Spec{Name: "it", Net: banger.NetUser}
 	cloned  = banger.Spec{Name: "it", Net: banger.NetUser, DiskMiB: clonedMiB}
 	leased  = banger.Spec{Name: "it", Remove: true}
@@ -166,6 +166,17 @@ var verbs = []verb{
 	{name: "set", prepare: made(bridged, true), call: set(banger.Change{VCPU: 3, MemoryMiB: 512, DiskMiB: 4096}), after: func(vm *banger.VM) bool {
 		return is(banger.Running)(vm) && vm.Spec.VCPU == 3 && vm.Spec.MemoryMiB == 512 && vm.Spec.DiskMiB == 4096
 	}, always: is(banger.Running)},
+	{name: "publish", prepare: made(bridged, true), call: set(banger.Change{
+		Publish: &[]banger.Published{{Port: 8080, Guest: 8080, Protocol: "tcp"}}, Unpublish: &[]banger.Published{{Guest: 53, Protocol: "udp"}},
+	}), after: func(vm *banger.VM) bool {
+		return is(banger.Running)(vm) && len(vm.Spec.Ports) == 2 && vm.Spec.Ports[1].Port == 8080
+	}, always: is(banger.Running)},
+	{name: "publish of a stopped VM", prepare: made(user, false), call: func(ctx context.Context, d *daemon) error {
+		if err := set(banger.Change{Publish: &[]banger.Published{{Guest: 80, Protocol: "tcp"}}})(ctx, d); err != nil {
+			return err
+		}
+		return start(ctx, d)
+	}, after: func(vm *banger.VM) bool { return is(banger.Running)(vm) && len(vm.Spec.Ports) == 1 }},
 	{name: "set, then start", prepare: made(bridged, false), call: func(ctx context.Context, d *daemon) error {
 		if err := set(banger.Change{DiskMiB: 4096})(ctx, d); err != nil {
 			return err

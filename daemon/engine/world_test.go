@@ -186,6 +186,9 @@ func (w *world) daemon(fate func(vm, point string) fake.Fate) *daemon {
 	if w.sabotage.host != nil {
 		hv = w.sabotage.host(w, hv)
 	}
+	if _, ok := hv.(banger.Publisher); !ok {
+		hv = publishing{hv, life.Hypervisor()}
+	}
 	if w.sabotage.disks != nil {
 		disks = w.sabotage.disks(w, disks)
 	}
@@ -199,7 +202,7 @@ func (w *world) daemon(fate func(vm, point string) fake.Fate) *daemon {
 			Hypervisors: map[string]banger.Hypervisor{"fake": hv},
 			Disks:       map[string]banger.Disks{"fake": disks},
 			Networks:    map[banger.NetMode]banger.Networks{banger.NetBridge: networks},
-			Dir:         w.dir, RAMDir: "/ram",
+			Dir:         w.dir, RAMDir: "/ram", Ports: life.Ports(),
 		},
 		Store: store, Processes: life.Processes(), BootID: w.host.BootID(), Defaults: w.defaults,
 		Now: func() time.Time { return w.now() }, NewID: func() string { return fmt.Sprintf("%012x", w.ids.Add(1)) },
@@ -429,9 +432,19 @@ func (w *world) check(d *daemon) []string {
 	return bad
 }
 
+// publishing is a hypervisor, sabotaged or not, that publishes ports.
+type publishing struct {
+	banger.Hypervisor
+	banger.Publisher
+}
+
 // needs lists what a running VM has.
 func needs(vm banger.VM) string {
 	all := []string{"dm", "loop", "ram", "shim", "tap", "vmm"}
+	for _, p := range vm.Spec.Ports {
+		all = append(all, "port "+p.String())
+	}
+	slices.Sort(all)
 	return strings.Join(slices.DeleteFunc(all, func(what string) bool {
 		return what == "tap" && vm.Spec.Net != banger.NetBridge ||
 			what == "ram" && vm.Launch != nil && vm.Launch.Template != ""

@@ -198,6 +198,11 @@ func (h *Host) Owned() map[string][]string {
 			add(o.vm, o.kind)
 		}
 	}
+	for vm, ports := range h.listening(h.procs) {
+		for _, p := range ports {
+			add(vm, "port "+p.String())
+		}
+	}
 	for dir, d := range h.disks {
 		add(dir[strings.LastIndexByte(dir, '/')+1:], fmt.Sprintf("disk#%d", d.serial))
 	}

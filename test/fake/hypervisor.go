@@ -23,7 +23,8 @@ type machine struct {
 	vmm   banger.Process
 	ended chan struct{} // closed when its VMM is gone
 
-	frozen, restored bool // frozen is guarded by Host.mu
+	frozen, restored bool               // frozen is guarded by Host.mu
+	published        []banger.Published // guarded by Host.mu
 }
 
 // Start makes guest memory, shim and VMM, each a step, after the pause "start". It writes a line to the

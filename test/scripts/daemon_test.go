@@ -81,6 +81,7 @@ func fakeDaemon() error {
 	c := &catalog.Catalog{Store: store, ImageFiles: life.Images(), KernelFiles: life.Kernels(), Default: "debian-12-cloud", DefaultImage: "debian-12", Now: time.Now}
 	e := &engine.Engine{
 		Host: engine.Host{
+			Ports:       life.Ports(),
 			Catalog:     c,
 			Hypervisors: map[string]root.Hypervisor{"fake": life.Hypervisor()},
 			Disks:       map[string]root.Disks{"file": life.Disks()},

@@ -267,6 +267,8 @@ var jsonSteps = []struct {
 	{"ssh-proxy web", 2, 0, 1},
 	{"ssh-config", 0, 1, 0},
 	{"ports nosuch", 3, 0, 1},
+	{"forward nosuch 80", 3, 0, 1},
+	{"vm set -p 0:80 nosuch", 3, 0, 1},
 	{"daemon stop", 0, 1, 0},
 	{"uninstall", 2, 0, 1},
 	{"uninstall -f", 0, 1, 0},

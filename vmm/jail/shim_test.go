@@ -15,8 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/guest"
 	"banger/host/proc"
 	"banger/vmm/jail"
+	"banger/vmm/publish"
 	"banger/vmm/shim"
 )
 
@@ -25,7 +27,7 @@ func TestMain(m *testing.M) {
 	jail.Process()
 	if os.Getenv(asShim) != "" {
 		os.Unsetenv(asShim)
-		os.Exit(shim.Main(os.Args[1:], hello, jail.Jailer{}))
+		os.Exit(shim.Main(os.Args[1:], hello, jail.Jailer{}, func(to guest.Dialer, born time.Time) shim.Ports { return publish.New(to, born) }))
 	}
 	var err error
 	if jail.Scratch, err = os.MkdirTemp("", "jail-test-"); err != nil {

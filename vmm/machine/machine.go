@@ -64,10 +64,11 @@ func New(vmm VMM, shim string) *Supervisor { return &Supervisor{vmm: vmm, shim: 
 const AnswerTimeout = 2 * time.Second
 
 const (
-	attachTimeout = 15 * time.Second // for a new shim, on a busy host
-	undoTimeout   = 30 * time.Second // to undo a start that failed
-	quitTimeout   = 3 * time.Second  // from SIGTERM, at which a VMM flushes its disks, to SIGKILL
-	noteTimeout   = 5 * time.Second  // for a shim to note how its VMM ended
+	attachTimeout  = 15 * time.Second // for a new shim, on a busy host
+	undoTimeout    = 30 * time.Second // to undo a start that failed
+	quitTimeout    = 3 * time.Second  // from SIGTERM, at which a VMM flushes its disks, to SIGKILL
+	publishTimeout = 20 * time.Second // for a shim, if need be a new one, to publish ports
+	noteTimeout    = 5 * time.Second  // for a shim to note how its VMM ended
 )
 
 // Launch has a shim spawn the VMM of a machine. One that already runs is
@@ -146,6 +147,21 @@ func (s *Supervisor) Adopt(ctx context.Context, m banger.Machine, saved banger.H
 	h.Shim = st.Shim
 	h, err = s.vmm.Found(ctx, m, h, renewed)
 	return h, true, err
+}
+
+// Publish has the machine's shim publish m.Ports. If the shim has died, it starts another one.
+func (s *Supervisor) Publish(ctx context.Context, m banger.Machine, held []banger.Socket) error {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	for {
+		err := shim.Publish(ctx, m.Dir, m.Ports, held)
+		if err == nil || !errors.Is(err, shim.ErrNoShim) || ctx.Err() != nil {
+			return err
+		}
+		if _, alive, aerr := s.Adopt(ctx, m, banger.Handles{}); aerr != nil || !alive {
+			return errors.Join(err, aerr)
+		}
+	}
 }
 
 // Dial opens a stream through the shim. If the shim has died, it starts another one, as Wait

@@ -19,6 +19,7 @@ import (
 	"banger"
 	"banger/guest"
 	"banger/host/proc"
+	"banger/host/published"
 	"banger/host/unixsock"
 )
 
@@ -130,26 +131,32 @@ func killOrphan(dir string, shim banger.Process) error {
 // The connection is a *net.UnixConn, with half-close. When the stream breaks, reads return
 // io.EOF: so the protocol on a stream must mark its end itself.
 func Dial(ctx context.Context, dir string) (net.Conn, error) {
-	conn, _, err := dial(ctx, dir, false)
+	conn, err := request(ctx, dir, wanted{Op: "dial", Control: guest.IsControl(ctx)})
 	if err != nil {
 		return nil, err
 	}
 	return conn, nil
 }
 
-func dial(ctx context.Context, dir string, ends bool) (*net.UnixConn, answer, error) {
-	var a answer
-	conn, err := ask(ctx, dir, wanted{Op: "dial", Ends: ends, Control: guest.IsControl(ctx)})
+// Publish makes ports the only ones that are published of the guest, now and by every shim after
+// this one. Sockets that are held are used for theirs. On error nothing has changed.
+func Publish(ctx context.Context, dir string, ports []banger.Published, held []banger.Socket) error {
+	what := wanted{Op: "publish", Ports: ports}
+	for _, s := range held {
+		what.Held = append(what.Held, s.Published)
+	}
+	conn, err := request(ctx, dir, what)
 	if err != nil {
-		return nil, a, err
+		return err
 	}
-	if err := hear(ctx, conn, &a); err != nil {
-		return nil, a, err
+	defer conn.Close()
+	if len(held) == 0 {
+		return nil
 	}
-	if a.Error != "" {
-		return nil, a, errors.Join(errors.New(a.Error), conn.Close())
+	if err := published.Send(conn, held); err != nil {
+		return errors.Join(ErrNoShim, err)
 	}
-	return conn, a, nil
+	return heard(ctx, conn)
 }
 
 // GetStatus asks a shim how it is.
@@ -183,7 +190,7 @@ func Release(ctx context.Context, dir string) error {
 }
 
 func order(ctx context.Context, dir, op string) error {
-	conn, err := request(ctx, dir, op)
+	conn, err := request(ctx, dir, wanted{Op: op})
 	if err != nil {
 		return err
 	}
@@ -191,19 +198,26 @@ func order(ctx context.Context, dir, op string) error {
 }
 
 // request sends a request and waits for its result.
-func request(ctx context.Context, dir, op string) (*net.UnixConn, error) {
-	conn, err := ask(ctx, dir, wanted{Op: op})
+func request(ctx context.Context, dir string, what wanted) (*net.UnixConn, error) {
+	conn, err := ask(ctx, dir, what)
 	if err != nil {
 		return nil, err
 	}
+	return conn, heard(ctx, conn)
+}
+
+// heard waits for an answer. It closes the connection on error.
+func heard(ctx context.Context, conn *net.UnixConn) error {
 	var a answer
-	if err := hear(ctx, conn, &a); err != nil {
-		return nil, err
+	switch err := hear(ctx, conn, &a); {
+	case err != nil:
+		return err
+	case a.Why != nil:
+		return errors.Join(a.Why, conn.Close())
+	case a.Error != "":
+		return errors.Join(errors.New(a.Error), conn.Close())
 	}
-	if a.Error != "" {
-		return nil, errors.Join(errors.New(a.Error), conn.Close())
-	}
-	return conn, nil
+	return nil
 }
 
 // Find returns a machine's shim, a process of the program exe: the one that answers in its

@@ -13,11 +13,13 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"banger/guest"
 	"banger/guest/agent"
 	"banger/guest/agent/session"
 	"banger/guest/link"
+	"banger/vmm/publish"
 	"banger/vmm/shim"
 )
 
@@ -32,11 +34,14 @@ func TestMain(m *testing.M) {
 	}
 	worker := slices.Contains(os.Args, "-test.fuzzworker") // go test's own child
 	if os.Getenv("BANGER_TEST_SHIM") != "" && !worker || len(os.Args) > 2 && os.Args[2] == "--become" {
-		os.Exit(shim.Main(os.Args[1:], echoNet, nil))
+		os.Exit(shim.Main(os.Args[1:], echoNet, nil, ports))
 	}
 	os.Setenv("BANGER_TEST_SHIM", "1")
 	os.Exit(m.Run())
 }
+
+// ports publishes them as the program does.
+func ports(to guest.Dialer, born time.Time) shim.Ports { return publish.New(to, born) }
 
 // fakeVMM listens like a VMM, in its working directory, and plays the guest.
 func fakeVMM(mode string) {

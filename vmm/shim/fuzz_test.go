@@ -1,9 +1,7 @@
 package shim
 
 import (
-	"bufio"
 	"bytes"
-	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -43,39 +41,9 @@ func FuzzConsole(f *testing.F) {
 	})
 }
 
-// What is cut into pieces comes out whole with its end, and cut off it is broken: no
-// byte is made up, and no end.
-func FuzzPieces(f *testing.F) {
-	f.Add([]byte("\x00\x00\x00\x03abc\x00\x00\x00\x00"))
-	f.Add([]byte("\x00\x00\x80\x01"))
-	f.Add([]byte("\xff\xff\xff\xff\x00"))
-	f.Fuzz(func(t *testing.T, wire []byte) {
-		p := &pieces{r: bufio.NewReaderSize(bytes.NewReader(wire), maxPiece)}
-		got, err := io.ReadAll(p)
-		if err != nil && !errors.Is(err, ErrBroken) {
-			t.Errorf("%x: %v", wire, err)
-		}
-		// The same by the description of the format.
-		var want []byte
-		ended := false
-		for rest := wire; len(rest) >= 4 && !ended; {
-			n := int(rest[0])<<24 | int(rest[1])<<16 | int(rest[2])<<8 | int(rest[3])
-			if n > maxPiece {
-				break
-			}
-			ended, rest = n == 0, rest[4:]
-			want = append(want, rest[:min(n, len(rest))]...)
-			rest = rest[min(n, len(rest)):]
-		}
-		if !bytes.Equal(got, want) || ended != (err == nil) {
-			t.Errorf("%x: %x, %v; want %x, ended %v", wire, got, err, want, ended)
-		}
-	})
-}
-
 // A connection's first line is what it says, whatever comes after it comes through.
 func FuzzRequest(f *testing.F) {
-	f.Add([]byte(`{"op":"dial","ends":true}`+"\n"), []byte("bytes\n"))
+	f.Add([]byte(`{"op":"dial","control":true}`+"\n"), []byte("bytes\n"))
 	f.Add([]byte("\n"), []byte{})
 	f.Add(bytes.Repeat([]byte(" "), maxRequest), []byte("x"))
 	f.Fuzz(func(t *testing.T, line, after []byte) {

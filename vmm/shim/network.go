@@ -6,17 +6,39 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync"
+	"time"
 
+	"banger"
+	"banger/guest"
 	"banger/host/proc"
 	"banger/network/netns"
 )
 
-// network is a shim's user network, if it has one.
+// network is a shim's user network, if it has one, and its published ports.
 type network struct {
 	start   StartNet
 	jailer  Jailer
 	running io.Closer
+
+	ports     Ports
+	recording sync.Mutex // held while the record's ports change and are written down
 }
+
+// Ports leads ports of the host into the guest.
+type Ports interface {
+	// Set publishes these and no others. Sockets that are given are used for theirs, and are
+	// its from then on. On error nothing has changed.
+	Set(ports []banger.Published, given []banger.Socket) error
+	// Keep publishes those of a guest whose last shim died, each as soon as it can.
+	Keep(ports []banger.Published)
+	// Close ends all.
+	Close()
+}
+
+// NewPorts returns Ports of a guest, none of them published. born is when it was started, or
+// zero if it isn't new.
+type NewPorts func(to guest.Dialer, born time.Time) Ports
 
 // open starts it. Frames are nil with sockets.
 func (n *network) open(cfg NetConfig, frames *os.File) (err error) {

@@ -43,7 +43,7 @@ type report struct {
 // and spawns the VMM, `banger-shim DIR PROCESS` attaches to the one that runs,
 // `banger-shim DIR --become TAP UID VMM...` is a child of the first that becomes the
 // VMM. It returns the exit status.
-func Main(args []string, startNet StartNet, jailer Jailer) int {
+func Main(args []string, startNet StartNet, jailer Jailer, publish NewPorts) int {
 	if len(args) > 1 && args[1] == netns.Become {
 		err := netns.Enter(args[2:])
 		fmt.Fprintln(os.Stderr, err) // into the VMM's log
@@ -64,7 +64,7 @@ func Main(args []string, startNet StartNet, jailer Jailer) int {
 	debug.SetMemoryLimit(OwnBound * 5 / 6) // from where on the runtime collects sooner
 	cfg, attach, err := config(args)
 	if err == nil {
-		err = Run(ctx, cfg, attach, startNet, jailer, func(s Status) { say(report{Status: s}) })
+		err = Run(ctx, cfg, attach, startNet, jailer, publish, func(s Status) { say(report{Status: s}) })
 	}
 	if err != nil {
 		say(report{Error: banger.AsError(banger.During("shim", err)), Killed: errors.Is(err, banger.ErrKilled)})
@@ -120,7 +120,7 @@ type shim struct {
 // returns when the VMM has ended and those who wait for that were told. If the start fails, or
 // ctx ends before ready was called, nothing is left of it; after that ctx has no effect. It
 // changes the working directory to cfg.Dir, so that no socket's path is too long.
-func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, jailer Jailer, ready func(Status)) error {
+func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, jailer Jailer, publish NewPorts, ready func(Status)) error {
 	if err := os.Chdir(cfg.Dir); err != nil {
 		return err
 	}
@@ -133,6 +133,12 @@ func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, jailer
 		cfg: cfg, started: time.Now(), channel: newChannel(cfg.Channel, cfg.Vsock),
 		listening: make(chan struct{}), ended: make(chan struct{}), settled: make(chan struct{}),
 	}
+	born := s.started
+	if attach {
+		born = time.Time{}
+	}
+	s.net.ports = publish(func(ctx context.Context) (net.Conn, error) { return s.channel.open(ctx) }, born)
+	defer s.net.ports.Close()
 	if s.self, err = proc.Self(); err != nil {
 		return err
 	}
@@ -155,6 +161,9 @@ func Run(ctx context.Context, cfg Config, attach bool, startNet StartNet, jailer
 	}
 	if err := s.startVMM(ctx, attach); err != nil {
 		return err
+	}
+	if attach {
+		s.net.ports.Keep(s.cfg.Ports)
 	}
 	go s.serve(l)
 	ready(s.state())
@@ -310,7 +319,8 @@ func (s *shim) watchVMM() {
 // settle writes exit.json, tells those who wait, and removes the socket. Later callers read
 // the file.
 func (s *shim) settle(l *net.UnixListener) error {
-	s.drained.Wait() // each takes a bounded time
+	s.net.ports.Close() // its ports are free before anybody hears of the end
+	s.drained.Wait()    // each takes a bounded time
 	s.exit = s.exitNow()
 	err := writeJSON(ExitFile, s.exit)
 	close(s.settled)

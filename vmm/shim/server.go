@@ -11,27 +11,32 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger"
 	"banger/guest"
 	"banger/guest/link"
+	"banger/host/published"
 )
 
 const (
-	maxRequest  = 4 << 10
+	maxRequest  = 16 << 10
 	requestWait = 10 * time.Second // for a request line, for sending an answer, and for a stream's first bytes
 	linger      = 10 * time.Second // for the guest to take the last bytes of a client that has gone
 )
 
 // wanted is the line a connection starts with.
 type wanted struct {
-	Op      string `json:"op"`                // "dial", "status", "wait", "halted", "release"
-	Ends    bool   `json:"ends,omitempty"`    // of a dial: mark the stream's end, see DialEnds
+	Op      string `json:"op"`                // "dial", "status", "wait", "halted", "release", "publish"
 	Control bool   `json:"control,omitempty"` // of a dial: the stream is a control stream, see guest.IsControl
+	// Of "publish": see banger.Publisher. When that is answered, the sockets of Held follow as
+	// descriptors, and a second answer.
+	Ports []banger.Published `json:"ports,omitempty"`
+	Held  []banger.Published `json:"held,omitempty"`
 }
 
-// answer is the line that says whether a dial succeeded; bytes follow.
+// answer is the line that says whether a request succeeded; after a dial bytes follow.
 type answer struct {
-	Error string `json:"error,omitempty"`
-	Ends  bool   `json:"ends,omitempty"` // the stream's end will be marked
+	Error string        `json:"error,omitempty"`
+	Why   *banger.Error `json:"why,omitempty"` // of "publish": Error as a whole
 }
 
 // serve answers on the shim's socket until it is closed.
@@ -88,9 +93,34 @@ func (s *shim) answer(conn *net.UnixConn) {
 			say(conn, answer{Error: "the VMM has ended"})
 		case <-gone:
 		}
+	case "publish":
+		var a answer
+		if err := s.publish(conn, req); err != nil {
+			a = answer{Error: err.Error(), Why: banger.AsError(err)}
+		}
+		say(conn, a)
 	default:
 		say(conn, answer{Error: "unknown operation " + req.Op})
 	}
+}
+
+// publish makes a request's ports the published ones, here and in the record for the next shim.
+func (s *shim) publish(conn *net.UnixConn, req wanted) error {
+	var held []banger.Socket
+	if len(req.Held) > 0 {
+		say(conn, answer{})
+		var err error
+		if held, err = published.Receive(conn, req.Held, time.Now().Add(requestWait)); err != nil {
+			return err
+		}
+	}
+	s.net.recording.Lock()
+	defer s.net.recording.Unlock()
+	if err := s.net.ports.Set(req.Ports, held); err != nil {
+		return err
+	}
+	s.cfg.Ports = req.Ports
+	return writeJSON(ConfigFile, s.cfg)
 }
 
 // say writes one JSON line. It ignores errors: then the client has gone.
@@ -139,13 +169,13 @@ func (s *shim) dial(conn *net.UnixConn, req wanted, rest []byte) {
 		say(conn, answer{Error: err.Error()})
 		return
 	}
-	say(conn, answer{Ends: req.Ends})
+	say(conn, answer{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		toGuest(stream, conn, rest)
 	}()
-	fromGuest(conn, stream, req.Ends)
+	fromGuest(conn, stream)
 	<-done
 }
 
@@ -184,13 +214,8 @@ func begin(stream *link.Stream, conn *net.UnixConn, first []byte) error {
 
 // fromGuest copies the guest's bytes and passes on its half-close. If the stream breaks, the
 // connection is closed without a half-close.
-func fromGuest(conn *net.UnixConn, stream *link.Stream, ends bool) {
-	var err error
-	if ends {
-		err = piecewise(conn, stream)
-	} else {
-		_, err = io.Copy(conn, stream)
-	}
+func fromGuest(conn *net.UnixConn, stream *link.Stream) {
+	_, err := io.Copy(conn, stream)
 	if err == nil {
 		err = conn.CloseWrite()
 	}

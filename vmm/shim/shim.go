@@ -55,6 +55,8 @@ type Config struct {
 	LogLimit int64           `json:"log_limit,omitempty"` // bytes per log; 0: DefaultLogLimit
 	Memory   int64           `json:"memory,omitempty"`    // bytes that shim, VMM and guest may have together, see MemoryBound; 0: any
 
+	// Filled in by the shim when its ports were published, see Publish.
+	Ports []banger.Published `json:"ports,omitempty"`
 	// Filled in by the shim when it has spawned the VMM.
 	VMM  banger.Process `json:"vmm,omitzero"`
 	Shim banger.Process `json:"shim,omitzero"`

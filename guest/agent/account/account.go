@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -26,6 +27,10 @@ type Account struct {
 
 // maxAccountFile bounds what is read of the guest's passwd(5) and group(5).
 const maxAccountFile = 8 << 20
+
+// unchanged is the number that no user and no group can have: a process that becomes it
+// stays who it is (setresuid(2)).
+const unchanged = math.MaxUint32
 
 // Lookup finds an account in the guest's own files: "", "name", "uid",
 // "name:group", "uid:gid". A number need not be listed: such a user has its
@@ -64,6 +69,9 @@ func Lookup(root, who string) (Account, error) {
 			return Account{}, fmt.Errorf("no group %q in this image", group)
 		}
 		a.GID = uint32(gid)
+	}
+	if a.UID == unchanged || a.GID == unchanged || slices.Contains(a.Groups, unchanged) {
+		return Account{}, fmt.Errorf("%q is nobody: the number %d means \"unchanged\" to the kernel", who, uint32(unchanged))
 	}
 	a.Groups = append(a.Groups, a.GID)
 	return a, nil

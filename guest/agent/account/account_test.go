@@ -22,8 +22,8 @@ func TestLookup(t *testing.T) {
 		}
 	}
 	put("passwd", "root:x:0:0:root:/root:/bin/bash\nbroken\n+nis\nbad:x:minus:1::/:\n"+
-		"dev:x:1000:1000:Dev,,,:/home/dev:/bin/zsh\n77:x:5:5::/seven:\nrel:x:6:6::home:/bin/sh")
-	put("group", "root:x:0:\nwheel:x:10:root,dev\ndev:x:1000:\nhuge:x:99999999999:dev\ndocker:x:50:dev\nshort:x\n")
+		"dev:x:1000:1000:Dev,,,:/home/dev:/bin/zsh\n77:x:5:5::/seven:\nrel:x:6:6::home:/bin/sh\nmax:x:4294967295:7::/:/bin/sh\nall:x:9:9::/:/bin/sh")
+	put("group", "root:x:0:\nwheel:x:10:root,dev\ndev:x:1000:\nhuge:x:99999999999:dev\nall:x:4294967295:all\ndocker:x:50:dev\nshort:x\n")
 	for who, want := range map[string]Account{
 		"root":     {Name: "root", Home: "/root", Shell: "/bin/bash", Groups: []uint32{10, 0}},
 		"dev":      {Name: "dev", Home: "/home/dev", Shell: "/bin/zsh", UID: 1000, GID: 1000, Groups: []uint32{10, 50, 1000}},
@@ -43,7 +43,7 @@ func TestLookup(t *testing.T) {
 			t.Errorf("%s: %s", who, diff)
 		}
 	}
-	for _, who := range []string{"nobody", "dev:nogroup", "bad", "-1", "99999999999", "broken"} {
+	for _, who := range []string{"nobody", "dev:nogroup", "bad", "-1", "99999999999", "broken", "4294967295", "max", "dev:4294967295", "dev:all", "all"} {
 		if a, err := Lookup(root, who); err == nil {
 			t.Errorf("%s is %+v", who, a)
 		}
