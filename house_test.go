@@ -31,7 +31,7 @@ var laws = []law{
 	// The order of things, and the doors to it.
 	{"daemon", []string{"banger", "guest", "host"}},
 	{"api", []string{"banger", "guest", "config", "workspace", "version", "host/unixsock", "host/xdg"}},
-	{"cli", []string{"banger", "guest", "config", "workspace", "version", "host/unixsock", "host/xdg"}},
+	{"cli", []string{"banger", "guest", "config", "workspace", "version", "host/loopback", "host/unixsock", "host/xdg"}},
 	{"config", []string{"banger", "host/xdg"}},
 	{"workspace", []string{"banger", "guest", "host"}},
 

@@ -163,7 +163,7 @@ func (a *App) root() *cobra.Command {
 	root.SetVersionTemplate("banger {{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"}, &cobra.Group{ID: groupMakes, Title: "What they are made of:"},
 		&cobra.Group{ID: groupSystem, Title: "banger itself:"})
-	root.AddCommand(grouped(groupVMs, append(short(a), sshCommand(a), sshConfigCommand(a), sshProxyCommand(a), portsCommand(a), forwardCommand(a), vmCommand(a), workspaceCommand(a), commandCommand(a), operationCommand(a), eventsCommand(a))...)...)
+	root.AddCommand(grouped(groupVMs, append(short(a), sshCommand(a), sshConfigCommand(a), sshProxyCommand(a), sshServeCommand(a), codeCommand(a), portsCommand(a), forwardCommand(a), vmCommand(a), workspaceCommand(a), commandCommand(a), operationCommand(a), eventsCommand(a))...)...)
 	root.AddCommand(grouped(groupMakes, imageCommand(a), kernelCommand(a), templateCommand(a), hypervisorCommand(a))...)
 	root.AddCommand(grouped(groupSystem,
 		doctorCommand(a),

@@ -48,11 +48,8 @@ func proxy(ctx context.Context, a *App, ref string) error {
 	if err != nil {
 		return err
 	}
-	if vm.State != banger.Running {
-		a.note("starting vm %s", vm.Spec.Name)
-		if vm, err = a.VMs().StartVM(ctx, vm.ID, banger.StartOptions{}, nil); err != nil {
-			return err
-		}
+	if vm, err = started(ctx, a, vm); err != nil {
+		return err
 	}
 	var names []string
 	if all, err := a.VMs().VMs(ctx); err == nil {
@@ -64,7 +61,23 @@ func proxy(ctx context.Context, a *App, ref string) error {
 	if err != nil {
 		return err
 	}
-	server := &sshd.Server{Guest: a.guest(vm), Key: key, Spec: func(user string) guest.ExecSpec {
+	server := sshServer(a, vm)
+	server.Key = key
+	return server.Serve(ctx, &standard{in: pollable(a.In).(io.Reader), out: pollable(a.Out).(io.Writer)})
+}
+
+// started starts a VM that doesn't run.
+func started(ctx context.Context, a *App, vm banger.VM) (banger.VM, error) {
+	if vm.State == banger.Running {
+		return vm, nil
+	}
+	a.note("starting vm %s", vm.Spec.Name)
+	return a.VMs().StartVM(ctx, vm.ID, banger.StartOptions{}, nil)
+}
+
+// sshServer is the SSH server of a VM, without a key.
+func sshServer(a *App, vm banger.VM) *sshd.Server {
+	return &sshd.Server{Guest: a.guest(vm), Spec: func(user string) guest.ExecSpec {
 		var s guest.ExecSpec
 		if user != sshUser {
 			s.User = user
@@ -74,7 +87,6 @@ func proxy(ctx context.Context, a *App, ref string) error {
 		}
 		return s
 	}}
-	return server.Serve(ctx, &standard{in: pollable(a.In).(io.Reader), out: pollable(a.Out).(io.Writer)})
 }
 
 // pollable is a pipe or socket whose reads end when it is closed; anything else as it is.

@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/pem"
 	"errors"
 	"io/fs"
 	"os"
@@ -26,6 +27,8 @@ type Keys struct {
 const (
 	secretFile = "secret"
 	knownFile  = "known_hosts"
+	frontFile  = "known_hosts.serve"
+	clientFile = "id_ed25519"
 	secretSize = 32
 )
 
@@ -40,13 +43,56 @@ func (k Keys) Host(id, name string, names []string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	seed := hmac.New(sha256.New, secret)
-	_, _ = seed.Write([]byte("ssh host key of vm " + id)) // never fails (hash.Hash)
-	key, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed.Sum(nil)))
+	key, err := derived(secret, "ssh host key of vm "+id)
 	if err != nil {
 		return nil, err
 	}
 	return key, k.pin(name, key.PublicKey(), names)
+}
+
+// Front returns the key of a server for all VMs at an address, and the path of a file for
+// ssh's UserKnownHostsFile that has it.
+func (k Keys) Front(address string) (key ssh.Signer, known string, err error) {
+	secret, err := k.secret()
+	if err != nil {
+		return nil, "", err
+	}
+	if key, err = derived(secret, "ssh host key of all vms"); err != nil {
+		return nil, "", err
+	}
+	err = k.locked(func() error {
+		return k.replace(frontFile, append([]byte(address+" "), ssh.MarshalAuthorizedKey(key.PublicKey())...))
+	})
+	return key, filepath.Join(k.Dir, frontFile), err
+}
+
+// Client returns a key by which this user is let in, and the path of its file for clients
+// of SSH.
+func (k Keys) Client() (key ssh.PublicKey, path string, err error) {
+	secret, err := k.secret()
+	if err != nil {
+		return nil, "", err
+	}
+	private := ed25519.NewKeyFromSeed(seed(secret, "ssh key of the user"))
+	if key, err = ssh.NewPublicKey(private.Public()); err != nil {
+		return nil, "", err
+	}
+	block, err := ssh.MarshalPrivateKey(private, "banger")
+	if err != nil {
+		return nil, "", err
+	}
+	err = k.locked(func() error { return k.replace(clientFile, pem.EncodeToMemory(block)) })
+	return key, filepath.Join(k.Dir, clientFile), err
+}
+
+func seed(secret []byte, of string) []byte {
+	h := hmac.New(sha256.New, secret)
+	_, _ = h.Write([]byte(of)) // never fails (hash.Hash)
+	return h.Sum(nil)
+}
+
+func derived(secret []byte, of string) (ssh.Signer, error) {
+	return ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed(secret, of)))
 }
 
 // secret reads the secret; the first one who wants it makes it.

@@ -1,5 +1,5 @@
-// Package sshd is an SSH server for one guest that runs on the guest's host. Its client
-// has been authenticated by whoever made the connection. Sessions become commands of the
+// Package sshd is an SSH server for guests that runs on their host. Its client has been
+// authenticated by whoever made the connection, or shows a key. Sessions become commands of the
 // guest's agent, forwards its connections: so no server and no network is needed in the
 // guest, and the guest needn't encrypt.
 //
@@ -19,13 +19,22 @@ import (
 	"banger/guest/flow"
 )
 
-// Server serves clients of one guest.
+// Server serves clients of one guest, or leads each to the server of one.
 type Server struct {
 	Guest *guest.Client
 	Key   ssh.Signer
 	// Spec is what the commands of a user begin with: the guest's user and environment.
 	Spec func(user string) guest.ExecSpec
+
+	// Authorized says which keys are let in. Nil: whoever made the connection has
+	// authenticated the client.
+	Authorized func(ssh.PublicKey) bool
+	// Find returns the server of the guest that a client's user name stands for. Nil: this one.
+	Find func(ctx context.Context, user string) (*Server, error)
 }
+
+// greetTime bounds how long a client may take to show its key.
+const greetTime = time.Minute
 
 // goodbye is how long commands have to be told that their client has left.
 const goodbye = 3 * time.Second
@@ -37,8 +46,18 @@ var ciphers = []string{"aes128-gcm@openssh.com", "aes256-gcm@openssh.com"}
 // Serve serves one client until it leaves or ctx ends. Commands that then still run get
 // SIGHUP, as from a terminal that was hung up. The error is that of the greeting.
 func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
-	config := &ssh.ServerConfig{Config: ssh.Config{Ciphers: ciphers}, NoClientAuth: true, ServerVersion: "SSH-2.0-banger"}
+	config := &ssh.ServerConfig{Config: ssh.Config{Ciphers: ciphers}, NoClientAuth: s.Authorized == nil, ServerVersion: "SSH-2.0-banger"}
 	config.AddHostKey(s.Key)
+	if s.Authorized != nil {
+		config.Ciphers = nil // what such clients speak isn't known
+		config.PublicKeyCallback = func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			if !s.Authorized(key) {
+				return nil, fmt.Errorf("key %s isn't one of the user's", ssh.FingerprintSHA256(key))
+			}
+			return nil, nil
+		}
+		_ = conn.SetDeadline(time.Now().Add(greetTime))
+	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	sc, channels, requests, err := ssh.NewServerConn(conn, config)
@@ -46,7 +65,14 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 		_ = conn.Close()
 		return err
 	}
+	_ = conn.SetDeadline(time.Time{})
 	ctx, cancel := context.WithCancel(ctx)
+	if s.Find != nil {
+		if s, err = s.Find(ctx, sc.User()); err != nil {
+			cancel()
+			return refuse(conn, requests, channels, err)
+		}
+	}
 	c := &client{Server: s, conn: sc, spec: s.Spec(sc.User()), forwards: map[string]context.CancelFunc{}}
 	c.ctx = ctx
 	go c.globals(requests)
@@ -57,6 +83,17 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	_ = sc.Wait() // the client has left, whatever it said
 	c.work.Wait()
 	return nil
+}
+
+// refuse tells a client why there is nothing for it, in answer to the first it asks for.
+func refuse(conn net.Conn, requests <-chan *ssh.Request, channels <-chan ssh.NewChannel, why error) error {
+	go ssh.DiscardRequests(requests)
+	_ = conn.SetDeadline(time.Now().Add(goodbye))
+	for nc := range channels {
+		_ = nc.Reject(ssh.ConnectionFailed, why.Error()) // it fails when the client has left
+	}
+	_ = conn.Close()
+	return why
 }
 
 // client is one connection.

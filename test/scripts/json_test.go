@@ -269,6 +269,8 @@ var jsonSteps = []struct {
 	{"ports nosuch", 3, 0, 1},
 	{"forward nosuch 80", 3, 0, 1},
 	{"vm set -p 0:80 nosuch", 3, 0, 1},
+	{"ssh-serve", 2, 0, 1},
+	{"code nosuch", 3, 0, 1},
 	{"daemon stop", 0, 1, 0},
 	{"uninstall", 2, 0, 1},
 	{"uninstall -f", 0, 1, 0},
