@@ -230,10 +230,10 @@ func TestPublishedPorts(t *testing.T) {
 		wantEcho(t, "after a restart", address)
 	})
 
-	h.OK(t, "rm", name)
+	h.OK(t, "stop", name)
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		t.Errorf("the port of a VM that is gone: %v", err)
+		t.Errorf("the port of a VM that is stopped: %v", err)
 	} else {
 		_ = l.Close()
 	}
