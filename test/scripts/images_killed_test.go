@@ -78,11 +78,11 @@ func TestImagesKilled(t *testing.T) {
 	for _, args := range [][]string{
 		{"image", "import", "-q", "--name", "victim", archive},
 		{"image", "pull", "-q", "--name", "victim", registry + "/org/image:one"},
-		{"image", "push", "-q", "kept", registry + "/org/pushed:"},
+		{"image", "push", "-q", "kept", registry + "/org/pushed"},
 	} {
 		verb := args[1]
 		t.Run(verb, func(t *testing.T) {
-			before := func(moment int) []string { // each push is of layers that aren't there
+			before := func(moment int) []string { // each push is to a repository of its own, without layers
 				if verb != "push" {
 					must("image", "delete", "kept") // else the same file is there already
 					_ = os.RemoveAll(layers)
