@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 # What banger needs on a Debian host, and what its tests need beside it.
 RUN_PACKAGES  = git
-TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static docker-registry e2fsprogs erofs-utils iproute2 kmod libcap2-bin mmdebstrap openssh-client qemu-system-x86 rsync skopeo sshfs tmux uidmap umoci xz-utils
+TEST_PACKAGES = $(RUN_PACKAGES) acl attr busybox-static e2fsprogs erofs-utils iproute2 kmod libcap2-bin mmdebstrap openssh-client qemu-system-x86 rsync skopeo sshfs tmux uidmap umoci xz-utils
 
 .PHONY: build quickstart unit unit-most unit-racy test errors check fuzz lab lab-shell bench clean packages test-packages dist docs recording
 
