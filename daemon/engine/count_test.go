@@ -54,9 +54,9 @@ func TestRecoveryCounts(t *testing.T) {
 	if counts["adopt"] != running {
 		t.Errorf("%d adoptions of %d running VMs", counts["adopt"], running)
 	}
-	found := counts["adopt"] + counts["attach loops"] + counts["attach dm"] + counts["set tap"]
-	if found != 4*running {
-		t.Errorf("%d operations to find %d running VMs, their disks and their links", found, running)
+	found := counts["adopt"] + counts["attach loops"] + counts["attach dm"] + counts["set tap"] + counts["publish"]
+	if found != 5*running {
+		t.Errorf("%d operations to find %d running VMs, their disks, their links and their ports", found, running)
 	}
 	if undoing := total - found - counts["sweep images"]; undoing > 12*halfMade {
 		t.Errorf("%d operations to undo %d creations", undoing, halfMade)
