@@ -81,7 +81,7 @@ func (s *Server) exchange(at *port, p banger.Published, c *client, sock *net.UDP
 	if err != nil {
 		return
 	}
-	defer to.Close()
+	defer func() { _ = to.Close() }() // datagrams have no end to be told
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
