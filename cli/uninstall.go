@@ -17,7 +17,8 @@ func uninstallCommand(a *App) *cobra.Command {
 		Short: "Remove banger from this host",
 		Long: `Ends the daemon and removes the programs of an unpacked release, sockets and downloads.
 VMs, images, kernels and config.toml stay, and a new installation finds them. With
---purge they are deleted, too, and nothing is left in the home directory. It asks first.
+--purge they are deleted, too, and nothing of banger's is left in the home directory.
+It asks first.
 
 The status is 4 while VMs run and --purge isn't given.`,
 		Example: `  banger uninstall

@@ -18,9 +18,9 @@ func vmDeleteCommand(a *App) *cobra.Command {
 		Long: `Ends VMs, if they run, and deletes all they have, their disks too. This can't be undone.
 
 A VM that has work of a repository that is nowhere else isn't deleted without --force.
-What counts is what is known: of a VM that runs it is asked, of another it was written down
-when it was stopped. Of one that ended in another way, nobody knows. "banger workspace export"
-takes work out.`,
+A running VM is asked for such work. What a stopped one had was written down when it was
+stopped; if it ended in another way nobody knows, and --force is wanted, too. Take work
+out with "banger workspace export".`,
 		Example:           "  banger vm delete web db",
 		Args:              nargs(1, -1),
 		ValidArgsFunction: a.completeVMs(0),
