@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -91,10 +92,13 @@ func (r *Repo) scan(ctx context.Context, depth int) (Files, error) {
 	return f, nil
 }
 
+// entryInfo is what an entry says before its path. A file that is gone has no object.
+var entryInfo = regexp.MustCompile(`^[0-7]{6} ([0-9a-f]{40}|[0-9a-f]{64}|-) [0-3]$`)
+
 func parseEntry(line string) (indexEntry, error) {
 	info, path, ok := strings.Cut(line, "\t")
 	tag, info, tagged := strings.Cut(info, " ")
-	if !ok || !tagged || len(strings.Fields(info)) != 3 || len(info) < 6 {
+	if !ok || !tagged || !entryInfo.MatchString(info) {
 		return indexEntry{}, banger.Errorf(banger.CodeInternal, "git ls-files answered %.100q", line)
 	}
 	return indexEntry{info, path, tag == "S"}, git.CheckPath(path)

@@ -12,6 +12,8 @@ import (
 func FuzzEntry(f *testing.F) {
 	f.Add("H 100644 e69de29bb2d1d6434b8b29ae775ad8c2e48c5391 0\tdir/file")
 	f.Add("S 160000 e69de29bb2d1d6434b8b29ae775ad8c2e48c5391 0\ta\tb\n")
+	f.Add("H 100644\nabc\n0\tx")
+	f.Add("H 000000 - 0\tx")
 	f.Add("H 100644 x 0\t../.GIT/config")
 	f.Fuzz(func(t *testing.T, line string) {
 		e, err := parseEntry(line)
@@ -20,6 +22,9 @@ func FuzzEntry(f *testing.F) {
 		}
 		if !filepath.IsLocal(e.path) || strings.Contains("/"+strings.ToLower(e.path)+"/", "/.git/") || !strings.HasSuffix(line, " "+e.info+"\t"+e.path) {
 			t.Errorf("%q is %+v", line, e)
+		}
+		if what, stage := e.what(); what+" "+stage != e.info {
+			t.Errorf("%q is %q in stage %q", line, what, stage)
 		}
 		if e.object() == "" || len(e.mode()) != 6 {
 			t.Errorf("%q has the mode %q, the object %q", line, e.mode(), e.object())
