@@ -32,7 +32,9 @@ What is in the way is replaced. If the VM has work of that repository that isn't
 host, nothing happens; --force replaces it.
 
 Again, only what differs goes: new commits, and files that aren't the same in the VM. For
-that the VM needs git. What it ignores stays, and so do its git's settings.`,
+that the VM needs git. What it ignores stays, and so do its git's settings. But files of
+submodules, and those that .worktreeinclude names, go each time: they replace what is there,
+even if it was changed in the VM.`,
 		Example: `  banger workspace prepare web
   banger workspace prepare web ./repo --guest-path /srv/app`,
 		Args:              nargs(1, 2),
@@ -109,7 +111,7 @@ func (f *files) update(ctx context.Context, a *App, vm banger.VM, dir string, fo
 	go func() { _ = look() }() // while the guest looks, too
 	show := a.progress(quiet)
 	defer show.end()
-	var refused *banger.Error
+	var ours error // what failed, or was refused, on this side
 	done := work.Synced{}
 	err = work.Sync(ctx, a.guest(vm), dir, func(in *bufio.Reader, out io.WriteCloser) error {
 		there, err := send.ReadCopy(in)
@@ -121,22 +123,25 @@ func (f *files) update(ctx context.Context, a *App, vm banger.VM, dir string, fo
 		}
 		loose := was.Loose(there.Head.Head, there.Work, there.Tree, len(there.Others))
 		if loose != "" && !force && next.Loose(there.Head.Head, there.Work, there.Tree, len(there.Others)) != "" { // next: an earlier update wasn't written down
-			refused = hasWork(vm, dir, loose)
-			return refused
+			ours = hasWork(vm, dir, loose)
+			return ours
 		}
 		c := &counter{w: out, step: func(n int64) { show.event(banger.Event{VM: vm.ID, Stage: "workspace", Done: n}) }}
 		if err := f.repo.Update(ctx, there, []string{was.Base, was.TakenHead, next.Base}, c); err != nil {
+			if !errors.Is(err, send.ErrAnew) {
+				ours = err
+			}
 			return err
 		}
-		_ = out.Close() // the tar's end
+		_ = out.Close() // no more comes
 		return work.ReadLine(in, &done)
 	})
 	lerr := look()
 	switch {
-	case refused != nil:
-		return refused
 	case ctx.Err() != nil:
 		return workError(ctx, a, vm, err)
+	case ours != nil:
+		return ours
 	case len(done.Changed) > 0:
 		return banger.Errorf(banger.CodeConflict, "vm %s: %q changed there just now", vm.Spec.Name, done.Changed).WithHint("do this again")
 	case err != nil || lerr != nil || !done.Done: // an older agent, or objects that it lacks: all of it goes

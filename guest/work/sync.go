@@ -16,7 +16,7 @@ import (
 // list ends with a zero byte. Without a plan it changes nothing.
 //
 // After the line come so many bytes of a pack, of lines for git update-index --index-info and
-// of names of files to remove, each with a zero byte after it; then a tar of new files.
+// of names of files to remove, each with a zero byte after it, and of a tar of new files.
 type Plan struct {
 	Head    string   `json:"head"`              // the newest commit from now on
 	Branch  string   `json:"branch"`            // full name of its branch; "": detached
@@ -24,14 +24,15 @@ type Plan struct {
 	Pack    int64    `json:"pack,omitempty"`
 	Index   int64    `json:"index,omitempty"`
 	Remove  int64    `json:"remove,omitempty"`
-	Replace []byte   `json:"replace,omitempty"` // names of files that are there and come anew, with zero bytes
+	Replace []byte   `json:"replace,omitempty"` // names of files in the tar, with zero bytes
+	Tar     int64    `json:"tar"`
 }
 
 // Synced is the line that "sync" writes at its end.
 type Synced struct {
 	Done bool `json:"done"`
-	// Changed are files that were to be replaced or removed and changed after they were told:
-	// nothing was done then.
+	// Changed are files that were to be replaced or removed and changed, or came, after they
+	// were told, and "HEAD" if it moved: nothing was done then.
 	Changed []string `json:"changed,omitempty"`
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -33,22 +34,26 @@ type Copy struct {
 	unwanted     map[string]bool   // skip-worktree
 }
 
-// maxCopy bounds what a guest says of its copy, in bytes.
-const maxCopy = 1 << 30
+// Bounds of what a guest says of its copy: in bytes, and in files.
+const (
+	maxCopy  = 256 << 20
+	maxFiles = 2_000_000
+)
 
-// ReadCopy reads what a guest says of its copy; see work.Plan.
+// ReadCopy reads what a guest says of its copy; see work.Plan. No name is longer than in's buffer.
 func ReadCopy(in *bufio.Reader) (*Copy, error) {
 	c := &Copy{index: map[string]string{}, files: map[string]string{}, unwanted: map[string]bool{}}
 	if err := work.ReadLine(in, &c.Head); err != nil || !c.Git {
 		return c, err
 	}
-	left := maxCopy
+	size, files := 0, 0
 	next := func() (string, error) {
-		line, err := in.ReadString(0)
-		if left -= len(line); left < 0 {
-			err = banger.Errorf(banger.CodeInvalid, "the guest lists more than %d MiB of its copy", maxCopy>>20)
+		line, err := in.ReadSlice(0) // no longer than its buffer
+		size, files = size+len(line), files+1
+		if size > maxCopy || files > maxFiles {
+			err = banger.Errorf(banger.CodeInvalid, "the guest lists more than %d MiB or %d files of its copy", maxCopy>>20, maxFiles)
 		}
-		return strings.TrimSuffix(line, "\x00"), err
+		return strings.TrimSuffix(string(line), "\x00"), err
 	}
 	for {
 		line, err := next()
@@ -96,8 +101,9 @@ func (e indexEntry) what() (what, stage string) {
 var ErrAnew = errors.New("the copy needs all of the repository")
 
 // Update writes what a guest's copy lacks, as the tool "sync" reads it. known are commits that
-// the copy may begin at: those that went there from here, or came from there. ErrAnew if
-// nothing was written.
+// the copy may begin at: those that went there from here, or came from there. All of it is made
+// before any of it is written: what fails here changes nothing there. ErrAnew if nothing was
+// written, or the guest didn't take it.
 func (r *Repo) Update(ctx context.Context, c *Copy, known []string, w io.Writer) error {
 	here, err := r.snapshotFiles(ctx)
 	if err != nil {
@@ -110,11 +116,11 @@ func (r *Repo) Update(ctx context.Context, c *Copy, known []string, w io.Writer)
 	if !c.Git || c.special || h.Commit == "" || !slices.Contains(known, c.Head.Head) || !r.git.Has(ctx, c.Head.Head) {
 		return ErrAnew
 	}
-	files, err := r.Files(ctx)
+	list, err := r.Files(ctx)
 	if err != nil {
 		return err
 	}
-	u, err := r.differs(files, here, c)
+	u, err := r.differs(list, here, c)
 	if err != nil {
 		return err
 	}
@@ -124,28 +130,41 @@ func (r *Repo) Update(ctx context.Context, c *Copy, known []string, w io.Writer)
 	}
 	defer remove()
 	p := work.Plan{Head: h.Commit, Branch: h.Branch, Index: int64(u.index.Len()), Remove: int64(u.remove.Len()), Replace: u.replace.Bytes()}
-	pack, err := os.Create(filepath.Join(dir, "pack"))
+	spool := func(name string, write func(w io.Writer) error) (f *os.File, size int64, err error) {
+		if f, err = os.Create(filepath.Join(dir, name)); err != nil {
+			return nil, 0, err
+		}
+		if err = write(f); err == nil {
+			size, err = f.Seek(0, io.SeekCurrent)
+		}
+		if err == nil {
+			_, err = f.Seek(0, io.SeekStart)
+		}
+		return f, size, err
+	}
+	pack, size, err := spool("pack", func(w io.Writer) (err error) {
+		p.Shallow, err = r.packSince(ctx, c.Head.Head, h.Commit, u.objects.Bytes(), w)
+		return err
+	})
+	defer pack.Close()
 	if err != nil {
 		return err
 	}
-	defer pack.Close()
-	if p.Shallow, err = r.packSince(ctx, c.Head.Head, h.Commit, u.objects.Bytes(), pack); err != nil {
+	p.Pack = size
+	files, size, err := spool("files", func(w io.Writer) error { return r.tarOf(ctx, w, u) })
+	defer files.Close()
+	if err != nil {
 		return err
 	}
-	if p.Pack, err = pack.Seek(0, io.SeekCurrent); err != nil {
-		return err
-	}
-	if _, err := pack.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
+	p.Tar = size
 	line, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(w, io.MultiReader(bytes.NewReader(append(line, '\n')), pack, &u.index, &u.remove)); err != nil {
-		return err
+	if _, err := io.Copy(w, io.MultiReader(bytes.NewReader(append(line, '\n')), pack, &u.index, &u.remove, files)); err != nil {
+		return fmt.Errorf("%w: %w", ErrAnew, err)
 	}
-	return r.tarOf(ctx, w, u)
+	return nil
 }
 
 // update is what differs.
@@ -155,7 +174,7 @@ type update struct {
 	dirs           []string
 	objects, index bytes.Buffer // blobs of the index that the guest may lack; lines of an index
 	remove         bytes.Buffer
-	replace        bytes.Buffer // of send, those that are in the guest
+	replace        bytes.Buffer // names of send and commit
 }
 
 // differs compares this repository with a guest's copy.
@@ -189,7 +208,7 @@ func (r *Repo) differs(files Files, here map[string]string, c *Copy) (*update, e
 		for _, e := range files.index {
 			if what, _ := e.what(); e.mode() != gitlink && c.files[e.path] != what {
 				u.commit = append(u.commit, e)
-				u.replaces(c, e.path)
+				u.replace.WriteString(e.path + "\x00")
 			}
 		}
 	}
@@ -198,7 +217,7 @@ func (r *Repo) differs(files Files, here map[string]string, c *Copy) (*update, e
 		stays[path] = r.From != "" || here[path] != "" || exists(filepath.Join(r.Top, path))
 		if r.From == "" && (here[path] == "" || here[path] != c.files[path]) {
 			u.send = append(u.send, path)
-			u.replaces(c, path)
+			u.replace.WriteString(path + "\x00")
 		}
 	}
 	for path, what := range c.files {
@@ -207,12 +226,6 @@ func (r *Repo) differs(files Files, here map[string]string, c *Copy) (*update, e
 		}
 	}
 	return u, nil
-}
-
-func (u *update) replaces(c *Copy, path string) {
-	if c.files[path] != "" {
-		u.replace.WriteString(path + "\x00")
-	}
 }
 
 // packSince packs what a copy at one commit lacks of another one, and these objects. It returns

@@ -3,6 +3,7 @@ package take_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -172,27 +173,94 @@ func TestAgainFrom(t *testing.T) {
 	}
 }
 
-// A file that changes in the guest after it said what it has stays as it is.
+// What changes in the guest after it said what it has stays as it is: a file, one that wasn't
+// there before, a commit.
 func TestAgainMeanwhile(t *testing.T) {
+	for name, c := range map[string]struct {
+		file      string // that the host changes, and the guest meanwhile
+		meanwhile func(t *testing.T, dir string)
+		changed   string
+	}{
+		"a file":      {"a.txt", func(*testing.T, string) {}, "a.txt"},
+		"a new file":  {"new.txt", func(*testing.T, string) {}, "new.txt"},
+		"a commit":    {"a.txt", func(t *testing.T, dir string) { git(t, dir, "commit", "-qam", "theirs") }, "HEAD"},
+		"a new name":  {"new.txt", func(t *testing.T, dir string) { git(t, dir, "switch", "-q", "-c", "theirs") }, "HEAD"},
+		"a lost HEAD": {"new.txt", func(t *testing.T, dir string) { git(t, dir, "checkout", "-q", "--detach") }, "HEAD"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, first(t))
+			write(t, w.host+"/"+c.file, "ours\n")
+			git(t, w.host, "add", "-A")
+			git(t, w.host, "commit", "-qm", "ours")
+			plan, finish := w.asked()
+			write(t, w.guest+"/"+c.file, "theirs meanwhile\n")
+			c.meanwhile(t, w.guest)
+			head := git(t, w.guest, "rev-parse", "HEAD")
+			done, err := finish(plan)
+			if text, _ := os.ReadFile(w.guest + "/" + c.file); err != nil || done.Done || strings.Join(done.Changed, "") != c.changed || string(text) != "theirs meanwhile\n" {
+				t.Errorf("%+v, %v, %q", done, err, text)
+			}
+			if git(t, w.guest, "rev-parse", "HEAD") != head {
+				t.Error("HEAD moved")
+			}
+		})
+	}
+}
+
+// What ends early is no update, wherever it ends: HEAD and the index stay as they are.
+func TestAgainCutOff(t *testing.T) {
 	w := newWorld(t, first(t))
 	write(t, w.host+"/a.txt", "ours\n")
-	r, err := send.Open(t.Context(), w.host)
-	must(t, err)
+	write(t, w.host+"/new.txt", "ours\n")
+	git(t, w.host, "add", "-A")
+	git(t, w.host, "commit", "-qm", "ours")
+	state := func() string { return git(t, w.guest, "rev-parse", "HEAD") + git(t, w.guest, "ls-files", "-s") }
+	before := state()
+	plan, finish := w.asked()
+	var p work.Plan
+	must(t, json.Unmarshal(plan[:bytes.IndexByte(plan, '\n')], &p))
+	tar := len(plan) - int(p.Tar)
+	if _, err := finish(nil); err == nil {
+		t.Error("nothing came, and it is done")
+	}
+	for _, at := range []int{tar - 1, tar, tar + 1, tar + 512, tar + (len(plan)-tar-1024)/2/512*512, len(plan) - 1024, len(plan) - 1} {
+		_, finish := w.asked()
+		if done, err := finish(plan[:at]); err == nil || state() != before {
+			t.Errorf("cut after %d bytes of the tar's %d: %+v, %v", at-tar, p.Tar, done, err)
+		}
+	}
+	git(t, w.guest, "reset", "-q", "--hard") // some files may have come
+	git(t, w.guest, "clean", "-qfd")
+	_, finish = w.asked()
+	if done, err := finish(plan); err != nil || !done.Done {
+		t.Errorf("whole: %+v, %v", done, err)
+	}
+	w.same("the host", w.host)
+}
+
+// asked lets the guest say what it has, and returns what the host sends then, and what gives the
+// guest something of that and returns its answer.
+func (w *world) asked() (plan []byte, finish func(plan []byte) (work.Synced, error)) {
+	w.Helper()
+	r, err := send.Open(w.Context(), w.host)
+	must(w.T, err)
 	cmd := w.tool("sync", w.guest)
 	in, err := cmd.StdinPipe()
-	must(t, err)
+	must(w.T, err)
 	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	must(w.T, err)
+	must(w.T, cmd.Start())
 	from := bufio.NewReaderSize(out, work.MaxHead)
 	c, err := send.ReadCopy(from)
-	must(t, err)
-	write(t, w.guest+"/a.txt", "theirs meanwhile\n")
-	go func() { _, _ = r.Update(t.Context(), c, []string{w.record.Base}, in), in.Close() }()
-	var done work.Synced
-	must(t, work.ReadLine(from, &done))
-	if text, _ := os.ReadFile(w.guest + "/a.txt"); done.Done || strings.Join(done.Changed, "") != "a.txt" || string(text) != "theirs meanwhile\n" {
-		t.Errorf("%+v, %q", done, text)
+	must(w.T, err)
+	var b bytes.Buffer
+	_ = r.Update(w.Context(), c, []string{w.record.Base}, &b)
+	return b.Bytes(), func(plan []byte) (done work.Synced, err error) {
+		w.Helper()
+		_, _ = in.Write(plan) // it may not want all
+		must(w.T, in.Close())
+		err = work.ReadLine(from, &done)
+		_ = cmd.Wait()
+		return done, err
 	}
-	must(t, cmd.Wait())
 }

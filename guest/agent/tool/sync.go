@@ -119,13 +119,17 @@ func (r *repo) apply(h work.Head, p work.Plan, in *bufio.Reader) (s work.Synced,
 			return s, err
 		}
 	}
+	if moved, err := r.moved(h); err != nil || moved {
+		s.Changed = []string{"HEAD"}
+		return s, err
+	}
 	if s.Changed, err = r.since(slices.Concat(names(remove), names(p.Replace))); err != nil || len(s.Changed) > 0 {
 		return s, err
 	}
 	if err := r.remove(names(remove)); err != nil {
 		return s, err
 	}
-	if err := tartree.Unpack(in, tartree.Place{Dir: filepath.Dir(r.dir), From: tarName, As: filepath.Base(r.dir)}); err != nil {
+	if err := r.unpack(in, p.Tar); err != nil {
 		return s, err
 	}
 	if len(index) > 0 {
@@ -139,6 +143,23 @@ func (r *repo) apply(h work.Head, p work.Plan, in *bufio.Reader) (s work.Synced,
 
 // tarName is what the tar calls the directory.
 const tarName = "copy"
+
+// unpack makes the files of a tar of this size. One that is cut off between two files looks
+// whole to whoever reads it.
+func (r *repo) unpack(in io.Reader, size int64) error {
+	if size <= 0 {
+		return errors.New("the plan has no size of its tar")
+	}
+	files := &io.LimitedReader{R: in, N: size}
+	err := tartree.Unpack(files, tartree.Place{Dir: filepath.Dir(r.dir), From: tarName, As: filepath.Base(r.dir)})
+	if err == nil {
+		_, err = io.Copy(io.Discard, files)
+	}
+	if err == nil && files.N > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
 
 func part(in io.Reader, size int64) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(in, size))
@@ -183,12 +204,22 @@ func (r *repo) shallow(more []string) error {
 // mostNames bounds how many names are put on a command line.
 const mostNames = 500
 
-// since returns which of these files have changed since they were looked at.
+// moved reports whether HEAD isn't where it was.
+func (r *repo) moved(h work.Head) (bool, error) {
+	branch, _ := r.answer("symbolic-ref", "-q", "HEAD") // none: detached
+	if branch != h.Branch {
+		return true, nil
+	}
+	at, err := r.answer("rev-parse", "HEAD^{commit}")
+	return at != h.Head, err
+}
+
+// since returns which of these files have changed, or come, since they were looked at.
 func (r *repo) since(files []string) (changed []string, err error) {
 	if len(files) == 0 {
 		return nil, nil
 	}
-	args := []string{"--literal-pathspecs", "ls-files", "-m", "-d", "-z"}
+	args := []string{"--literal-pathspecs", "ls-files", "-m", "-d", "-o", "--exclude-standard", "-z"}
 	if len(files) <= mostNames {
 		args = append(append(args, "--"), files...)
 	}
@@ -196,8 +227,12 @@ func (r *repo) since(files []string) (changed []string, err error) {
 	if err := r.run(nil, &out, args...); err != nil {
 		return nil, err
 	}
+	of := map[string]bool{}
+	for _, name := range files {
+		of[name] = true
+	}
 	for _, name := range slices.Compact(names(out.Bytes())) {
-		if len(changed) < maxNested && slices.Contains(files, name) {
+		if len(changed) < maxNested && of[name] {
 			changed = append(changed, name[:min(len(name), 200)])
 		}
 	}
@@ -219,7 +254,11 @@ func (r *repo) moveTo(h work.Head, p work.Plan) error {
 	if ref == "" {
 		ref = "HEAD"
 	}
-	return r.run(nil, nil, "-c", hooks, "update-ref", "--no-deref", "-m", "banger: sync", ref, p.Head)
+	args := []string{"-c", hooks, "update-ref", "--no-deref", "-m", "banger: sync", ref, p.Head}
+	if p.Branch == h.Branch {
+		args = append(args, h.Head) // git refuses if it isn't there any more
+	}
+	return r.run(nil, nil, args...)
 }
 
 // remove removes files, and the directories that are empty then.
