@@ -18,6 +18,7 @@ import (
 	"banger"
 	"banger/guest"
 	"banger/guest/flow"
+	"banger/host/loopback"
 )
 
 // Forward is one way that "forward" keeps open.
@@ -37,7 +38,7 @@ func forwardCommand(a *App) *cobra.Command {
 		Long: `Leads connections to a port of this host to a port of a running VM, as long as this
 command runs. FROM is where it listens, on 127.0.0.1 and ::1, and TO what answers in the
 VM; without FROM both have the same number, and 0 is any free port. A path in place of a
-number is a Unix socket.
+number is a Unix socket. Other users of this host are refused. With --publish they aren't.
 
 With --reverse it listens in the VM, and what answers is on this host. Programs in the VM
 can reach it then: don't do that with the socket of a container engine or an ssh agent.
@@ -72,7 +73,7 @@ without a command that runs: banger vm set --publish 8080:80 VM.`,
 			if err != nil {
 				return err
 			}
-			if err := w.open(ctx, a.guest(vm).Dial); err != nil {
+			if err := w.open(ctx, a, a.guest(vm).Dial); err != nil {
 				return err
 			}
 			ways, told = append(ways, w), append(told, w.Forward)
@@ -156,7 +157,7 @@ func newWay(text string, reverse bool) (*way, error) {
 	return &way{from: from, to: to, Forward: Forward{Listen: from.address, To: to.address, Reverse: reverse}}, err
 }
 
-func (w *way) open(ctx context.Context, dial guest.Dialer) error {
+func (w *way) open(ctx context.Context, a *App, dial guest.Dialer) error {
 	w.dial = dial
 	if w.Reverse {
 		return w.openInVM(ctx)
@@ -169,20 +170,19 @@ func (w *way) open(ctx context.Context, dial guest.Dialer) error {
 		w.listeners = []net.Listener{l}
 		return nil
 	}
-	_, port, _ := net.SplitHostPort(w.from.address)
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, port))
-		switch {
-		case err == nil:
-			w.listeners = append(w.listeners, l)
-			_, port, _ = net.SplitHostPort(l.Addr().String()) // the kernel chose one for 0
-		case errors.Is(err, syscall.EADDRINUSE):
-			w.close()
-			return banger.Errorf(banger.CodeConflict, "port %s of this host is taken", port).WithHint("0:%s takes any that is free", portOf(w.to))
-		case host == "127.0.0.1":
-			return banger.Errorf(banger.CodeUnavailable, "port %s of this host: %w", port, errors.Unwrap(err))
-		}
+	port := portOf(w.from)
+	n, _ := strconv.Atoi(port) // newPlace read it
+	all, err := loopback.Listen(n)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return banger.Errorf(banger.CodeConflict, "port %s of this host is taken", port).WithHint("0:%s takes any that is free", portOf(w.to))
+	case err != nil:
+		return banger.Errorf(banger.CodeUnavailable, "port %s of this host: %w", port, err)
 	}
+	for _, l := range all {
+		w.listeners = append(w.listeners, loopback.Mine(l, "", func(err error) { a.note("refused: %v", err) }))
+	}
+	_, port, _ = net.SplitHostPort(all[0].Addr().String()) // the kernel chose one for 0
 	w.Listen = net.JoinHostPort("localhost", port)
 	return nil
 }
@@ -194,8 +194,10 @@ func portOf(p place) string {
 	return p.address
 }
 
-// listenUnix listens at a path. A socket that nobody listens on any more is replaced.
+// listenUnix listens at a path, for this user alone from the first moment. A socket that nobody
+// listens on any more is replaced.
 func listenUnix(path string) (net.Listener, error) {
+	defer syscall.Umask(syscall.Umask(0o077)) // meanwhile this process makes nothing for others
 	l, err := net.Listen("unix", path)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		if st, serr := os.Lstat(path); serr == nil && st.Mode()&fs.ModeSocket != 0 {
@@ -212,13 +214,23 @@ func listenUnix(path string) (net.Listener, error) {
 		}
 		return nil, banger.Errorf(banger.CodeUnavailable, "listen at %s: %w", path, errors.Unwrap(err))
 	}
-	return l, os.Chmod(path, 0o600)
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
+// openInVM opens the listener in the VM, or opens it again at the same address. The one before
+// may be open still, and have that address.
 func (w *way) openInVM(ctx context.Context) error {
-	l, err := flow.Listen(ctx, w.dial, flow.ListenRequest{Network: w.from.network, Address: w.from.address})
+	at := w.from.address
+	if w.inVM != nil {
+		_ = w.inVM.Close()
+		at = w.inVM.Address
+	}
+	l, err := flow.Listen(ctx, w.dial, flow.ListenRequest{Network: w.from.network, Address: at})
 	if err != nil {
-		return fmt.Errorf("listen in the VM at %s: %w", w.from.address, err)
+		return fmt.Errorf("listen in the VM at %s: %w", at, err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

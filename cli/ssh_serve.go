@@ -96,7 +96,7 @@ func serveSSH(ctx context.Context, a *App, port int) error {
 			for {
 				room <- struct{}{}
 				c, err := l.Accept()
-				if err != nil { // it was closed
+				if err != nil { // it was closed, or is broken
 					<-room
 					return
 				}

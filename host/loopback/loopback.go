@@ -12,6 +12,8 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -31,7 +33,7 @@ func Listen(port int) ([]net.Listener, error) {
 			address = Addresses(all[0].Addr().(*net.TCPAddr).Port)[1]
 		}
 		l, err := net.Listen("tcp", address)
-		if err != nil && absent(address) {
+		if absent(err) {
 			continue
 		}
 		if err != nil {
@@ -48,15 +50,10 @@ func Listen(port int) ([]net.Listener, error) {
 	return all, nil
 }
 
-// absent reports whether the host has no such address, so that nobody else has it either.
-func absent(address string) bool {
-	host, _, _ := net.SplitHostPort(address)
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return true
-	}
-	_ = l.Close()
-	return false
+// absent reports whether an error means that the host has no such address, so that nobody
+// else has it either.
+func absent(err error) bool {
+	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
 // Free returns a port that nobody listens on, the first after port.
@@ -74,15 +71,20 @@ func Free(port int) (int, error) {
 }
 
 // refuseTime bounds how long a stranger is told why, and strangers how many are at a time.
+// Of all who are refused one is told of in noticeTime: otherwise whoever tries again and again
+// fills a log. roomPause is how long a process waits that has no room for a connection.
 const (
 	refuseTime = time.Second
 	strangers  = 8
+	noticeTime = time.Minute
+	roomPause  = 100 * time.Millisecond
 )
 
 // Mine returns a listener whose connections all come from this process's user. Others get
-// refusal, if they wait for it, and are told of by noticed.
+// refusal, if they wait for it, and noticed is told of one a minute. It outlasts a time in
+// which the process has no file descriptors left.
 func Mine(l net.Listener, refusal string, noticed func(error)) net.Listener {
-	return &mine{l, refusal, noticed, make(chan struct{}, strangers)}
+	return &mine{Listener: l, refusal: refusal, noticed: noticed, telling: make(chan struct{}, strangers)}
 }
 
 type mine struct {
@@ -90,12 +92,19 @@ type mine struct {
 	refusal string
 	noticed func(error)
 	telling chan struct{}
+
+	mu   sync.Mutex
+	told time.Time
 }
 
 // Accept implements net.Listener.
 func (l *mine) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
+		if passes(err) {
+			time.Sleep(roomPause)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -106,13 +115,35 @@ func (l *mine) Accept() (net.Conn, error) {
 		if err == nil {
 			return c, nil
 		}
-		l.noticed(err)
+		l.notice(err)
 		select {
 		case l.telling <- struct{}{}:
 			go l.refuse(c)
 		default:
 			_ = c.Close()
 		}
+	}
+}
+
+// passes reports whether a listener works on after an error.
+func passes(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *mine) notice(err error) {
+	l.mu.Lock()
+	quiet := !l.told.IsZero() && time.Since(l.told) < noticeTime
+	if !quiet {
+		l.told = time.Now()
+	}
+	l.mu.Unlock()
+	if !quiet {
+		l.noticed(err)
 	}
 }
 
@@ -128,16 +159,15 @@ func (l *mine) refuse(c net.Conn) {
 
 // The kernel's structures for a question about one socket (sock_diag(7)).
 const (
-	byFamily     = 20 // SOCK_DIAG_BY_FAMILY
-	inetDiag     = 4  // NETLINK_SOCK_DIAG
-	ipv4, ipv6   = 2, 10
-	tcp          = 6
-	idSize       = 48
-	requestSize  = 8 + idSize
-	answerSize   = 4 + idSize + 20
-	uidAt        = 4 + idSize + 12
-	inodeAt      = 4 + idSize + 16
-	addressesEnd = 36 // of the id: ports and addresses
+	byFamily    = 20 // SOCK_DIAG_BY_FAMILY
+	inetDiag    = 4  // NETLINK_SOCK_DIAG
+	ipv4, ipv6  = 2, 10
+	tcp         = 6
+	idSize      = 48
+	requestSize = 8 + idSize
+	answerSize  = 4 + idSize + 20
+	uidAt       = 4 + idSize + 12
+	inodeAt     = 4 + idSize + 16
 )
 
 // User returns the id of the user whose process made the other end of a connection that
@@ -150,13 +180,12 @@ func User(c net.Conn) (uid int, err error) {
 		return -1, fmt.Errorf("a connection from %s isn't TCP", c.RemoteAddr())
 	}
 	req := nl.NewNetlinkRequest(byFamily, 0)
-	id := question(far, near)
-	req.AddData(id)
+	req.AddData(question(far, near))
 	answers, err := req.Execute(inetDiag, 0)
 	if err != nil {
 		return -1, fmt.Errorf("the kernel doesn't say who connected from %s: %w", far, err)
 	}
-	if len(answers) != 1 || len(answers[0]) < answerSize || string(answers[0][4:4+addressesEnd]) != string(id[8:8+addressesEnd]) {
+	if len(answers) != 1 || len(answers[0]) < answerSize || !between(answers[0], far, near) {
 		return -1, fmt.Errorf("the kernel doesn't say who connected from %s", far)
 	}
 	if binary.NativeEndian.Uint32(answers[0][inodeAt:]) == 0 {
@@ -183,6 +212,17 @@ func question(local, remote *net.TCPAddr) socket {
 		id[i] = 0xff // no cookie
 	}
 	return q
+}
+
+// between reports whether an answer is of the socket from local to remote. A socket of IPv6
+// may be connected to 127.0.0.1, and then has addresses of IPv6 that stand for those of IPv4.
+func between(answer []byte, local, remote *net.TCPAddr) bool {
+	id, size := answer[4:], net.IPv6len
+	if answer[0] == ipv4 {
+		size = net.IPv4len
+	}
+	return int(binary.BigEndian.Uint16(id)) == local.Port && int(binary.BigEndian.Uint16(id[2:])) == remote.Port &&
+		net.IP(id[4:4+size]).Equal(local.IP) && net.IP(id[20:20+size]).Equal(remote.IP)
 }
 
 type socket []byte

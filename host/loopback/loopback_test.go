@@ -2,6 +2,7 @@ package loopback_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"banger/host/loopback"
 )
@@ -113,7 +116,8 @@ func TestMine(t *testing.T) {
 				_ = c.Close()
 			}
 		}()
-		for uid, want := range map[uint32]string{0: "welcome\n", 65534: "not for you\n"} {
+		for i, uid := range []uint32{65534, 0, 65534, 65534} {
+			want := map[uint32]string{0: "welcome\n", 65534: "not for you\n"}[uid]
 			cmd := exec.Command(program)
 			cmd.Env = []string{dialAs + "=" + raw.Addr().String()}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
@@ -123,12 +127,102 @@ func TestMine(t *testing.T) {
 			if err != nil && !strings.Contains(errs.String(), "reset") || string(out) != want {
 				t.Errorf("%s, user %d: %q, %v %s", raw.Addr(), uid, out, err, errs.String())
 			}
-			if uid != 0 {
+			if i == 0 {
 				if err := <-noticed; !strings.Contains(err.Error(), "user 65534 connected to") {
 					t.Error(err)
 				}
 			}
 		}
+		if n := len(noticed); n != 0 {
+			t.Errorf("%s: told of %d more within a minute", raw.Addr(), n)
+		}
+	}
+}
+
+// A socket of IPv6 may be connected to 127.0.0.1, as Java's are.
+func TestUserOfMapped(t *testing.T) {
+	l := listen(t)[0]
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	to := &unix.SockaddrInet6{Port: l.Addr().(*net.TCPAddr).Port}
+	copy(to.Addr[:], net.IPv4(127, 0, 0, 1).To16())
+	if err := unix.Connect(fd, to); err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if uid, err := loopback.User(c); err != nil || uid != os.Getuid() {
+		t.Errorf("%s: user %d, %v", c.RemoteAddr(), uid, err)
+	}
+}
+
+// full is a listener of a process that has no file descriptor left at first.
+type full struct {
+	net.Listener
+	times int
+}
+
+func (l *full) Accept() (net.Conn, error) {
+	if l.times--; l.times >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return l.Listener.Accept()
+}
+
+// A process without room takes the connection later. A listener that is closed ends.
+func TestNoRoom(t *testing.T) {
+	raw := listen(t)[0]
+	l := loopback.Mine(&full{raw, 2}, "", func(err error) { t.Error(err) })
+	here, err := net.Dial("tcp", raw.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = here.Close() }()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	_ = l.Close()
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
+}
+
+// What fails at ::1 for want of a file descriptor doesn't mean that there is no ::1.
+func TestNotAbsent(t *testing.T) {
+	if len(listen(t)) < 2 {
+		t.Skip("this host has no ::1")
+	}
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := f.Fd()
+	_ = f.Close()
+	var was, one unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	one = unix.Rlimit{Cur: uint64(free) + 1, Max: was.Max} // room for 127.0.0.1 alone
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &one); err != nil {
+		t.Fatal(err)
+	}
+	all, err := loopback.Listen(0)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range all {
+		_ = l.Close()
+	}
+	if !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("listens on %d addresses, %v", len(all), err)
 	}
 }
 

@@ -38,7 +38,7 @@ func listen(p banger.Published) (sockets []banger.Socket, err error) {
 		switch {
 		case err == nil:
 			sockets = append(sockets, banger.Socket{Published: p, Conn: c})
-		case p.Address == "" && address == "::1" && len(sockets) > 0 && !errors.Is(err, syscall.EADDRINUSE):
+		case p.Address == "" && address == "::1" && len(sockets) > 0 && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)):
 			// This host has no IPv6.
 		default:
 			Close(sockets)
