@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,22 +63,34 @@ func (p *Server) reverse() *httputil.ReverseProxy {
 }
 
 // ownCookies removes cookies that a guest sets for all names of this host: they would go
-// to the user's other servers.
+// to the user's other servers. All others stay as they are.
 func ownCookies(h http.Header) {
 	all := h.Values("Set-Cookie")
-	var own []string
-	for _, line := range all {
-		c, err := http.ParseSetCookie(line)
-		if err == nil && !strings.EqualFold(strings.Trim(c.Domain, "."), domain) {
-			own = append(own, line)
-		}
-	}
+	own := slices.DeleteFunc(slices.Clone(all), forAll)
 	if len(own) < len(all) {
 		h.Del("Set-Cookie")
 		for _, line := range own {
 			h.Add("Set-Cookie", line)
 		}
 	}
+}
+
+// forAll reports whether a cookie names the domain of all names, read as browsers read it
+// (RFC 6265, 5.2): they take much that the grammar doesn't have. Of several domains the last
+// counts for them, and here each. One that is written in other letters may mean any.
+func forAll(line string) bool {
+	_, attributes, _ := strings.Cut(line, ";")
+	for part := range strings.SplitSeq(attributes, ";") {
+		name, value, _ := strings.Cut(part, "=")
+		if !strings.EqualFold(strings.Trim(name, " \t"), "domain") {
+			continue
+		}
+		other := strings.ContainsFunc(value, func(r rune) bool { return r == '%' || r > 126 })
+		if other || strings.EqualFold(strings.Trim(value, " \t."), domain) {
+			return true
+		}
+	}
+	return false
 }
 
 // errSilent means that nothing listens on a port.
@@ -98,7 +111,7 @@ func (p *Server) dial(ctx context.Context, _, address string) (net.Conn, error) 
 		return nil, err
 	}
 	for ended := 0; ; {
-		vm, err := p.starts.running(ctx, p.VMs, id)
+		vm, err := p.running(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -122,6 +135,18 @@ func (p *Server) dial(ctx context.Context, _, address string) (net.Conn, error) 
 		case <-time.After(askPause):
 		}
 	}
+}
+
+// running returns the VM once it runs. It starts it if the request may do that.
+func (p *Server) running(ctx context.Context, id string) (banger.VM, error) {
+	if ctx.Value(mayNotStart{}) == nil {
+		return p.starts.running(ctx, p.VMs, id)
+	}
+	vm, err := p.VMs.VM(ctx, id)
+	if err == nil && vm.State != banger.Running {
+		err = errForeign(vm)
+	}
+	return vm, err
 }
 
 // starts begins one start of a VM for all who want it. It goes on if they leave.

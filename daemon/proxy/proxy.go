@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"sync"
 	"time"
 
@@ -192,9 +193,10 @@ func (p *Server) handle(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, r, statusOf(err), err.Error(), banger.AsError(err).Hint)
 	case t.port == 0:
 		p.page(w, r, &vm)
-	case vm.State != banger.Running && !mayStart(r):
-		p.fail(w, r, http.StatusForbidden, "VM "+vm.Spec.Name+" is "+string(vm.State)+", and another site's page may not start it", "Open this address yourself, or `banger start "+vm.Spec.Name+"`.")
 	default:
+		if !mayStart(r) {
+			r = r.WithContext(context.WithValue(r.Context(), mayNotStart{}, true))
+		}
 		p.forward(w, r, vm, t.port)
 	}
 }
@@ -214,13 +216,42 @@ func (p *Server) find(ctx context.Context, name string) (banger.VM, error) {
 }
 
 // mayStart reports whether a request may start a VM. Any page of any site can make a
-// browser ask for an address; then only a person who follows a link starts one. What
-// isn't a browser says nothing of itself.
+// browser ask for an address; then only a person who follows a link starts one. A browser
+// says whose page asks, in Sec-Fetch-Site or, of a WebSocket, perhaps in Origin alone. What
+// isn't a browser says neither.
 func mayStart(r *http.Request) bool {
-	if r.Header.Get("Sec-Fetch-Site") != "cross-site" {
-		return true
+	is := func(name, value string) bool { return r.Header.Get("Sec-Fetch-"+name) == value }
+	switch site := r.Header.Get("Sec-Fetch-Site"); site {
+	case "cross-site":
+		return is("User", "?1") && is("Mode", "navigate") && is("Dest", "document")
+	case "":
+		return ourOrigin(r.Header.Values("Origin"))
 	}
-	return r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
+	return true
+}
+
+// ourOrigin reports whether a page that asks is of this host, if it is a page.
+func ourOrigin(origins []string) bool {
+	for _, origin := range origins {
+		u, err := url.Parse(origin)
+		if err != nil {
+			return false
+		}
+		if _, ours, _ := parse(u.Host); !ours {
+			return false
+		}
+	}
+	return true
+}
+
+// mayNotStart is in the context of a request that may start no VM, also if its VM stops
+// meanwhile.
+type mayNotStart struct{}
+
+// errForeign refuses such a request.
+func errForeign(vm banger.VM) error {
+	return banger.Errorf(banger.CodeForbidden, "VM %s is %s, and another site's page may not start it", vm.Spec.Name, vm.State).
+		WithHint("Open this address yourself, or `banger start %s`.", vm.Spec.Name)
 }
 
 // statusOf is HTTP's status for an error.
@@ -228,6 +259,8 @@ func statusOf(err error) int {
 	switch banger.CodeOf(err) {
 	case banger.CodeNotFound:
 		return http.StatusNotFound
+	case banger.CodeForbidden:
+		return http.StatusForbidden
 	case banger.CodeTimeout:
 		return http.StatusGatewayTimeout
 	case banger.CodeConflict, banger.CodeUnavailable, banger.CodeNotRunning:

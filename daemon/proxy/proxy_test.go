@@ -34,6 +34,7 @@ type house struct {
 	starts atomic.Int32
 	began  chan struct{} // a start waits until it is closed, unless nil
 	fails  error         // of a start
+	late   atomic.Bool   // the list shows VMs as running that have stopped since
 
 	mu  sync.Mutex
 	all []banger.VM
@@ -42,7 +43,13 @@ type house struct {
 func (h *house) VMs(context.Context) ([]banger.VM, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return append([]banger.VM(nil), h.all...), nil
+	all := append([]banger.VM(nil), h.all...)
+	for i := range all {
+		if h.late.Load() {
+			all[i].State = banger.Running
+		}
+	}
+	return all, nil
 }
 
 func (h *house) VM(_ context.Context, id string) (banger.VM, error) {
@@ -288,9 +295,22 @@ func TestStart(t *testing.T) {
 	port := serve(t, h, "web stopped", "bad stopped")
 	host := portOf(t, server) + ".web.localhost"
 	foreign := []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors", "Sec-Fetch-Dest", "image"}
-	if resp, body := ask(t, port, host, "/", foreign...); resp.StatusCode != 403 || !strings.Contains(body, "banger start web") {
-		t.Errorf("another site's image: %d %s", resp.StatusCode, body)
+	for name, head := range map[string][]string{
+		"image":                    {"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors", "Sec-Fetch-Dest", "image"},
+		"script that navigates":    {"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document"},
+		"WebSocket":                {"Origin", "https://evil.example"},
+		"sandboxed WebSocket":      {"Origin", "null"},
+		"WebSocket of a lookalike": {"Origin", "http://localhost.evil.example:8788"},
+	} {
+		for _, late := range []bool{false, true} {
+			h.late.Store(late)
+			resp, body := ask(t, port, host, "/", head...)
+			if resp.StatusCode != 403 || !strings.Contains(body, "VM web is stopped, and another site's page may not start it") || !strings.Contains(body, "banger start web") {
+				t.Errorf("another site's %s (just stopped: %v): %d %s", name, late, resp.StatusCode, body)
+			}
+		}
 	}
+	h.late.Store(false)
 	if _, body := ask(t, port, "web.localhost", "/"); !strings.Contains(body, "It is stopped.") {
 		t.Errorf("its page: %s", body)
 	}
@@ -299,12 +319,18 @@ func TestStart(t *testing.T) {
 	}
 	var burst sync.WaitGroup
 	var asked atomic.Int32
-	for range 50 {
+	heads := [][]string{
+		{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document", "Sec-Fetch-User", "?1"},
+		{"Sec-Fetch-Site", "same-origin"},
+		{"Origin", "http://3000.web.localhost:8788"}, // a WebSocket's
+		nil, // no browser
+	}
+	for i := range 50 {
 		burst.Go(func() {
 			if asked.Add(1) == 50 {
 				close(h.began)
 			}
-			if resp, body := ask(t, port, host, "/", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document"); resp.StatusCode != 200 || body != "hello" {
+			if resp, body := ask(t, port, host, "/", heads[i%len(heads)]...); resp.StatusCode != 200 || body != "hello" {
 				t.Errorf("%d %s", resp.StatusCode, body)
 			}
 		})
@@ -358,7 +384,8 @@ func TestPortComesUp(t *testing.T) {
 // A guest's words are shown as they are, and its cookies reach it alone.
 func TestHostileGuest(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		for _, c := range []string{"a=1; Domain=localhost", "b=2; domain=.LOCALHOST.; Path=/", "c=3; Path=/", "d=4; Domain=web.localhost"} {
+		for _, c := range []string{"a=1; Domain=localhost", "b=2; domain=.LOCALHOST.; Path=/", "c=3; Path=/", "d=4; Domain=web.localhost",
+			"e=5; Domain = localhost ", "f=6;\tDOMAIN\t=\tlocalhost; Domain=web.localhost", "g=7; Domain=local%68ost", `h={"a":"b, c"}; Path=/`, `i="x y"; Domain=`, "=domain=localhost", "j"} {
 			w.Header().Add("Set-Cookie", c)
 		}
 	}))
@@ -366,7 +393,7 @@ func TestHostileGuest(t *testing.T) {
 	h := &house{}
 	port := serve(t, h, "web")
 	resp, _ := ask(t, port, portOf(t, server)+".web.localhost", "/")
-	if got := strings.Join(resp.Header.Values("Set-Cookie"), ","); got != "c=3; Path=/,d=4; Domain=web.localhost" {
+	if got := strings.Join(resp.Header.Values("Set-Cookie"), ","); got != `c=3; Path=/,d=4; Domain=web.localhost,h={"a":"b, c"}; Path=/,i="x y"; Domain=,=domain=localhost,j` {
 		t.Errorf("cookies: %s", got)
 	}
 	h.mu.Lock()
