@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -186,5 +187,25 @@ func TestOffers(t *testing.T) {
 	}
 	if _, err := k.Offers(); err == nil {
 		t.Error("a damaged note says nothing")
+	}
+}
+
+// A package doesn't fill the disk up, however small it is.
+func TestTakeLeavesRoom(t *testing.T) {
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	text := strings.Repeat("m", 1000)
+	for name, file := range map[string]struct{ ext, text string }{"plain": {"", text}, "packed": {".gz", string(gzipped([]byte(text)))}} {
+		module := "lib/modules/6.1/kernel/" + name + "%s.ko" + file.ext
+		if err := kernel.Take(kernel.MaxModules-1000, root, fmt.Sprintf(module, 1), strings.NewReader(file.text)); err != nil {
+			t.Errorf("%s: as many as may be: %v", name, err)
+		}
+		if err := kernel.Take(kernel.MaxModules-999, root, fmt.Sprintf(module, 2), strings.NewReader(file.text)); err == nil || !strings.Contains(err.Error(), "the modules are larger than") {
+			t.Errorf("%s: one byte more: %v", name, err)
+		}
 	}
 }

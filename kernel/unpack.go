@@ -23,6 +23,7 @@ const (
 	maxBzImage = 128 << 20
 	maxConfig  = 4 << 20
 	maxLibrary = 32 << 20
+	maxModules = 4 << 30 // of all modules, uncompressed
 )
 
 // libraryFiles are the files of libraries that a kernel needs which is a program.
@@ -33,6 +34,7 @@ type contents struct {
 	version string // of the kernel: uname -r
 	vmlinux []byte // uncompressed
 	program bool   // the kernel is one, with libraries in lib/
+	modules int64  // bytes of modules that were written
 }
 
 var versionName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+~_-]*$`)
@@ -125,7 +127,8 @@ func (c *contents) take(name string, r io.Reader, root *os.Root) error {
 		return nil
 	}
 	v, file, ok := strings.Cut(file, "/")
-	if err := c.setVersion(v); err != nil || !ok {
+	err := c.setVersion(v)
+	if err != nil || !ok {
 		return err
 	}
 	if ext := path.Ext(file); strings.HasSuffix(strings.TrimSuffix(file, ext), ".ko") {
@@ -135,7 +138,12 @@ func (c *contents) take(name string, r io.Reader, root *os.Root) error {
 		}
 		r, file = plain, strings.TrimSuffix(file, ext)
 	}
-	return store(root, filepath.Join("modules", file), r, kmod.MaxModule)
+	all := &io.LimitedReader{R: r, N: maxModules - c.modules + 1}
+	err = store(root, filepath.Join("modules", file), all, kmod.MaxModule)
+	if c.modules = maxModules + 1 - all.N; c.modules > maxModules {
+		return fmt.Errorf("the modules are larger than %d bytes", int64(maxModules))
+	}
+	return err
 }
 
 func (c *contents) setVersion(v string) error {
