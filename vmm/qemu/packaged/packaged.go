@@ -69,10 +69,11 @@ func (i Installer) Cost() banger.Missing {
 func (i Installed) Path() string { return filepath.Join(i.dir, program) }
 
 // Command is how the program is started: by its own loader, with its own libraries and
-// firmware. QEMU's arguments follow.
+// firmware. QEMU's arguments follow. It loads all libraries at once: what runs outlives its
+// directory.
 func (i Installed) Command() []string {
 	return []string{
-		filepath.Join(i.dir, loader), "--inhibit-cache", "--library-path", filepath.Join(i.dir, libraries),
+		filepath.Join(i.dir, loader), "--inhibit-cache", "--library-path", filepath.Join(i.dir, libraries), "--preload", hidden,
 		i.Path(), "-L", filepath.Join(i.dir, firmware),
 	}
 }

@@ -39,6 +39,9 @@ func TestReal(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v: %v: %s", args, err, loaded.String())
 		}
+		if !strings.Contains(loaded.String(), "calling init: "+filepath.Join(filepath.Dir(in.Path()), "lib", "libgcc_s.so.1")) {
+			t.Error("libgcc_s would be loaded late, when an update may have removed it")
+		}
 		for line := range strings.Lines(loaded.String()) {
 			_, path, ok := strings.Cut(line, "calling init: ")
 			if ok && !strings.HasPrefix(path, dir) {
