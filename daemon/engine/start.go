@@ -51,12 +51,12 @@ func (j *job) run(ctx context.Context) error {
 	}
 	j.VM.Boots++
 	j.VM.Exit, j.VM.NeedsRestart, j.VM.Launch = nil, false, nil
+	j.unseen() // saved with the first step: a guest may run in a start that fails
 	if err := j.Do(ctx, j.steps()[len(lasting):]...); err != nil {
 		return err
 	}
 	if j.VM.Started = j.e.Now(); j.VM.Ends.IsZero() { // a guest that reboots gets no more time
 		j.VM.Ends = j.VM.Spec.Ends(j.VM.Started)
 	}
-	j.unseen()
 	return j.VM.Advance(banger.Running, "")
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"banger"
+	"banger/test/fake"
 )
 
 // What went into a guest is written down, outlives the daemon, and is bounded.
@@ -39,9 +40,31 @@ func TestRepository(t *testing.T) {
 	if vm, err = d.StopVM(t.Context(), "it", banger.StopOptions{}); err != nil || vm.Repository == nil || *vm.Repository != good {
 		t.Errorf("%+v, %v", vm, err)
 	}
-	// It was seen, and then it ran again.
+	// It was seen, and then a guest ran again, if only in a start that failed.
 	seen := good
 	seen.Unseen = false
+	agent, memory := w.host.Agent, d.MemoryMiB
+	for what, c := range map[string]struct {
+		fail func()
+		ran  bool
+	}{
+		"no memory": {func() { d.MemoryMiB = func() int { return 64 } }, false},
+		"a guest's end": {func() {
+			w.host.Agent = func(g *fake.Guest) { w.host.EndGuest(g.ID(), banger.Exit{Kind: banger.ExitReboot}) }
+		}, true},
+	} {
+		if vm, err = d.SetVM(t.Context(), "it", banger.Change{Repository: &seen}); err != nil || vm.Repository.Unseen {
+			t.Errorf("%+v, %v", vm, err)
+		}
+		c.fail()
+		if _, err := d.StartVM(t.Context(), "it", banger.StartOptions{}, nil); err == nil {
+			t.Errorf("%s: it started", what)
+		}
+		w.host.Agent, d.MemoryMiB = agent, memory
+		if vm, err := d.VM(t.Context(), "it"); err != nil || vm.State != banger.Stopped || vm.Repository.Unseen != c.ran {
+			t.Errorf("after %s: %s, %+v, %v", what, vm.State, vm.Repository, err)
+		}
+	}
 	if vm, err = d.SetVM(t.Context(), "it", banger.Change{Repository: &seen}); err != nil || vm.Repository.Unseen {
 		t.Errorf("%+v, %v", vm, err)
 	}
