@@ -368,3 +368,24 @@ func TestGivenUpBeforeItBegan(t *testing.T) {
 		}
 	})
 }
+
+// Ports that were published by a shim whose answer didn't come are taken back.
+func TestPublishInDoubt(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		fails := false
+		d := w.open(func(_, point string) fake.Fate {
+			if fails && point == "after publish" {
+				fails = false
+				return fake.Fail
+			}
+			return fake.Live
+		})
+		made(bridged, true)(w, d)
+		fails = true
+		if err := set(banger.Change{Publish: &[]banger.Published{{Port: 8080, Guest: 8080, Protocol: "tcp"}}})(t.Context(), d); err == nil {
+			t.Error("nothing failed")
+		}
+		w.settled(d)
+		report(t, w.check(d), "publish in doubt")
+	})
+}

@@ -22,19 +22,20 @@ func (j *parts) publish(ctx context.Context, ports []banger.Published, held []ba
 	return publisher.Publish(ctx, m, held)
 }
 
-// republish publishes other ports of a VM, of a running one at once. done records them: if that
-// fails, those of before are published again.
+// republish publishes other ports of a running VM and records them by done. If either fails, a shim may have done it: those of before are published again.
 func (j *job) republish(ctx context.Context, ports []banger.Published, done func() error) error {
 	was := j.VM.Spec.Ports
 	if j.VM.State != banger.Running || slices.Equal(was, ports) {
 		return done()
 	}
-	if err := j.publish(ctx, ports, nil); err != nil {
-		return err
+	err := j.publish(ctx, ports, nil)
+	if err == nil {
+		err = done()
 	}
-	err := done()
 	if err != nil {
-		if perr := j.publish(context.WithoutCancel(ctx), was, nil); perr != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
+		defer cancel()
+		if perr := j.publish(undo, was, nil); perr != nil {
 			j.e.Log.Warn("the ports of before weren't published again", "vm", j.VM.ID, "error", perr)
 		}
 	}

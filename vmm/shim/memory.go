@@ -51,9 +51,9 @@ func (m *memory) enter(ctx context.Context, cfg Config, attach bool) {
 }
 
 // full says that the kernel has killed one of the group for want of memory; "" if not.
-func (m *memory) full(cfg Config) string {
+func (m *memory) full(limit int64) string {
 	if m.Kills() == m.before {
 		return ""
 	}
-	return fmt.Sprintf("the kernel ended it for want of memory: guest, VMM and shim may have %d MiB together", cfg.Memory>>20)
+	return fmt.Sprintf("the kernel ended it for want of memory: guest, VMM and shim may have %d MiB together", limit>>20)
 }

@@ -335,7 +335,7 @@ func (s *shim) state() Status {
 
 // exitNow says how a VMM that has ended did so.
 func (s *shim) exitNow() banger.Exit {
-	e := evidence{fate: s.fate, full: s.memory.full(s.cfg), words: words(VMMLog)}
+	e := evidence{fate: s.fate, full: s.memory.full(s.cfg.Memory), words: words(VMMLog)}
 	s.trace.mu.Lock()
 	e.seen, e.ended = s.trace.seen, s.trace.ended
 	s.trace.mu.Unlock()

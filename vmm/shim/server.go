@@ -104,7 +104,8 @@ func (s *shim) answer(conn *net.UnixConn) {
 	}
 }
 
-// publish makes a request's ports the published ones, here and in the record for the next shim.
+// publish makes a request's ports the published ones, here and in the record for the next shim, or
+// neither.
 func (s *shim) publish(conn *net.UnixConn, req wanted) error {
 	var held []banger.Socket
 	if len(req.Held) > 0 {
@@ -119,8 +120,14 @@ func (s *shim) publish(conn *net.UnixConn, req wanted) error {
 	if err := s.net.ports.Set(req.Ports, held); err != nil {
 		return err
 	}
+	was := s.cfg.Ports
 	s.cfg.Ports = req.Ports
-	return writeJSON(ConfigFile, s.cfg)
+	err := writeJSON(ConfigFile, s.cfg)
+	if err != nil {
+		s.cfg.Ports = was
+		err = errors.Join(err, s.net.ports.Set(was, nil))
+	}
+	return err
 }
 
 // say writes one JSON line. It ignores errors: then the client has gone.

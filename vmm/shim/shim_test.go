@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 	"banger/guest"
 	"banger/guest/link"
 	"banger/host/proc"
+	"banger/host/published"
 	"banger/vmm/shim"
 )
 
@@ -551,5 +553,44 @@ func TestHalted(t *testing.T) {
 	defer cancel()
 	if exit, err := shim.Wait(ctx, cfg.Dir); err != nil || exit.Kind != banger.ExitHalt {
 		t.Errorf("exit %+v, %v", exit, err)
+	}
+}
+
+// Ports that can't be recorded aren't published: those of before are.
+func TestPublishUnrecorded(t *testing.T) {
+	t.Parallel()
+	cfg, _ := spawn(t)
+	var ports []banger.Published
+	for range 2 {
+		p, err := published.Host{}.Free(banger.Published{Guest: 80, Protocol: "tcp"}, func(q banger.Published) bool { return slices.ContainsFunc(ports, q.Clashes) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports = append(ports, p)
+	}
+	if err := shim.Publish(t.Context(), cfg.Dir, ports[:1], nil); err != nil {
+		t.Fatal(err)
+	}
+	tmp := filepath.Join(cfg.Dir, shim.ConfigFile+".tmp")
+	if err := os.Mkdir(tmp, 0o700); err != nil { // nothing is written there
+		t.Fatal(err)
+	}
+	if err := shim.Publish(t.Context(), cfg.Dir, ports[1:], nil); err == nil || !strings.Contains(err.Error(), "is a directory") {
+		t.Errorf("published without a record: %v", err)
+	}
+	for i, want := range []bool{true, false} {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", ports[i].Port))
+		if (err == nil) != want {
+			t.Errorf("port %s: %v, want it published: %v", ports[i], err, want)
+		}
+		if err == nil {
+			_ = c.Close()
+		}
+	}
+	if err := os.Remove(tmp); err != nil {
+		t.Fatal(err)
+	}
+	if err := shim.Publish(t.Context(), cfg.Dir, ports[1:], nil); err != nil {
+		t.Error(err)
 	}
 }
