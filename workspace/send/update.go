@@ -140,22 +140,25 @@ func (r *Repo) Update(ctx context.Context, c *Copy, known []string, w io.Writer)
 		if err == nil {
 			_, err = f.Seek(0, io.SeekStart)
 		}
-		return f, size, err
+		if err != nil {
+			return nil, 0, errors.Join(err, f.Close())
+		}
+		return f, size, nil
 	}
 	pack, size, err := spool("pack", func(w io.Writer) (err error) {
 		p.Shallow, err = r.packSince(ctx, c.Head.Head, h.Commit, u.objects.Bytes(), w)
 		return err
 	})
-	defer pack.Close()
 	if err != nil {
 		return err
 	}
+	defer pack.Close()
 	p.Pack = size
 	files, size, err := spool("files", func(w io.Writer) error { return r.tarOf(ctx, w, u) })
-	defer files.Close()
 	if err != nil {
 		return err
 	}
+	defer files.Close()
 	p.Tar = size
 	line, err := json.Marshal(p)
 	if err != nil {
