@@ -385,6 +385,7 @@ func TestDescription(t *testing.T) {
 	d.call("GET /v2/events", "", 200)
 	d.call("POST /v2/gc", `{"dry_run":true}`, 200)
 	d.call("GET /v2/space", "", 200)
+	d.call("GET /v2/proxy", "", 200)
 	d.call("DELETE /v2/images/debian-12", "", 409)
 	d.call("DELETE /v2/kernels/debian-12-cloud", "", 409)
 	for path, item := range d.document["paths"].(map[string]any) {

@@ -321,7 +321,8 @@ func (s *server) start(i int) error {
 		work = func() error { return d.listen(q) }
 	}
 	d.changed.Broadcast()
-	r.works.Go(func() { d.worker(func() error { return attend(r.kick, work) }) })
+	kick := r.kick // stop may forget it before the worker begins
+	r.works.Go(func() { d.worker(func() error { return attend(kick, work) }) })
 	return nil
 }
 
