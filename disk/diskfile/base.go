@@ -98,7 +98,7 @@ func writeEmpty(f io.WriterAt, sizeMiB int) error {
 	if err != nil {
 		return err
 	}
-	defer packed.Close()
+	defer func() { _ = packed.Close() }() // it is in the program
 	r, err := gzip.NewReader(packed)
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ func (b *copies) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	repo, config := filepath.Join(dir, "repo"), filepath.Join(dir, "ssh")
 	if err := manyFiles(repo); err != nil {
 		return err
