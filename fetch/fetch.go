@@ -419,3 +419,21 @@ func check(f *os.File, want Blob) error {
 	}
 	return nil
 }
+
+// Reports makes the progress function of one download, of total bytes; 0: not known.
+type Reports func(what string, total int64) func(done int64)
+
+// Report tells p of the downloads of a stage, each time that a good part more has come.
+func Report(p banger.Progress, stage string) Reports {
+	const step = 256 << 10
+	return func(what string, total int64) func(int64) {
+		var said int64 = -1
+		return func(done int64) {
+			if p == nil || said >= 0 && done-said < step && done != total {
+				return
+			}
+			said = done
+			p(banger.Event{Stage: stage, Message: what, Done: done, Total: total, Time: time.Now()})
+		}
+	}
+}

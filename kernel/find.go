@@ -53,7 +53,7 @@ var kernelName = regexp.MustCompile(`^linux-image-([0-9][A-Za-z0-9.+~]*(?:-[A-Za
 
 // find returns the package with a name's newest kernel, security updates included,
 // and the paths of the indexes it was found in.
-func (k *Kernels) find(ctx context.Context, name string, report reporter) (p pkg, indexes []string, err error) {
+func (k *Kernels) find(ctx context.Context, name string, report fetch.Reports) (p pkg, indexes []string, err error) {
 	found, from := candidates{}, origins[name]
 	for _, part := range k.From.Suites(from.release) {
 		var say func(int64)
@@ -146,7 +146,7 @@ func (c candidates) highest(name string) (pkg, error) {
 }
 
 // fetch fetches a package and returns its path.
-func (k *Kernels) fetch(ctx context.Context, p pkg, report reporter) (string, error) {
+func (k *Kernels) fetch(ctx context.Context, p pkg, report fetch.Reports) (string, error) {
 	from := k.From
 	from.Archive = p.archive
 	deb, found, err := from.Fetch(ctx, p.file, report(p.name+" "+p.version, p.file.Size))

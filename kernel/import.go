@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"banger"
+	"banger/fetch"
 	"banger/host/hostfs"
 )
 
@@ -50,7 +51,7 @@ func (k *Kernels) Import(ctx context.Context, name, source string, from io.Reade
 		return banger.Kernel{}, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // on success it was renamed before
-	in := &importing{k: k, ctx: ctx, dir: dir, left: maxImport, progress: k.reporter(p)("reading it", 0)}
+	in := &importing{k: k, ctx: ctx, dir: dir, left: maxImport, progress: fetch.Report(p, "kernel")("reading it", 0)}
 	got, err := in.kernel(name, source, from)
 	if err == nil {
 		return got, nil

@@ -55,9 +55,6 @@ type record struct {
 	Format int `json:"format"`
 }
 
-// reporter makes the progress function of one download.
-type reporter func(what string, total int64) func(done int64)
-
 // Pull implements banger.Kernels. Names are debian-12-cloud, debian-13-cloud and debian-13-uml. When
 // two pulls of one name run at once, it is fetched once.
 func (k *Kernels) Pull(ctx context.Context, name string, update bool, p banger.Progress) (banger.Kernel, error) {
@@ -82,7 +79,7 @@ func (k *Kernels) Pull(ctx context.Context, name string, update bool, p banger.P
 	if got, ok := k.pulled(name); ok && !update {
 		return got, nil
 	}
-	got, err := k.pull(ctx, name, k.reporter(p))
+	got, err := k.pull(ctx, name, fetch.Report(p, "kernel"))
 	if err != nil && ctx.Err() != nil {
 		err = banger.Errorf(banger.CodeCanceled, "pull of kernel %s: %w", name, context.Cause(ctx))
 	}
@@ -124,7 +121,7 @@ func readRecord(file string) (record, error) {
 
 // pull is called with the name's lock. So a temporary directory of that name is what a
 // pull that died has left.
-func (k *Kernels) pull(ctx context.Context, name string, report reporter) (banger.Kernel, error) {
+func (k *Kernels) pull(ctx context.Context, name string, report fetch.Reports) (banger.Kernel, error) {
 	stale, _ := filepath.Glob(filepath.Join(k.Dir, ".pull-"+name+"-*")) // the pattern is well-formed
 	for _, dir := range stale {
 		if err := os.RemoveAll(dir); err != nil {
@@ -212,19 +209,6 @@ func publish(dir, final string) error {
 		return err
 	}
 	return hostfs.SyncDir(filepath.Dir(final))
-}
-
-func (k *Kernels) reporter(p banger.Progress) reporter {
-	return func(what string, total int64) func(int64) {
-		var said int64 = -1
-		return func(done int64) {
-			if p == nil || said >= 0 && done-said < 256<<10 && done != total {
-				return
-			}
-			said = done
-			p(banger.Event{Stage: "kernel", Message: what, Done: done, Total: total, Time: time.Now()})
-		}
-	}
 }
 
 // Remove implements banger.Kernels. It renames the directory first. If the process dies

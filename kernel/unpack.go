@@ -44,38 +44,12 @@ var versionName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+~_-]*$`)
 // not every modprobe can read compressed ones, and xz is slow in an emulated guest. It
 // ignores all else in the package.
 func (c *contents) unpack(ctx context.Context, deb string, root *os.Root) error {
-	f, err := os.Open(deb)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	data, err := debian.Data(ctx, f, info.Size())
-	if err != nil {
-		return err
-	}
-	entries := tar.NewReader(data)
-	for n := 0; ; n++ {
-		h, err := entries.Next()
-		if err == io.EOF {
+	return debian.EachFile(ctx, deb, maxEntries, func(name string, h *tar.Header, r io.Reader) error {
+		if h.Typeflag != tar.TypeReg {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("package entry %d: %w", n, err)
-		}
-		if n == maxEntries {
-			return fmt.Errorf("more than %d entries", maxEntries)
-		}
-		if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		if err := c.take(path.Clean("/" + h.Name)[1:], entries, root); err != nil {
-			return fmt.Errorf("package entry %.200q: %w", h.Name, err)
-		}
-	}
+		return c.take(name, r, root)
+	})
 }
 
 func (c *contents) take(name string, r io.Reader, root *os.Root) error {

@@ -1,12 +1,15 @@
 package debian
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path"
 	"strconv"
 	"strings"
 
@@ -62,6 +65,40 @@ func Data(ctx context.Context, r io.ReaderAt, size int64) (io.Reader, error) {
 	return debTar(ctx, r, size, "data.tar", maxUnpacked)
 }
 
+// EachFile calls do with each entry of the package at file, by its path without a slash in
+// front. More entries than most are an error.
+func EachFile(ctx context.Context, file string, most int, do func(name string, h *tar.Header, r io.Reader) error) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	data, err := Data(ctx, f, info.Size())
+	if err != nil {
+		return err
+	}
+	entries := tar.NewReader(data)
+	for n := 0; ; n++ {
+		h, err := entries.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("package entry %d: %w", n, err)
+		}
+		if n == most {
+			return fmt.Errorf("more than %d entries", most)
+		}
+		if err := do(path.Clean("/" + h.Name)[1:], h, entries); err != nil {
+			return fmt.Errorf("package entry %.200q: %w", h.Name, err)
+		}
+	}
+}
+
 // debTar opens one of the two archives in a .deb.
 func debTar(ctx context.Context, r io.ReaderAt, size int64, which string, most int64) (io.Reader, error) {
 	_, version, err := member(r, size, "debian-binary")
@@ -75,8 +112,8 @@ func debTar(ctx context.Context, r io.ReaderAt, size int64, which string, most i
 	if err != nil {
 		return nil, err
 	}
-	tar, err := Decompress(suffix, data)
-	return &bounded{ctx, tar, most}, err
+	unpacked, err := Decompress(suffix, data)
+	return &bounded{ctx, unpacked, most}, err
 }
 
 // Decompress decompresses r. suffix is that of the file's name: ".xz", ".gz", ".zst",

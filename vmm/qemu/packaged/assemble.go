@@ -68,34 +68,7 @@ type unpacking struct {
 }
 
 func (u *unpacking) unpack(ctx context.Context, deb string) error {
-	f, err := os.Open(deb)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	data, err := debian.Data(ctx, f, info.Size())
-	if err != nil {
-		return err
-	}
-	entries := tar.NewReader(data)
-	for n := 0; ; n++ {
-		h, err := entries.Next()
-		switch {
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return fmt.Errorf("entry %d: %w", n, err)
-		case n == maxEntries:
-			return fmt.Errorf("more than %d entries", maxEntries)
-		}
-		if err := u.take(path.Clean("/" + h.Name)[1:], h, entries); err != nil {
-			return fmt.Errorf("entry %.200q: %w", h.Name, err)
-		}
-	}
+	return debian.EachFile(ctx, deb, maxEntries, u.take)
 }
 
 // take keeps a file if it may be needed.

@@ -116,13 +116,13 @@ func (i Installer) Install(ctx context.Context, p banger.Progress) (in Installed
 			return in, err
 		}
 	}
-	if in, err = i.install(ctx, reporter(p)); err != nil && ctx.Err() != nil {
+	if in, err = i.install(ctx, fetch.Report(p, "qemu")); err != nil && ctx.Err() != nil {
 		err = banger.Errorf(banger.CodeCanceled, "fetch of QEMU: %w", context.Cause(ctx))
 	}
 	return in, err
 }
 
-func (i Installer) install(ctx context.Context, report reports) (Installed, error) {
+func (i Installer) install(ctx context.Context, report fetch.Reports) (Installed, error) {
 	packages, err := i.resolve(ctx, report)
 	if err != nil {
 		return Installed{}, err
@@ -201,22 +201,6 @@ func describe(packages []pkg) (in Installed) {
 
 // format is the version of the layout of a directory.
 const format = 1
-
-// reports makes the progress function of one download.
-type reports func(what string, total int64) func(done int64)
-
-func reporter(p banger.Progress) reports {
-	return func(what string, total int64) func(int64) {
-		var said int64 = -1
-		return func(done int64) {
-			if p == nil || said >= 0 && done-said < 256<<10 && done != total {
-				return
-			}
-			said = done
-			p(banger.Event{Stage: "qemu", Message: what, Done: done, Total: total, Time: time.Now()})
-		}
-	}
-}
 
 // Short is the version without Debian's part, as QEMU prints it: "10.0.13".
 func (i Installed) Short() string {

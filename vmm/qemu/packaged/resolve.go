@@ -36,7 +36,7 @@ type known struct {
 }
 
 // resolve returns the packages that QEMU takes, sorted by name.
-func (i Installer) resolve(ctx context.Context, report reports) ([]pkg, error) {
+func (i Installer) resolve(ctx context.Context, report fetch.Reports) ([]pkg, error) {
 	all := known{map[string]pkg{}, map[string][]string{}}
 	for _, part := range i.From.Suites(release) {
 		var say func(int64)
@@ -152,7 +152,7 @@ func names(relations string) (all [][]string) {
 }
 
 // fetch fetches packages and returns their files.
-func (i Installer) fetch(ctx context.Context, packages []pkg, report reports) (debs []string, err error) {
+func (i Installer) fetch(ctx context.Context, packages []pkg, report fetch.Reports) (debs []string, err error) {
 	var total, done int64
 	for _, p := range packages {
 		total += p.file.Size
